@@ -1,0 +1,1 @@
+//! Micro benches and the throughput program.

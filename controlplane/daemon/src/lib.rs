@@ -1,0 +1,1 @@
+//! Sockets, timers, configuration, control socket and the wiring of the two planes.

@@ -1,0 +1,1 @@
+//! IKEv1 and IKEv2 as a sans-IO engine.

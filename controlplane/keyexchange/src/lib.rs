@@ -1,0 +1,1 @@
+//! Diffie-Hellman groups and key encapsulation over the crypto library.

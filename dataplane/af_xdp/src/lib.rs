@@ -1,0 +1,1 @@
+//! Frames and rings between one core and one NIC queue, and the XDP program that steers to them.

@@ -1,0 +1,1 @@
+//! The counter catalogue and the shared-memory segment format.

@@ -1,0 +1,1 @@
+//! Headers a gateway forwards or adds, as checked views and emitters.

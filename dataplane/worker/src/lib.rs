@@ -1,0 +1,1 @@
+//! The run-to-completion loop of one core, and the handle that commands it.

@@ -1,0 +1,2 @@
+//! The `culvert` command.
+fn main() {}
