@@ -1,0 +1,254 @@
+//! What the engine is told: connections, children and secrets, parsed and resolved.
+//!
+//! The daemon makes these from swanctl.conf and from VICI; names are swanctl's. Times are
+//! durations; zero means "never" where swanctl says so.
+
+use crate::proposal::Proposal;
+use core::net::IpAddr;
+use core::time::Duration;
+use ipsec::algorithm::KeyMaterial;
+use ipsec::sa::{HeaderRules, Limits, Mode};
+use ipsec::selector::{AddressRange, Ports};
+use std::sync::Arc;
+
+/// Everything the engine knows by configuration. Replaced as a whole on reload.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// In the order of the file: the first that fits is taken.
+    pub connections: Vec<Arc<Connection>>,
+    /// Preshared keys.
+    pub psks: Vec<Psk>,
+    /// Bounds and timers.
+    pub settings: Settings,
+}
+
+/// Which IKE versions a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// `version = 0`: initiates IKEv2, answers both.
+    #[default]
+    Any,
+    /// `version = 1`
+    Ikev1,
+    /// `version = 2`
+    Ikev2,
+}
+
+/// `unique`: what a second IKE SA between the same identities means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unique {
+    /// Never replace, ignore INITIAL_CONTACT.
+    Never,
+    /// Replace only when the peer sends INITIAL_CONTACT.
+    #[default]
+    No,
+    /// Replace the existing one.
+    Replace,
+    /// Keep the existing one and refuse the new.
+    Keep,
+}
+
+/// An identity (RFC 7296 §3.5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// `%any`: matches every identity.
+    Any,
+    /// ID_IPV4_ADDR or ID_IPV6_ADDR.
+    Address(IpAddr),
+    /// ID_FQDN.
+    Fqdn(String),
+    /// ID_RFC822_ADDR.
+    Email(String),
+    /// ID_DER_ASN1_DN, DER bytes.
+    Dn(Vec<u8>),
+    /// ID_KEY_ID.
+    KeyId(Vec<u8>),
+}
+
+/// How one side authenticates itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Shared Key Message Integrity Code.
+    Psk,
+    /// Signature by a certified key (a later part of the engine).
+    Pubkey,
+}
+
+/// `local` or `remote` of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthRound {
+    /// The method.
+    pub method: AuthMethod,
+    /// The identity; [`Identity::Any`] locally means the IKE address.
+    pub id: Identity,
+}
+
+/// One entry of `connections`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Its name.
+    pub name: String,
+    /// IKE version.
+    pub version: Version,
+    /// Addresses we accept on and initiate from; empty is `%any`.
+    pub local_addrs: Vec<AddressRange>,
+    /// Addresses of the peer; empty is `%any`, which cannot be initiated to.
+    pub remote_addrs: Vec<AddressRange>,
+    /// UDP port to send from, usually 500.
+    pub local_port: u16,
+    /// UDP port to send to, usually 500.
+    pub remote_port: u16,
+    /// IKE proposals in order of preference, never empty.
+    pub proposals: Vec<Proposal>,
+    /// How we authenticate.
+    pub local: AuthRound,
+    /// How the peer must.
+    pub remote: AuthRound,
+    /// Children in the order of the file.
+    pub children: Vec<Arc<Child>>,
+    /// Force UDP encapsulation by faking a NAT.
+    pub encap: bool,
+    /// RFC 4555 (announced only once implemented).
+    pub mobike: bool,
+    /// RFC 7383 fragmentation: announced and accepted.
+    pub fragmentation: bool,
+    /// Liveness checks after this idle time; zero for none.
+    pub dpd_delay: Duration,
+    /// IKE SA rekeying; zero for none.
+    pub rekey_time: Duration,
+    /// IKE SA reauthentication; zero for none.
+    pub reauth_time: Duration,
+    /// Grace after `rekey_time` before the SA is given up.
+    pub over_time: Duration,
+    /// Up to this much is taken off the rekey time at random.
+    pub rand_time: Duration,
+    /// What a second SA means.
+    pub unique: Unique,
+    /// How often initiation is tried before it fails; 0 is for ever.
+    pub keyingtries: u32,
+}
+
+/// What is done when a child is loaded, closed by the peer, or its peer is found dead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChildAction {
+    /// Nothing.
+    #[default]
+    None,
+    /// A PROTECT policy without an SA is installed, so that traffic raises an acquire.
+    Trap,
+    /// The child is initiated.
+    Start,
+}
+
+/// A traffic selector as configured (RFC 7296 §3.13).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficSelector {
+    /// `None` is `dynamic`: the IKE address (or the virtual one) of that side.
+    pub addresses: Option<AddressRange>,
+    /// Next layer protocol.
+    pub protocol: Option<u8>,
+    /// Ports.
+    pub ports: Ports,
+}
+
+/// What a child does with its traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildMode {
+    /// Protected, tunnel or transport.
+    Protect(Mode),
+    /// `mode = pass`: a BYPASS policy.
+    Pass,
+    /// `mode = drop`: a DISCARD policy.
+    Drop,
+}
+
+/// One entry of `children`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// Its name.
+    pub name: String,
+    /// Traffic on our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Traffic on the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// ESP (or AH) proposals in order of preference.
+    pub proposals: Vec<Proposal>,
+    /// Mode.
+    pub mode: ChildMode,
+    /// On load.
+    pub start_action: ChildAction,
+    /// When the peer deletes it.
+    pub close_action: ChildAction,
+    /// When the peer is dead.
+    pub dpd_action: ChildAction,
+    /// Rekey after; zero for never.
+    pub rekey_time: Duration,
+    /// Deleted after; zero for never.
+    pub life_time: Duration,
+    /// Up to this much is taken off `rekey_time` at random.
+    pub rand_time: Duration,
+    /// Soft byte and packet limits.
+    pub rekey_limits: Limits,
+    /// Hard byte and packet limits.
+    pub life_limits: Limits,
+    /// Replay window in packets; 0 turns the check off.
+    pub replay_window: u32,
+    /// Tunnel header rules (`copy_df`, `copy_ecn`, `copy_dscp`).
+    pub headers: HeaderRules,
+    /// Manual policy priority, 0 for one made from the selectors.
+    pub priority: u32,
+}
+
+/// A preshared key and the identities it is for; none means any.
+#[derive(Debug)]
+pub struct Psk {
+    /// Identities.
+    pub owners: Vec<Identity>,
+    /// The key.
+    pub secret: KeyMaterial,
+}
+
+/// Bounds and timers, with charon's names and defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// First retransmission after this.
+    pub retransmit_timeout: Duration,
+    /// Each further one after this many times the last.
+    pub retransmit_base: f64,
+    /// How many retransmissions before the peer is given up.
+    pub retransmit_tries: u32,
+    /// Half-open IKE SAs from which cookies are asked for; 0 for never.
+    pub cookie_threshold: usize,
+    /// Half-open IKE SAs of one address from which it is ignored; 0 for never.
+    pub block_threshold: usize,
+    /// Half-open IKE SAs altogether; more are refused (memory of a stranger is bounded by it).
+    pub half_open_limit: usize,
+    /// A half-open IKE SA is forgotten after this.
+    pub half_open_timeout: Duration,
+    /// NAT keepalives when behind a NAT and idle for this long; zero for none.
+    pub keep_alive: Duration,
+    /// Largest IKE datagram sent unfragmented (RFC 7383), in bytes of the UDP payload.
+    pub fragment_size: usize,
+    /// The UDP ports of IKE and of IKE behind the non-ESP marker.
+    pub port: u16,
+    /// See `port`.
+    pub port_nat_t: u16,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retransmit_timeout: Duration::from_secs(4),
+            retransmit_base: 1.8,
+            retransmit_tries: 5,
+            cookie_threshold: 30,
+            block_threshold: 5,
+            half_open_limit: 1000,
+            half_open_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(20),
+            fragment_size: 1280,
+            port: 500,
+            port_nat_t: 4500,
+        }
+    }
+}
