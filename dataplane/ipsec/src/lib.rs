@@ -13,6 +13,7 @@
 //! computed once is computed when an SA or a policy is installed.
 #![deny(unsafe_code)]
 
+pub mod aead;
 pub mod algorithm;
 pub mod sa;
 pub mod selector;

@@ -1,0 +1,56 @@
+//! Which AES-GCM implementations this processor can run.
+
+/// An AES-GCM implementation that this processor can run.
+///
+/// A value exists only where the processor was asked and has the instructions, which is what makes it sound
+/// to run a kernel on the word of an `Engine`: there is no public constructor without detection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Engine(Kind);
+
+/// The implementations by name; only [`Engine`] proves that one can run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Portable,
+}
+
+impl Kind {
+    /// Fastest first.
+    const ALL: [Self; 1] = [Self::Portable];
+
+    fn detected(self) -> bool {
+        match self {
+            Self::Portable => true,
+        }
+    }
+}
+
+impl Engine {
+    /// The `aes-gcm` crate, which runs anywhere.
+    pub const PORTABLE: Self = Self(Kind::Portable);
+
+    /// The engines this processor can run, fastest first; never empty.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Kind::ALL.into_iter().filter(|kind| kind.detected()).map(Self)
+    }
+
+    /// The fastest engine this processor can run.
+    pub fn best() -> Self {
+        Self::available().next().unwrap_or(Self::PORTABLE)
+    }
+
+    /// The engine of that [`name`](Self::name), where this processor can run it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::available().find(|engine| engine.name() == name)
+    }
+
+    /// The name by which configuration and the known-answer runner force an engine.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+        }
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.0
+    }
+}

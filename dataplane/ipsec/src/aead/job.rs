@@ -1,0 +1,364 @@
+//! One packet's work, bounded when it is built.
+//!
+//! In-place and out-of-place work are the same to a kernel: read at one pointer, write at another, which may
+//! be the same one. That is why a job holds pointers and not slices. Every job is built from slices, which it
+//! borrows for `'a`, and this file is the only one that turns slices into the pointers:
+//!
+//! - `src` is readable and `dst` writable for `len` bytes; they are equal or do not overlap;
+//! - `tag` is readable for `tag_len` bytes, and writable too in a [`SealJob`]; it overlaps neither;
+//! - the AAD is readable for `aad_len` bytes, and overlaps nothing that is written;
+//! - `len` and `aad_len` are at most [`MAX_LEN`], `tag_len` is 8, 12 or 16.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::slice;
+
+use aes_gcm::aead::inout::InOutBuf;
+use zeroize::Zeroize;
+
+use super::engine::Kind;
+use super::key::{Class, GcmKey, KeyRef};
+use super::portable::PortableKey;
+use super::{NONCE_LEN, TAG_LEN};
+
+/// The longest text, and the longest AAD, of one job in bytes: 2^31.
+///
+/// GCM itself would allow 2^36 - 32 bytes of text (SP 800-38D §5.2.1.1); no packet is near either, and with
+/// this bound lengths in bytes and block counters stay far inside 32 bits.
+pub const MAX_LEN: usize = 1 << 31;
+
+/// AAD of at most this many bytes is copied into the job: one GHASH block, and ESP's 8 or 12 bytes fit.
+const INLINE_AAD: usize = 16;
+
+/// Additional authenticated data.
+///
+/// The 8 or 12 bytes of ESP (RFC 4106 §5) travel inside the job (`Aad::from([u8; 8])`,
+/// `Aad::from([u8; 12])`); anything longer is borrowed, as GMAC needs it ([`Aad::new`]).
+#[derive(Clone, Copy)]
+pub struct Aad<'a> {
+    bytes: AadBytes,
+    len: usize,
+    borrowed: PhantomData<&'a [u8]>,
+}
+
+/// `len` says which: up to [`INLINE_AAD`] bytes are in `block`, zeros behind; more are at `long`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) union AadBytes {
+    pub(super) block: [u8; INLINE_AAD],
+    pub(super) long: *const u8,
+}
+
+impl<'a> Aad<'a> {
+    /// No AAD.
+    pub const EMPTY: Self =
+        Self { bytes: AadBytes { block: [0; INLINE_AAD] }, len: 0, borrowed: PhantomData };
+
+    /// AAD of any length.
+    #[inline]
+    pub fn new(aad: &'a [u8]) -> Self {
+        let bytes = if aad.len() <= INLINE_AAD {
+            let mut block = [0; INLINE_AAD];
+            for (to, from) in block.iter_mut().zip(aad) {
+                *to = *from;
+            }
+            AadBytes { block }
+        } else {
+            AadBytes { long: aad.as_ptr() }
+        };
+        Self { bytes, len: aad.len(), borrowed: PhantomData }
+    }
+}
+
+impl From<[u8; 8]> for Aad<'_> {
+    #[inline]
+    fn from(aad: [u8; 8]) -> Self {
+        let mut block = [0; INLINE_AAD];
+        block[..8].copy_from_slice(&aad);
+        Self { bytes: AadBytes { block }, len: 8, borrowed: PhantomData }
+    }
+}
+
+impl From<[u8; 12]> for Aad<'_> {
+    #[inline]
+    fn from(aad: [u8; 12]) -> Self {
+        let mut block = [0; INLINE_AAD];
+        block[..12].copy_from_slice(&aad);
+        Self { bytes: AadBytes { block }, len: 12, borrowed: PhantomData }
+    }
+}
+
+impl fmt::Debug for Aad<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aad").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+/// A job that cannot be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// Source and destination differ in length.
+    #[error("source and destination differ in length")]
+    LengthMismatch,
+    /// The tag has not 8, 12 or 16 bytes (RFC 4106 §6).
+    #[error("a tag has 8, 12 or 16 bytes")]
+    TagLength,
+    /// Text or AAD is longer than [`MAX_LEN`].
+    #[error("text or AAD too long")]
+    TooLong,
+}
+
+/// The packet was not made with this key, nonce and AAD, or was changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not authentic")]
+pub struct Unauthentic;
+
+/// One packet to encrypt and authenticate.
+///
+/// A nonce must never repeat under a key: two packets under one nonce give away the difference of their
+/// texts and then the authentication key.
+#[repr(transparent)]
+pub struct SealJob<'a>(Job<'a>);
+
+/// One packet to verify and decrypt.
+#[repr(transparent)]
+pub struct OpenJob<'a>(Job<'a>);
+
+impl<'a> SealJob<'a> {
+    /// Encrypts `data` where it is and writes the 8, 12 or 16 bytes of `tag`.
+    ///
+    /// With empty `data` this is GMAC over the AAD (RFC 4543 §3).
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::TagLength`], [`JobError::TooLong`].
+    #[inline]
+    pub fn in_place(
+        key: &'a GcmKey,
+        nonce: [u8; NONCE_LEN],
+        aad: Aad<'a>,
+        data: &'a mut [u8],
+        tag: &'a mut [u8],
+    ) -> Result<Self, JobError> {
+        let dst = data.as_mut_ptr();
+        Job::new(key, nonce, aad, dst, dst, data.len(), tag.as_mut_ptr(), tag.len()).map(Self)
+    }
+
+    /// Encrypts `src` into `dst`, which is as long, and writes the 8, 12 or 16 bytes of `tag`.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::LengthMismatch`], [`JobError::TagLength`], [`JobError::TooLong`].
+    #[inline]
+    pub fn out_of_place(
+        key: &'a GcmKey,
+        nonce: [u8; NONCE_LEN],
+        aad: Aad<'a>,
+        src: &'a [u8],
+        dst: &'a mut [u8],
+        tag: &'a mut [u8],
+    ) -> Result<Self, JobError> {
+        if src.len() != dst.len() {
+            return Err(JobError::LengthMismatch);
+        }
+        let (from, to) = (src.as_ptr(), dst.as_mut_ptr());
+        Job::new(key, nonce, aad, from, to, dst.len(), tag.as_mut_ptr(), tag.len()).map(Self)
+    }
+
+    #[inline]
+    pub(super) fn as_jobs_mut<'b>(burst: &'b mut [Self]) -> &'b mut [Job<'a>] {
+        // SAFETY: `Self` is `repr(transparent)` over `Job`, and the lifetime of the burst is kept.
+        unsafe { &mut *(core::ptr::from_mut(burst) as *mut [Job<'a>]) }
+    }
+}
+
+impl<'a> OpenJob<'a> {
+    /// Decrypts `data` where it is if the 8, 12 or 16 bytes of `tag` verify, and zeroes it if not.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::TagLength`], [`JobError::TooLong`].
+    #[inline]
+    pub fn in_place(
+        key: &'a GcmKey,
+        nonce: [u8; NONCE_LEN],
+        aad: Aad<'a>,
+        data: &'a mut [u8],
+        tag: &'a [u8],
+    ) -> Result<Self, JobError> {
+        let dst = data.as_mut_ptr();
+        let tag_len = tag.len();
+        Job::new(key, nonce, aad, dst, dst, data.len(), tag.as_ptr().cast_mut(), tag_len).map(Self)
+    }
+
+    /// Decrypts `src` into `dst`, which is as long, if `tag` verifies; zeroes `dst` if not.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::LengthMismatch`], [`JobError::TagLength`], [`JobError::TooLong`].
+    #[inline]
+    pub fn out_of_place(
+        key: &'a GcmKey,
+        nonce: [u8; NONCE_LEN],
+        aad: Aad<'a>,
+        src: &'a [u8],
+        dst: &'a mut [u8],
+        tag: &'a [u8],
+    ) -> Result<Self, JobError> {
+        if src.len() != dst.len() {
+            return Err(JobError::LengthMismatch);
+        }
+        let (from, to) = (src.as_ptr(), dst.as_mut_ptr());
+        let tag_len = tag.len();
+        Job::new(key, nonce, aad, from, to, dst.len(), tag.as_ptr().cast_mut(), tag_len).map(Self)
+    }
+
+    /// Whether the packet was authentic; [`Unauthentic`] until [`open_burst`](super::open_burst) says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Unauthentic`] if the tag does not fit key, nonce, AAD and text.
+    #[inline]
+    pub fn verdict(&self) -> Result<(), Unauthentic> {
+        if self.0.authentic { Ok(()) } else { Err(Unauthentic) }
+    }
+
+    #[inline]
+    pub(super) fn as_jobs_mut<'b>(burst: &'b mut [Self]) -> &'b mut [Job<'a>] {
+        // SAFETY: `Self` is `repr(transparent)` over `Job`, and the lifetime of the burst is kept.
+        unsafe { &mut *(core::ptr::from_mut(burst) as *mut [Job<'a>]) }
+    }
+}
+
+impl fmt::Debug for SealJob<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SealJob").field("len", &self.0.len).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OpenJob<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenJob").field("len", &self.0.len).finish_non_exhaustive()
+    }
+}
+
+/// What both directions share: the invariants are those of the module.
+///
+/// `aad_len` and `len` are neighbours because together they are the length block of GHASH; `nonce` is not
+/// last, so that a 16-byte load of it stays inside the job.
+#[repr(C)]
+pub(super) struct Job<'a> {
+    pub(super) src: *const u8,
+    pub(super) dst: *mut u8,
+    pub(super) tag: *mut u8,
+    pub(super) key: KeyRef<'a>,
+    pub(super) aad: AadBytes,
+    pub(super) len: u32,
+    pub(super) aad_len: u32,
+    pub(super) nonce: [u8; NONCE_LEN],
+    class: Class,
+    pub(super) tag_len: u8,
+    authentic: bool,
+    borrowed: PhantomData<&'a mut [u8]>,
+}
+
+// One more cache line per burst of seven jobs than a single line each would be, and no field is packed.
+const _: () = assert!(size_of::<Job<'_>>() == 72);
+const _: () = assert!(core::mem::offset_of!(Job<'_>, nonce) + 16 <= size_of::<Job<'_>>());
+
+impl<'a> Job<'a> {
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "private; the public constructors take slices")]
+    fn new(
+        key: &'a GcmKey,
+        nonce: [u8; NONCE_LEN],
+        aad: Aad<'a>,
+        src: *const u8,
+        dst: *mut u8,
+        len: usize,
+        tag: *mut u8,
+        tag_len: usize,
+    ) -> Result<Self, JobError> {
+        if !matches!(tag_len, 8 | 12 | TAG_LEN) {
+            return Err(JobError::TagLength);
+        }
+        if len > MAX_LEN || aad.len > MAX_LEN {
+            return Err(JobError::TooLong);
+        }
+        Ok(Self {
+            src,
+            dst,
+            tag,
+            key: key.body(),
+            aad: aad.bytes,
+            len: len as u32,
+            aad_len: aad.len as u32,
+            nonce,
+            class: key.class(),
+            tag_len: tag_len as u8,
+            authentic: false,
+            borrowed: PhantomData,
+        })
+    }
+
+    #[inline]
+    pub(super) fn class(&self) -> Class {
+        self.class
+    }
+
+    pub(super) fn nonce(&self) -> [u8; NONCE_LEN] {
+        self.nonce
+    }
+
+    /// The key of a job of the portable class.
+    pub(super) fn portable_key(&self) -> &'a PortableKey {
+        assert!(self.class.kind == Kind::Portable, "a job runs in the engine its key was made for");
+        // SAFETY: `GcmKey::body` gives this member for exactly this class.
+        unsafe { self.key.portable }
+    }
+
+    /// AAD, text and tag as slices.
+    pub(super) fn parts(&mut self) -> (&[u8], InOutBuf<'_, '_, u8>, &[u8]) {
+        let aad = if self.aad_len as usize <= INLINE_AAD {
+            // SAFETY: `Aad` puts up to INLINE_AAD bytes into `block`, which is plain bytes in any case.
+            let block = unsafe { &self.aad.block };
+            &block[..self.aad_len as usize]
+        } else {
+            // SAFETY: AAD longer than INLINE_AAD is at `long`.
+            let long = unsafe { self.aad.long };
+            // SAFETY: readable for `aad_len` bytes for 'a, by the invariants of the module.
+            unsafe { slice::from_raw_parts(long, self.aad_len as usize) }
+        };
+        // SAFETY: `src` is readable and `dst` writable for `len` bytes, they are equal or do not overlap, and
+        // the borrow of the job keeps others away.
+        let data = unsafe { InOutBuf::from_raw(self.src, self.dst, self.len as usize) };
+        // SAFETY: readable for `tag_len` bytes, and written by nobody while the job is borrowed.
+        let tag = unsafe { slice::from_raw_parts(self.tag, usize::from(self.tag_len)) };
+        (aad, data, tag)
+    }
+
+    /// Writes the tag of a seal job, cut to its length.
+    pub(super) fn put_tag(&mut self, tag: &[u8; TAG_LEN]) {
+        // SAFETY: writable for `tag_len` bytes (at most TAG_LEN) in a seal job.
+        unsafe {
+            core::ptr::copy_nonoverlapping(tag.as_ptr(), self.tag, usize::from(self.tag_len))
+        };
+    }
+
+    /// Records the verdict of an open job, and wipes the text of one that is not authentic.
+    #[inline]
+    pub(super) fn conclude(&mut self, authentic: bool) {
+        self.authentic = authentic;
+        if !authentic {
+            self.wipe();
+        }
+    }
+
+    /// Overwrites the output with zeros.
+    #[cold]
+    pub(super) fn wipe(&mut self) {
+        // SAFETY: writable for `len` bytes, and the borrow of the job keeps others away.
+        let text = unsafe { slice::from_raw_parts_mut(self.dst, self.len as usize) };
+        text.zeroize();
+    }
+}
