@@ -1,0 +1,121 @@
+//! Ethernet II frames, with up to two VLAN tags (IEEE 802.3, 802.1Q).
+
+use crate::Malformed;
+
+/// Bytes of an untagged header.
+pub const HEADER_LEN: usize = 14;
+
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const IPV6: u16 = 0x86dd;
+/// EtherType of a customer VLAN tag.
+pub const VLAN: u16 = 0x8100;
+/// EtherType of a service VLAN tag.
+pub const SERVICE_VLAN: u16 = 0x88a8;
+
+/// A station address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// ff:ff:ff:ff:ff:ff.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// Whether the group bit is set (broadcast included).
+    pub const fn is_group(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+}
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A frame whose header lies inside the bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    header: &'a [u8; HEADER_LEN],
+    /// The tag control information of each VLAN tag, outermost first.
+    tags: [Option<u16>; 2],
+    ether_type: u16,
+    payload: &'a [u8],
+    header_len: usize,
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the header and at most two VLAN tags; the payload is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed::Truncated`]; [`Malformed::Options`] for a third tag.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, mut payload) =
+            bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let mut ether_type = u16::from_be_bytes([header[12], header[13]]);
+        let mut tags = [None; 2];
+        let mut header_len = HEADER_LEN;
+        for slot in &mut tags {
+            if !matches!(ether_type, VLAN | SERVICE_VLAN) {
+                break;
+            }
+            let (tag, rest) = payload.split_first_chunk::<4>().ok_or(Malformed::Truncated)?;
+            *slot = Some(u16::from_be_bytes([tag[0], tag[1]]));
+            ether_type = u16::from_be_bytes([tag[2], tag[3]]);
+            payload = rest;
+            header_len = header_len.saturating_add(4);
+        }
+        if matches!(ether_type, VLAN | SERVICE_VLAN) {
+            return Err(Malformed::Options);
+        }
+        Ok(Self { header, tags, ether_type, payload, header_len })
+    }
+
+    /// Station the frame is for.
+    pub fn destination(&self) -> Mac {
+        let h = self.header;
+        Mac([h[0], h[1], h[2], h[3], h[4], h[5]])
+    }
+
+    /// Station that sent it.
+    pub fn source(&self) -> Mac {
+        let h = self.header;
+        Mac([h[6], h[7], h[8], h[9], h[10], h[11]])
+    }
+
+    /// VLAN identifiers of the tags, outermost first.
+    pub fn vlans(&self) -> impl Iterator<Item = u16> + '_ {
+        self.tags.iter().flatten().map(|tci| tci & 0x0fff)
+    }
+
+    /// The type behind all tags.
+    pub fn ether_type(&self) -> u16 {
+        self.ether_type
+    }
+
+    /// Bytes of the header with its tags.
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// What follows the header, padding of short frames included.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// An untagged header.
+pub fn emit(destination: Mac, source: Mac, ether_type: u16) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    let [high, low] = ether_type.to_be_bytes();
+    let fields = destination.0.into_iter().chain(source.0).chain([high, low]);
+    for (to, from) in header.iter_mut().zip(fields) {
+        *to = from;
+    }
+    header
+}

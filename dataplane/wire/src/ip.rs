@@ -1,0 +1,179 @@
+//! Either IP version behind one view.
+
+use crate::ipv4::{self, Ipv4};
+use crate::ipv6::{self, Ipv6};
+use crate::{Malformed, protocol};
+use core::net::IpAddr;
+
+/// A packet of either version.
+#[derive(Clone, Copy, Debug)]
+pub enum Ip<'a> {
+    /// Version 4.
+    V4(Ipv4<'a>),
+    /// Version 6.
+    V6(Ipv6<'a>),
+}
+
+/// How a packet relates to fragmentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole packet.
+    Whole,
+    /// The first fragment: the upper-layer header may be there.
+    First,
+    /// A later fragment: no upper-layer header.
+    Later,
+}
+
+/// Where the upper layer of a packet begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upper<'a> {
+    /// Its protocol number.
+    pub protocol: u8,
+    /// Its offset from the start of the IP header.
+    pub offset: usize,
+    /// Whether these are the bytes of a whole packet.
+    pub fragment: Fragment,
+    /// Its bytes; for a later fragment, the piece.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Ip<'a> {
+    /// Parses by the version nibble.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ipv4::parse`] and [`Ipv6::parse`]; [`Malformed::Version`] for any other version.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        match bytes.first().map(|b| b >> 4) {
+            Some(4) => Ipv4::parse(bytes).map(Self::V4),
+            Some(6) => Ipv6::parse(bytes).map(Self::V6),
+            Some(_) => Err(Malformed::Version),
+            None => Err(Malformed::Truncated),
+        }
+    }
+
+    /// Source address.
+    #[inline]
+    pub fn source(&self) -> IpAddr {
+        match self {
+            Self::V4(ip) => ip.source().into(),
+            Self::V6(ip) => ip.source().into(),
+        }
+    }
+
+    /// Destination address.
+    #[inline]
+    pub fn destination(&self) -> IpAddr {
+        match self {
+            Self::V4(ip) => ip.destination().into(),
+            Self::V6(ip) => ip.destination().into(),
+        }
+    }
+
+    /// DSCP and ECN.
+    #[inline]
+    pub fn traffic_class(&self) -> u8 {
+        match self {
+            Self::V4(ip) => ip.traffic_class(),
+            Self::V6(ip) => ip.traffic_class(),
+        }
+    }
+
+    /// TTL or hop limit.
+    pub fn hop_limit(&self) -> u8 {
+        match self {
+            Self::V4(ip) => ip.ttl(),
+            Self::V6(ip) => ip.hop_limit(),
+        }
+    }
+
+    /// Bytes of the packet, header included.
+    #[inline]
+    pub fn total_len(&self) -> usize {
+        match self {
+            Self::V4(ip) => ip.total_len(),
+            Self::V6(ip) => ip.total_len(),
+        }
+    }
+
+    /// Whether the source may not fragment it on the way: DF, and always with IPv6.
+    #[inline]
+    pub fn dont_fragment(&self) -> bool {
+        match self {
+            Self::V4(ip) => ip.dont_fragment(),
+            Self::V6(_) => true,
+        }
+    }
+
+    /// Finds the upper layer, over IPv4 options and IPv6 extension headers.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed::Options`] from the walk over extension headers.
+    #[inline]
+    pub fn upper(&self) -> Result<Upper<'a>, Malformed> {
+        match self {
+            Self::V4(ip) => Ok(Upper {
+                protocol: ip.protocol(),
+                offset: ip.header_len(),
+                fragment: match (ip.is_fragment(), ip.fragment_offset()) {
+                    (false, _) => Fragment::Whole,
+                    (true, 0) => Fragment::First,
+                    (true, _) => Fragment::Later,
+                },
+                bytes: ip.payload(),
+            }),
+            Self::V6(ip) => {
+                let upper = ip.upper_layer()?;
+                let start = upper.offset.saturating_sub(ipv6::HEADER_LEN);
+                Ok(Upper {
+                    protocol: upper.protocol,
+                    offset: upper.offset,
+                    fragment: match upper.fragment {
+                        None => Fragment::Whole,
+                        Some((0, _)) => Fragment::First,
+                        Some(_) => Fragment::Later,
+                    },
+                    bytes: ip.payload().get(start..).ok_or(Malformed::Options)?,
+                })
+            }
+        }
+    }
+}
+
+impl Upper<'_> {
+    /// Source and destination port, for the protocols that begin with them, when they are visible.
+    #[inline]
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let has_ports = matches!(
+            self.protocol,
+            protocol::TCP | protocol::UDP | protocol::SCTP | protocol::UDP_LITE | protocol::DCCP
+        );
+        if !has_ports || self.fragment == Fragment::Later {
+            return None;
+        }
+        let [s1, s0, d1, d0] = *self.bytes.first_chunk::<4>()?;
+        Some((u16::from_be_bytes([s1, s0]), u16::from_be_bytes([d1, d0])))
+    }
+}
+
+/// Replaces the DSCP and ECN of a packet of either version.
+pub fn set_traffic_class(packet: &mut [u8], traffic_class: u8) {
+    match packet.first().map(|b| b >> 4) {
+        Some(4) => ipv4::set_traffic_class(packet, traffic_class),
+        Some(6) => ipv6::set_traffic_class(packet, traffic_class),
+        _ => {}
+    }
+}
+
+/// Takes one from TTL or hop limit of a packet of either version; `None`, and no change, when it would
+/// reach zero.
+pub fn decrement_hop_limit(packet: &mut [u8]) -> Option<u8> {
+    match packet.first().map(|b| b >> 4) {
+        Some(4) => ipv4::decrement_ttl(packet),
+        Some(6) => ipv6::decrement_hop_limit(packet),
+        _ => None,
+    }
+}
