@@ -1,0 +1,111 @@
+//! One queue of one device, whatever the device is.
+
+use crate::memory::MemoryPort;
+use crate::pool::FramePool;
+use crate::umem::Frame;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// One queue of one device, owned by one worker. The kind is told apart once a burst.
+#[derive(Debug)]
+pub enum Port {
+    /// The in-memory device.
+    Memory(MemoryPort),
+}
+
+/// What a port and the kernel under it have counted since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStatistics {
+    /// Packets handed to the worker.
+    pub rx_packets: u64,
+    /// Packets taken from the worker; they may wait in the ring or fail in the device.
+    pub tx_packets: u64,
+    /// Dropped on arrival for want of room other than in the receive ring: too long for a chunk, or no chunk
+    /// free.
+    pub rx_dropped: u64,
+    /// Dropped on arrival because the worker left the receive ring full.
+    pub rx_ring_full: u64,
+    /// Times the kernel found no chunk in the fill ring.
+    pub fill_ring_empty: u64,
+    /// Receive descriptors that the kernel rejected.
+    pub rx_invalid: u64,
+    /// Transmit descriptors that the kernel rejected; their packets are gone.
+    pub tx_invalid: u64,
+    /// Times the device looked for packets to send and found none.
+    pub tx_ring_empty: u64,
+    /// Descriptors from the kernel that name memory it was not lent; their chunks stay where they are.
+    pub descriptors_refused: u64,
+    /// Calls that asked the kernel to send and failed for another reason than want of room.
+    pub kick_errors: u64,
+    /// Frames of another UMEM that the worker asked to send; the socket cannot reach their memory.
+    pub foreign_frames: u64,
+}
+
+impl Port {
+    /// Moves up to `max` packets that have arrived into `out`; how many.
+    #[inline]
+    pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
+        match self {
+            Self::Memory(port) => port.receive(pool, out, max),
+        }
+    }
+
+    /// Takes as many packets from the front of `frames` as there is room for and leaves the rest; how
+    /// many. They may wait until [`kick`](Self::kick).
+    #[inline]
+    pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
+        match self {
+            Self::Memory(port) => port.transmit(pool, frames),
+        }
+    }
+
+    /// Takes back frames that have been sent and lends free ones for packets to come. Belongs into every
+    /// turn of the loop, idle ones too.
+    #[inline]
+    pub fn complete(&mut self, pool: &mut FramePool) {
+        match self {
+            Self::Memory(port) => port.complete(pool),
+        }
+    }
+
+    /// Gets the device going on what was transmitted, if it has to be told. Once a burst.
+    #[inline]
+    pub fn kick(&mut self) {
+        match self {
+            Self::Memory(port) => port.kick(),
+        }
+    }
+
+    /// The descriptor to wait on, readable when packets arrive, and for a port whose transmit ring is full
+    /// when there is room again.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Memory(port) => Some(port.fd()),
+        }
+    }
+
+    /// Says that the worker is about to sleep on [`fd`](Self::fd): true when it may, false when there is
+    /// work already. After the sleep, or when another port says false, call [`wake`](Self::wake).
+    pub fn prepare_sleep(&mut self) -> bool {
+        match self {
+            Self::Memory(port) => port.prepare_sleep(),
+        }
+    }
+
+    /// Says that the worker polls again.
+    pub fn wake(&mut self) {
+        match self {
+            Self::Memory(port) => port.wake(),
+        }
+    }
+
+    /// What was counted, the kernel's part asked for now.
+    ///
+    /// # Errors
+    /// The system's, when the device is gone.
+    pub fn statistics(&self) -> io::Result<PortStatistics> {
+        match self {
+            Self::Memory(port) => Ok(port.statistics()),
+        }
+    }
+}

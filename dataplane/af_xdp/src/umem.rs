@@ -1,0 +1,555 @@
+//! Packet memory: one mapping cut into chunks, and the token that owns one chunk.
+//!
+//! ```text
+//!            chunk (2048 or 4096 octets)
+//!  ┌──────────────┬───────────────────────────┬──────────────┐
+//!  │   headroom   │           data            │   tailroom   │
+//!  └──────────────┴───────────────────────────┴──────────────┘
+//!  0            start                    start + len       size
+//! ```
+//!
+//! Every chunk is in exactly one state (see [`Owner`]), and only [`Umem`] makes a [`Frame`], only for a
+//! chunk that has none. Whatever the kernel writes into a ring, two frames never name one chunk.
+
+use std::fmt;
+use std::io;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Octets the kernel keeps free before a received packet (`XDP_PACKET_HEADROOM`), and the headroom of an
+/// allocated frame: room for an outer IPv6, UDP and ESP header in place.
+pub const HEADROOM: usize = 256;
+
+/// Names one UMEM in this process; a [`Frame`] carries it so that it finds its way home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UmemId(u16);
+
+/// How much packet memory a worker has, and in what pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct UmemConfig {
+    /// Number of chunks, that is of packets that can exist at once.
+    pub chunks: u32,
+    /// Octets of one chunk: 2048 or 4096. A 4096-octet chunk holds a frame of 3840 octets.
+    pub chunk_size: ChunkSize,
+    /// Ask for 2 MiB pages, and take ordinary ones where there are none.
+    pub huge_pages: bool,
+}
+
+impl Default for UmemConfig {
+    fn default() -> Self {
+        Self { chunks: 8192, chunk_size: ChunkSize::Bytes4096, huge_pages: true }
+    }
+}
+
+/// The chunk sizes that AF_XDP takes in aligned mode on 4 KiB pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkSize {
+    /// 2048 octets, 1792 of them for a received packet.
+    Bytes2048,
+    /// 4096 octets, 3840 of them for a received packet.
+    Bytes4096,
+}
+
+impl ChunkSize {
+    /// The size in octets.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bytes2048 => 2048,
+            Self::Bytes4096 => 4096,
+        }
+    }
+}
+
+/// A packet, or room for one: the only owner of one chunk of packet memory.
+///
+/// It may cross threads. Dropping one loses its chunk until the process ends (the pool's gauges show it as
+/// out), so give it back with [`FramePool::free`](crate::FramePool::free).
+#[must_use = "a dropped frame loses its chunk"]
+#[repr(C)]
+pub struct Frame {
+    chunk: NonNull<u8>,
+    start: u16,
+    len: u16,
+    size: u16,
+    home: UmemId,
+    /// For the worker's own use; zero in a frame fresh from the pool or from a port.
+    pub mark: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Frame>() == 32, "two frames to a cache line");
+
+// SAFETY: a frame is the only owner of its chunk (see `Umem::take`), the mapping is never unmapped, and
+// nothing in it is bound to a thread.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    /// The packet.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        let start = self.pointer();
+        // SAFETY: `start + len <= size` holds by construction and after every method, the chunk is mapped
+        // and initialised for good, and only this frame names it.
+        unsafe { slice::from_raw_parts(start, usize::from(self.len)) }
+    }
+
+    /// The packet, to be changed in place.
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        let start = self.pointer();
+        // SAFETY: as in `data`; `&mut self` makes the borrow exclusive.
+        unsafe { slice::from_raw_parts_mut(start, usize::from(self.len)) }
+    }
+
+    /// Octets of packet.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the packet has no octets.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Octets that [`push_front`](Self::push_front) can still add.
+    #[inline]
+    pub const fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Octets that [`extend`](Self::extend) can still add.
+    #[inline]
+    pub const fn tailroom(&self) -> usize {
+        self.size as usize - self.start as usize - self.len as usize
+    }
+
+    /// The UMEM that this frame must go back to.
+    #[inline]
+    pub const fn home(&self) -> UmemId {
+        self.home
+    }
+
+    /// Adds `n` octets before the packet and returns them, with whatever they held before.
+    #[inline]
+    pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
+        let n16 = u16::try_from(n).ok()?;
+        self.start = self.start.checked_sub(n16)?;
+        self.len += n16;
+        self.data_mut().get_mut(..n)
+    }
+
+    /// Removes `n` octets from the front; `None`, and nothing changed, when the packet is shorter.
+    #[inline]
+    pub fn trim_front(&mut self, n: usize) -> Option<()> {
+        let n16 = u16::try_from(n).ok()?;
+        self.len = self.len.checked_sub(n16)?;
+        self.start += n16;
+        Some(())
+    }
+
+    /// Adds `n` octets behind the packet and returns them, with whatever they held before.
+    #[inline]
+    pub fn extend(&mut self, n: usize) -> Option<&mut [u8]> {
+        let before = self.len();
+        if n > self.tailroom() {
+            return None;
+        }
+        // Cannot truncate: start + len + n <= size, a u16.
+        self.len += n as u16;
+        self.data_mut().get_mut(before..)
+    }
+
+    /// Shortens the packet to `len` octets; a shorter packet stays as it is.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if let Ok(len) = u16::try_from(len) {
+            self.len = self.len.min(len);
+        }
+    }
+
+    /// Makes the packet `len` octets long, what is new with whatever it held before.
+    #[inline]
+    pub fn set_len(&mut self, len: usize) -> Option<()> {
+        let len = u16::try_from(len).ok()?;
+        if len > self.size - self.start {
+            return None;
+        }
+        self.len = len;
+        Some(())
+    }
+
+    /// Empties the frame and places its start `headroom` octets into the chunk.
+    #[inline]
+    pub fn reset(&mut self, headroom: usize) -> Option<()> {
+        let start = u16::try_from(headroom).ok()?;
+        if start > self.size {
+            return None;
+        }
+        self.start = start;
+        self.len = 0;
+        Some(())
+    }
+
+    /// Replaces the packet by `bytes`, where the frame starts now; `None`, and nothing changed, when they
+    /// do not fit.
+    #[inline]
+    pub fn copy_from(&mut self, bytes: &[u8]) -> Option<()> {
+        self.set_len(bytes.len())?;
+        self.data_mut().copy_from_slice(bytes);
+        Some(())
+    }
+
+    #[inline]
+    fn pointer(&self) -> *mut u8 {
+        // SAFETY: `start <= size` holds by construction and after every method, so the result is in the
+        // chunk or just behind it.
+        unsafe { self.chunk.as_ptr().add(usize::from(self.start)) }
+    }
+}
+
+impl fmt::Debug for Frame {
+    /// Where and how long, not the contents: they may be plaintext.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("home", &self.home)
+            .field("start", &self.start)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who has a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Owner {
+    /// The pool's free list.
+    Pool,
+    /// A [`Frame`].
+    Frame,
+    /// The kernel, for a packet to come (fill ring, or receive ring not yet read).
+    Fill,
+    /// The kernel, to be sent (transmit ring, device, or completion ring not yet read).
+    Transmit,
+}
+
+/// The mapping and the owner of each of its chunks.
+///
+/// The mapping is never unmapped: frames point into it from any thread without a count, and there is one
+/// UMEM per worker for the life of the process.
+pub(crate) struct Umem {
+    base: NonNull<u8>,
+    chunk_size: u16,
+    /// log2 of `chunk_size`.
+    shift: u32,
+    owners: Box<[Owner]>,
+    id: UmemId,
+}
+
+// SAFETY: the mapping is not bound to a thread, and `base` is only used to make frames.
+unsafe impl Send for Umem {}
+
+impl Umem {
+    pub(crate) fn new(config: &UmemConfig) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only the distinctness of the numbers matters.
+        let id = u16::try_from(NEXT.fetch_add(1, Ordering::Relaxed))
+            .map_err(|_| io::Error::from(io::ErrorKind::QuotaExceeded))?;
+        if config.chunks == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let size = config.chunk_size.bytes();
+        let length = (config.chunks as usize)
+            .checked_mul(size)
+            .ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(Self {
+            base: map(length, config.huge_pages)?,
+            chunk_size: size as u16,
+            shift: size.trailing_zeros(),
+            owners: vec![Owner::Pool; config.chunks as usize].into(),
+            id: UmemId(id),
+        })
+    }
+
+    pub(crate) fn id(&self) -> UmemId {
+        self.id
+    }
+
+    pub(crate) fn chunks(&self) -> u32 {
+        self.owners.len() as u32
+    }
+
+    pub(crate) fn chunk_size(&self) -> usize {
+        usize::from(self.chunk_size)
+    }
+
+    /// Address and length for registration with the kernel.
+    pub(crate) fn extent(&self) -> (*mut u8, usize) {
+        (self.base.as_ptr(), self.owners.len() << self.shift)
+    }
+
+    /// The offset of a chunk in the UMEM, which is its address in ring descriptors.
+    #[inline]
+    pub(crate) fn address(&self, chunk: u32) -> u64 {
+        u64::from(chunk) << self.shift
+    }
+
+    /// The chunk that an address from the kernel lies in, and the offset in it; it may not exist.
+    #[inline]
+    pub(crate) fn locate(&self, address: u64) -> (u64, usize) {
+        (address >> self.shift, (address as usize) & (self.chunk_size() - 1))
+    }
+
+    /// Hands a chunk that has no frame from one owner to the next; false, and nothing changed, when there
+    /// is no such chunk or `from` is not its owner.
+    #[inline]
+    pub(crate) fn pass(&mut self, chunk: u64, from: Owner, to: Owner) -> bool {
+        debug_assert!(from != Owner::Frame && to != Owner::Frame);
+        match usize::try_from(chunk).ok().and_then(|c| self.owners.get_mut(c)) {
+            Some(owner) if *owner == from => {
+                *owner = to;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Makes the frame of a chunk that `from` has; `None` when there is no such chunk, when `from` is not
+    /// its owner, or when the packet is not inside it.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        chunk: u64,
+        from: Owner,
+        start: usize,
+        len: usize,
+    ) -> Option<Frame> {
+        debug_assert!(from != Owner::Frame);
+        let index = usize::try_from(chunk).ok()?;
+        let owner = self.owners.get_mut(index)?;
+        if *owner != from || from == Owner::Frame {
+            return None;
+        }
+        let end = start.checked_add(len)?;
+        if end > usize::from(self.chunk_size) {
+            return None;
+        }
+        *owner = Owner::Frame;
+        // SAFETY: `index` is below the number of chunks (the `get_mut` above), so the result lies in the
+        // mapping, which has `chunks << shift` octets.
+        let chunk = unsafe { self.base.add(index << self.shift) };
+        Some(Frame {
+            chunk,
+            // Both fit: end <= chunk_size, a u16.
+            start: start as u16,
+            len: len as u16,
+            size: self.chunk_size,
+            home: self.id,
+            mark: [0; 2],
+        })
+    }
+
+    /// Turns a frame back into a bare chunk that `to` has; `Err` gives back a frame of another UMEM.
+    #[inline]
+    pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> Result<u32, Frame> {
+        debug_assert!(to != Owner::Frame);
+        if frame.home != self.id {
+            return Err(frame);
+        }
+        let offset = frame.chunk.addr().get() - self.base.addr().get();
+        let index = offset >> self.shift;
+        match self.owners.get_mut(index) {
+            Some(owner) => {
+                debug_assert_eq!(*owner, Owner::Frame);
+                *owner = to;
+                Ok(index as u32)
+            }
+            None => Err(frame),
+        }
+    }
+}
+
+impl fmt::Debug for Umem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Umem")
+            .field("id", &self.id)
+            .field("chunks", &self.owners.len())
+            .field("chunk_size", &self.chunk_size)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(miri))]
+fn map(length: usize, huge: bool) -> io::Result<NonNull<u8>> {
+    const HUGE: usize = 2 << 20;
+    // A huge mapping of less than one page would waste most of it.
+    if huge
+        && length >= HUGE
+        && let Ok(p) = crate::syscall::map_anonymous(
+            length.next_multiple_of(HUGE),
+            libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+        )
+    {
+        return Ok(p);
+    }
+    crate::syscall::map_anonymous(length, 0)
+}
+
+/// Miri has no mmap with flags; a leaked page-aligned block stands in.
+#[cfg(miri)]
+fn map(length: usize, _huge: bool) -> io::Result<NonNull<u8>> {
+    #[repr(C, align(4096))]
+    #[derive(Clone, Copy)]
+    struct Page([u8; 4096]);
+    let pages = vec![Page([0; 4096]); length.div_ceil(4096)].leak();
+    Ok(NonNull::from(pages).cast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn small() -> Umem {
+        Umem::new(&UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, huge_pages: false })
+            .unwrap()
+    }
+
+    #[test]
+    fn a_chunk_has_one_frame_at_a_time() {
+        let mut umem = small();
+        let frame = umem.take(1, Owner::Pool, 256, 10).unwrap();
+        assert!(umem.take(1, Owner::Pool, 256, 10).is_none());
+        assert!(umem.take(1, Owner::Fill, 256, 10).is_none());
+        assert_eq!(umem.give(frame, Owner::Pool).unwrap(), 1);
+        let again = umem.take(1, Owner::Pool, 256, 10).unwrap();
+        assert_eq!(umem.give(again, Owner::Pool).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_descriptor_outside_the_memory_makes_no_frame() {
+        let mut umem = small();
+        for (chunk, start, len) in [
+            (4, 0, 0),
+            (u64::MAX, 0, 0),
+            (u64::MAX >> 11, 0, 1),
+            (0, 0, 2049),
+            (0, 2048, 1),
+            (0, 1, usize::MAX),
+        ] {
+            assert!(umem.take(chunk, Owner::Pool, start, len).is_none(), "{chunk} {start} {len}");
+        }
+        assert!(umem.take(0, Owner::Pool, 2048, 0).is_some());
+    }
+
+    #[test]
+    fn a_frame_of_another_umem_is_given_back() {
+        let (mut one, mut two) = (small(), small());
+        assert_ne!(one.id(), two.id());
+        let frame = one.take(0, Owner::Pool, 0, 0).unwrap();
+        let frame = two.give(frame, Owner::Pool).unwrap_err();
+        assert_eq!(one.give(frame, Owner::Pool).unwrap(), 0);
+    }
+
+    #[test]
+    fn frames_do_not_overlap() {
+        let mut umem = small();
+        let mut frames: Vec<Frame> =
+            (0..4).map(|c| umem.take(c, Owner::Pool, 0, 2048).unwrap()).collect();
+        for (i, f) in frames.iter_mut().enumerate() {
+            f.data_mut().fill(i as u8 + 1);
+        }
+        for (i, f) in frames.iter().enumerate() {
+            assert!(f.data().iter().all(|b| *b == i as u8 + 1));
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        PushFront(usize),
+        TrimFront(usize),
+        Extend(usize),
+        Truncate(usize),
+        SetLen(usize),
+        Reset(usize),
+        Copy(usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let n = prop_oneof![0usize..300, 0usize..5000, Just(usize::MAX), Just(65536)];
+        (0..7, n).prop_map(|(k, n)| match k {
+            0 => Op::PushFront(n),
+            1 => Op::TrimFront(n),
+            2 => Op::Extend(n),
+            3 => Op::Truncate(n),
+            4 => Op::SetLen(n),
+            5 => Op::Reset(n),
+            _ => Op::Copy(n.min(6000)),
+        })
+    }
+
+    proptest! {
+        /// The oracle: a plain array with two indices.
+        #[test]
+        fn a_frame_is_a_window_on_its_chunk(ops in proptest::collection::vec(op(), 1..60)) {
+            let mut umem = small();
+            let mut frame = umem.take(2, Owner::Pool, 256, 0).unwrap();
+            let mut model = vec![0u8; 2048];
+            let (mut start, mut len) = (256usize, 0usize);
+            for (i, op) in ops.into_iter().enumerate() {
+                let fill = i as u8 | 1;
+                match op {
+                    Op::PushFront(n) => {
+                        let ok = n <= start;
+                        let got = frame.push_front(n);
+                        prop_assert_eq!(got.is_some(), ok);
+                        if let Some(bytes) = got {
+                            prop_assert_eq!(bytes.len(), n);
+                            bytes.fill(fill);
+                            start -= n;
+                            len += n;
+                            model[start..start + n].fill(fill);
+                        }
+                    }
+                    Op::TrimFront(n) => {
+                        let ok = n <= len;
+                        prop_assert_eq!(frame.trim_front(n).is_some(), ok);
+                        if ok { start += n; len -= n; }
+                    }
+                    Op::Extend(n) => {
+                        let ok = n <= 2048 - start - len;
+                        let got = frame.extend(n);
+                        prop_assert_eq!(got.is_some(), ok);
+                        if let Some(bytes) = got {
+                            prop_assert_eq!(bytes.len(), n);
+                            bytes.fill(fill);
+                            model[start + len..start + len + n].fill(fill);
+                            len += n;
+                        }
+                    }
+                    Op::Truncate(n) => { frame.truncate(n); len = len.min(n); }
+                    Op::SetLen(n) => {
+                        let ok = n <= 2048 - start;
+                        prop_assert_eq!(frame.set_len(n).is_some(), ok);
+                        if ok { len = n; }
+                    }
+                    Op::Reset(n) => {
+                        let ok = n <= 2048;
+                        prop_assert_eq!(frame.reset(n).is_some(), ok);
+                        if ok { start = n; len = 0; }
+                    }
+                    Op::Copy(n) => {
+                        let bytes = vec![fill; n];
+                        let ok = n <= 2048 - start;
+                        prop_assert_eq!(frame.copy_from(&bytes).is_some(), ok);
+                        if ok { len = n; model[start..start + n].copy_from_slice(&bytes); }
+                    }
+                }
+                prop_assert_eq!(frame.data(), &model[start..start + len]);
+                prop_assert_eq!((frame.headroom(), frame.tailroom()), (start, 2048 - start - len));
+            }
+            prop_assert_eq!(umem.give(frame, Owner::Pool).unwrap(), 2);
+        }
+    }
+}
