@@ -10,5 +10,13 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod engine;
+pub mod event;
+pub mod job;
 pub mod message;
 pub mod proposal;
+pub mod statistics;
+pub mod view;
+
+pub use engine::Engine;
+pub use event::{Command, Event, IkeId, InstallId, Path, RequestId, SpiSource, Transmit};

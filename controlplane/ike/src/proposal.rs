@@ -1,4 +1,20 @@
 //! Proposals as they are configured (swanctl's `proposals`, `esp_proposals`, `ah_proposals`).
+//!
+//! | module | what |
+//! |---|---|
+//! | `keyword` | `aes128-sha256-modp2048` and the like, and what of it can be done here |
+//! | `name` | the words charon prints, such as `AES_CBC_128/HMAC_SHA2_256_128` |
+
+mod keyword;
+mod name;
+
+#[cfg(test)]
+mod tests;
+
+pub use keyword::{ParsedList, esp_supported};
+pub use name::{encryption_name, group_name, integrity_name, prf_name};
+
+use ipsec::algorithm::{Cipher, Integrity};
 
 /// An encryption transform: IANA number and key length in bits (0 where the transform has one
 /// length only).
@@ -8,6 +24,56 @@ pub struct Encryption {
     pub id: u16,
     /// Key Length attribute, 0 for none.
     pub key_bits: u16,
+}
+
+impl Encryption {
+    /// Whether it protects integrity itself (RFC 5282, RFC 4106): AES-CCM, AES-GCM, GMAC, ChaCha20-Poly1305.
+    pub const fn is_combined(self) -> bool {
+        matches!(self.id, 14..=16 | 18..=21 | 28)
+    }
+
+    /// The dataplane's name of it, `None` for what the dataplane has no name for.
+    pub const fn cipher(self) -> Option<Cipher> {
+        Some(match self.id {
+            3 => Cipher::TripleDesCbc,
+            11 => Cipher::Null,
+            12 => Cipher::AesCbc,
+            13 => Cipher::AesCtr,
+            14 => Cipher::AesCcm(8),
+            15 => Cipher::AesCcm(12),
+            16 => Cipher::AesCcm(16),
+            18 => Cipher::AesGcm(8),
+            19 => Cipher::AesGcm(12),
+            20 => Cipher::AesGcm(16),
+            21 => Cipher::AesGmac,
+            28 => Cipher::ChaCha20Poly1305,
+            _ => return None,
+        })
+    }
+
+    /// Bytes of the key, without salt.
+    pub const fn key_len(self) -> usize {
+        match self.id {
+            3 => 24,
+            28 => 32,
+            _ => self.key_bits as usize / 8,
+        }
+    }
+}
+
+/// The dataplane's name of an integrity transform (type 3), `None` for what it has no name for.
+pub const fn integrity(id: u16) -> Option<Integrity> {
+    Some(match id {
+        1 => Integrity::HmacMd5_96,
+        2 => Integrity::HmacSha1_96,
+        5 => Integrity::AesXcbc96,
+        8 => Integrity::AesCmac96,
+        9..=11 => Integrity::AesGmac,
+        12 => Integrity::HmacSha256_128,
+        13 => Integrity::HmacSha384_192,
+        14 => Integrity::HmacSha512_256,
+        _ => return None,
+    })
 }
 
 /// What a proposal is for.
@@ -38,6 +104,23 @@ pub struct Proposal {
     pub esn: Vec<bool>,
 }
 
+/// What two sides agreed on: one transform of each type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Chosen {
+    /// What it is for.
+    pub protocol: ProposalProtocol,
+    /// Transform type 1; `None` for AH.
+    pub encryption: Option<Encryption>,
+    /// Transform type 3; `None` with combined modes.
+    pub integrity: Option<u16>,
+    /// Transform type 2; `None` for ESP and AH.
+    pub prf: Option<u16>,
+    /// Transform type 4; `None` without a key exchange of its own.
+    pub group: Option<u16>,
+    /// Transform type 5; false for IKE.
+    pub esn: bool,
+}
+
 /// Why a proposal string is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposalError {
@@ -50,4 +133,7 @@ pub enum ProposalError {
     /// A transform that the protocol needs is missing.
     #[error("a proposal needs {0}")]
     Missing(&'static str),
+    /// Combined-mode and other ciphers in one proposal (RFC 7296 §3.3: they need proposals of their own).
+    #[error("combined-mode and other ciphers need separate proposals")]
+    Mixed,
 }

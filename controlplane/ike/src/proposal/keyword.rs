@@ -1,0 +1,298 @@
+//! swanctl's proposal keywords.
+
+use super::{Encryption, Proposal, ProposalError, ProposalProtocol};
+
+/// What a comma-separated list of proposals means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParsedList {
+    /// Never empty.
+    pub proposals: Vec<Proposal>,
+    /// Proposals that cannot be done here, for a warning each.
+    pub left_out: Vec<(String, ProposalError)>,
+}
+
+impl Proposal {
+    /// Reads one proposal such as `aes128-sha256-modp2048`.
+    ///
+    /// Algorithms that are known but cannot be done here are left out while another of their type remains. A PRF that
+    /// is not named is the one of the integrity algorithm, as in charon.
+    ///
+    /// # Errors
+    /// Unknown words, nothing left of a needed type, missing transforms.
+    pub fn parse(protocol: ProposalProtocol, text: &str) -> Result<Self, ProposalError> {
+        let mut proposal = Self {
+            protocol,
+            encryption: Vec::new(),
+            integrity: Vec::new(),
+            prf: Vec::new(),
+            groups: Vec::new(),
+            esn: Vec::new(),
+        };
+        let mut refused: [Option<&str>; 4] = [None; 4];
+        for word in text.split('-').map(str::trim) {
+            let keyword = keyword(word).ok_or_else(|| ProposalError::Unknown(word.to_owned()))?;
+            match (keyword, protocol) {
+                (Keyword::Esn(_), ProposalProtocol::Ike)
+                | (Keyword::Prf(_), ProposalProtocol::Esp | ProposalProtocol::Ah)
+                | (Keyword::Encryption(_), ProposalProtocol::Ah) => {}
+                (Keyword::Esn(on), ProposalProtocol::Esp | ProposalProtocol::Ah) => {
+                    add(&mut proposal.esn, on);
+                }
+                (Keyword::Encryption(e), _) if encryption_supported(protocol, e) => {
+                    add(&mut proposal.encryption, e);
+                }
+                (Keyword::Encryption(_), _) => refused[0] = Some(word),
+                (Keyword::Integrity(id), _) if integrity_supported(protocol, id) => {
+                    add(&mut proposal.integrity, id);
+                }
+                (Keyword::Integrity(_), _) => refused[1] = Some(word),
+                (Keyword::Prf(id), ProposalProtocol::Ike) if prf_supported(id) => {
+                    add(&mut proposal.prf, id);
+                }
+                (Keyword::Prf(_), ProposalProtocol::Ike) => refused[2] = Some(word),
+                (Keyword::Group(id), _) if group_supported(id) => add(&mut proposal.groups, id),
+                (Keyword::Group(_), _) => refused[3] = Some(word),
+                (Keyword::Unsupported, _) => {
+                    return Err(ProposalError::Unsupported(word.to_owned()));
+                }
+            }
+        }
+        proposal.complete(refused)
+    }
+
+    /// Fills in what swanctl lets one leave out, and checks what it does not.
+    fn complete(mut self, refused: [Option<&str>; 4]) -> Result<Self, ProposalError> {
+        let missing = |slot: Option<&str>, what| match slot {
+            Some(word) => ProposalError::Unsupported(word.to_owned()),
+            None => ProposalError::Missing(what),
+        };
+        let needs_cipher = self.protocol != ProposalProtocol::Ah;
+        if needs_cipher && self.encryption.is_empty() {
+            return Err(missing(refused[0], "an encryption algorithm"));
+        }
+        let combined = self.encryption.iter().filter(|e| e.is_combined()).count();
+        if combined != 0 && combined != self.encryption.len() {
+            return Err(ProposalError::Mixed);
+        }
+        if self.protocol == ProposalProtocol::Ike && self.prf.is_empty() {
+            for id in &self.integrity {
+                if let Some(prf) = prf_of_integrity(*id) {
+                    add(&mut self.prf, prf);
+                }
+            }
+            if self.prf.is_empty() {
+                return Err(missing(refused[2].or(refused[1]), "a PRF"));
+            }
+        }
+        if combined != 0 {
+            self.integrity.clear();
+        } else if self.integrity.is_empty() {
+            return Err(missing(refused[1], "an integrity algorithm"));
+        }
+        if self.protocol == ProposalProtocol::Ike {
+            if self.groups.is_empty() {
+                return Err(missing(refused[3], "a key exchange method"));
+            }
+        } else {
+            // A child with PFS configured does not quietly become one without.
+            if self.groups.is_empty()
+                && let Some(word) = refused[3]
+            {
+                return Err(ProposalError::Unsupported(word.to_owned()));
+            }
+            if self.esn.is_empty() {
+                self.esn.push(false);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Reads a comma-separated list, in which `default` stands for [`Proposal::defaults`].
+    ///
+    /// # Errors
+    /// A word that means nothing, or the first proposal's fault when none can be done.
+    pub fn parse_list(protocol: ProposalProtocol, text: &str) -> Result<ParsedList, ProposalError> {
+        let mut list = ParsedList { proposals: Vec::new(), left_out: Vec::new() };
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            if part == "default" {
+                list.proposals.extend(Self::defaults(protocol));
+                continue;
+            }
+            match Self::parse(protocol, part) {
+                Ok(proposal) => list.proposals.push(proposal),
+                Err(error @ ProposalError::Unsupported(_)) => {
+                    list.left_out.push((part.to_owned(), error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match (list.proposals.is_empty(), list.left_out.first()) {
+            (false, _) => Ok(list),
+            (true, Some((_, error))) => Err(error.clone()),
+            (true, None) => Err(ProposalError::Missing("an algorithm")),
+        }
+    }
+
+    /// What `default` means: what can be done here of charon's defaults.
+    pub fn defaults(protocol: ProposalProtocol) -> Vec<Self> {
+        let texts: &[&str] = match protocol {
+            ProposalProtocol::Ike => &[
+                "aes128-aes192-aes256-sha256-sha384-sha512-prfsha256-prfsha384-prfsha512-x25519-ecp256-ecp384-ecp521\
+                 -modp3072-modp4096-modp6144-modp8192-modp2048",
+                "aes128gcm16-aes192gcm16-aes256gcm16-prfsha256-prfsha384-prfsha512-x25519-ecp256-ecp384-ecp521\
+                 -modp3072-modp4096-modp6144-modp8192-modp2048",
+            ],
+            ProposalProtocol::Esp => &[
+                "aes128gcm16-aes192gcm16-aes256gcm16",
+                "aes128-aes192-aes256-sha256-sha384-sha512",
+            ],
+            ProposalProtocol::Ah => &["sha256-sha384-sha512"],
+        };
+        texts.iter().filter_map(|text| Self::parse(protocol, text).ok()).collect()
+    }
+}
+
+/// Whether the dataplane can do an ESP cipher: the combined modes that its AEAD engine has.
+pub const fn esp_supported(encryption: Encryption) -> bool {
+    matches!((encryption.id, encryption.key_bits), (18..=20, 128 | 192 | 256))
+}
+
+const fn encryption_supported(protocol: ProposalProtocol, e: Encryption) -> bool {
+    match protocol {
+        ProposalProtocol::Ike => matches!((e.id, e.key_bits), (12 | 18..=20, 128 | 192 | 256)),
+        ProposalProtocol::Esp => esp_supported(e),
+        ProposalProtocol::Ah => false,
+    }
+}
+
+const fn integrity_supported(protocol: ProposalProtocol, id: u16) -> bool {
+    match protocol {
+        ProposalProtocol::Ike => matches!(id, 2 | 12..=14),
+        // With combined modes integrity words are dropped; alone they are not enough for the dataplane yet.
+        ProposalProtocol::Esp => matches!(id, 2 | 12..=14),
+        ProposalProtocol::Ah => false,
+    }
+}
+
+const fn prf_supported(id: u16) -> bool {
+    matches!(id, 2 | 5..=7)
+}
+
+const fn group_supported(id: u16) -> bool {
+    matches!(id, 14..=21 | 31)
+}
+
+const fn prf_of_integrity(id: u16) -> Option<u16> {
+    Some(match id {
+        1 => 1,
+        2 => 2,
+        5 => 4,
+        8 => 8,
+        12 => 5,
+        13 => 6,
+        14 => 7,
+        _ => return None,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Keyword {
+    Encryption(Encryption),
+    Integrity(u16),
+    Prf(u16),
+    Group(u16),
+    Esn(bool),
+    /// A word of charon's for something that has no number in the registries used here.
+    Unsupported,
+}
+
+fn keyword(word: &str) -> Option<Keyword> {
+    if let Some(cipher) = aes(word) {
+        return Some(Keyword::Encryption(cipher));
+    }
+    let encryption = |id, key_bits| Keyword::Encryption(Encryption { id, key_bits });
+    Some(match word {
+        "3des" => encryption(3, 0),
+        "null" => encryption(11, 0),
+        "chacha20poly1305" | "chacha20poly1305compat" => encryption(28, 0),
+        "md5" => Keyword::Integrity(1),
+        "sha" | "sha1" => Keyword::Integrity(2),
+        "aesxcbc" => Keyword::Integrity(5),
+        "aescmac" => Keyword::Integrity(8),
+        "sha256" | "sha2_256" => Keyword::Integrity(12),
+        "sha384" | "sha2_384" => Keyword::Integrity(13),
+        "sha512" | "sha2_512" => Keyword::Integrity(14),
+        "prfmd5" => Keyword::Prf(1),
+        "prfsha1" => Keyword::Prf(2),
+        "prfaesxcbc" => Keyword::Prf(4),
+        "prfsha256" => Keyword::Prf(5),
+        "prfsha384" => Keyword::Prf(6),
+        "prfsha512" => Keyword::Prf(7),
+        "prfaescmac" => Keyword::Prf(8),
+        "modp768" => Keyword::Group(1),
+        "modp1024" => Keyword::Group(2),
+        "modp1536" => Keyword::Group(5),
+        "modp2048" => Keyword::Group(14),
+        "modp3072" => Keyword::Group(15),
+        "modp4096" => Keyword::Group(16),
+        "modp6144" => Keyword::Group(17),
+        "modp8192" => Keyword::Group(18),
+        "ecp256" => Keyword::Group(19),
+        "ecp384" => Keyword::Group(20),
+        "ecp521" => Keyword::Group(21),
+        "modp1024s160" => Keyword::Group(22),
+        "modp2048s224" => Keyword::Group(23),
+        "modp2048s256" => Keyword::Group(24),
+        "ecp192" => Keyword::Group(25),
+        "ecp224" => Keyword::Group(26),
+        "ecp224bp" => Keyword::Group(27),
+        "ecp256bp" => Keyword::Group(28),
+        "ecp384bp" => Keyword::Group(29),
+        "ecp512bp" => Keyword::Group(30),
+        "x25519" | "curve25519" => Keyword::Group(31),
+        "x448" | "curve448" => Keyword::Group(32),
+        "esn" => Keyword::Esn(true),
+        "noesn" => Keyword::Esn(false),
+        "sha1_160" | "md5_128" | "sha256_96" | "sha2_256_96" | "ntru112" | "ntru128"
+        | "ntru192" | "ntru256" | "newhope128" | "modpnull" => Keyword::Unsupported,
+        _ => {
+            const PREFIXES: [&str; 7] =
+                ["camellia", "cast", "blowfish", "twofish", "serpent", "des", "ke"];
+            if PREFIXES.iter().any(|prefix| word.starts_with(prefix)) {
+                Keyword::Unsupported
+            } else {
+                return None;
+            }
+        }
+    })
+}
+
+/// `aes`, `aes256`, `aes128ctr`, `aes192ccm12` (or its bits, 96), `aes256gcm16`, `aes128gmac`.
+fn aes(word: &str) -> Option<Encryption> {
+    let rest = word.strip_prefix("aes")?;
+    let (key_bits, rest) = match rest.get(..3) {
+        Some("128") => (128, &rest[3..]),
+        Some("192") => (192, &rest[3..]),
+        Some("256") => (256, &rest[3..]),
+        _ => (128, rest),
+    };
+    let id = match rest {
+        "" => 12,
+        "ctr" => 13,
+        "ccm8" | "ccm64" => 14,
+        "ccm12" | "ccm96" => 15,
+        "ccm" | "ccm16" | "ccm128" => 16,
+        "gcm8" | "gcm64" => 18,
+        "gcm12" | "gcm96" => 19,
+        "gcm" | "gcm16" | "gcm128" => 20,
+        "gmac" => 21,
+        _ => return None,
+    };
+    Some(Encryption { id, key_bits })
+}
+
+fn add<T: PartialEq>(list: &mut Vec<T>, value: T) {
+    if !list.contains(&value) {
+        list.push(value);
+    }
+}

@@ -1,0 +1,66 @@
+use super::*;
+use ProposalProtocol::{Esp, Ike};
+
+fn shown(protocol: ProposalProtocol, text: &str) -> String {
+    Proposal::parse(protocol, text).map_or_else(|e| e.to_string(), |p| p.to_string())
+}
+
+#[test]
+fn keywords_become_charons_words() {
+    const TABLE: &[(ProposalProtocol, &str, &str)] = &[
+        (
+            Ike,
+            "aes128-sha256-modp2048",
+            "IKE:AES_CBC_128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/MODP_2048",
+        ),
+        (Ike, "aes256gcm16-prfsha512-ecp521", "IKE:AES_GCM_16_256/PRF_HMAC_SHA2_512/ECP_521"),
+        (Ike, "aes256gcm16-sha384-x25519", "IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519"),
+        (Ike, "aes256gcm16-ecp521", "a proposal needs a PRF"),
+        (Ike, "aes128-sha256", "a proposal needs a key exchange method"),
+        (Ike, "aes128-modp2048", "a proposal needs a PRF"),
+        (Ike, "aes128-prfsha256-modp2048", "a proposal needs an integrity algorithm"),
+        (
+            Ike,
+            "aes128-aes128gcm16-sha256-modp2048",
+            "combined-mode and other ciphers need separate proposals",
+        ),
+        (
+            Ike,
+            "aes128-sha256-x448-x25519",
+            "IKE:AES_CBC_128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/CURVE_25519",
+        ),
+        (Ike, "aes128-sha256-x448", "'x448' is not supported"),
+        (Ike, "aes129-sha256-modp2048", "unknown algorithm 'aes129'"),
+        (Ike, "", "unknown algorithm ''"),
+        (Esp, "aes128gcm16-x25519", "ESP:AES_GCM_16_128/CURVE_25519/NO_EXT_SEQ"),
+        (Esp, "aes256gcm64", "ESP:AES_GCM_8_256/NO_EXT_SEQ"),
+        (Esp, "aes128gcm12-esn-noesn", "ESP:AES_GCM_12_128/EXT_SEQ/NO_EXT_SEQ"),
+        (Esp, "aes128gcm16-sha256", "ESP:AES_GCM_16_128/NO_EXT_SEQ"),
+        (Esp, "aes128gcm16-x448", "'x448' is not supported"),
+        (Esp, "aes128-sha256-modp2048", "'aes128' is not supported"),
+        (Esp, "camellia128-sha256", "'camellia128' is not supported"),
+    ];
+    for (protocol, text, expected) in TABLE {
+        assert_eq!(&shown(*protocol, text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_proposal_that_cannot_be_done_is_left_out_while_another_remains() {
+    let list = Proposal::parse_list(Esp, "aes128-sha256-modp2048, aes128gcm16-modp2048").unwrap();
+    assert_eq!(list.proposals.len(), 1);
+    assert_eq!(list.proposals[0].to_string(), "ESP:AES_GCM_16_128/MODP_2048/NO_EXT_SEQ");
+    assert_eq!(list.left_out.len(), 1);
+    assert_eq!(list.left_out[0].0, "aes128-sha256-modp2048");
+    assert_eq!(
+        Proposal::parse_list(Esp, "aes128-sha256"),
+        Err(ProposalError::Unsupported("aes128".to_owned()))
+    );
+}
+
+#[test]
+fn defaults_exist_for_ike_and_esp() {
+    assert_eq!(Proposal::defaults(Ike).len(), 2);
+    assert_eq!(Proposal::defaults(Esp).len(), 1);
+    assert_eq!(Proposal::parse_list(Esp, "default").unwrap().proposals, Proposal::defaults(Esp));
+}
