@@ -10,15 +10,32 @@ pub struct Engine(Kind);
 /// The implementations by name; only [`Engine`] proves that one can run here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     Portable,
 }
 
 impl Kind {
     /// Fastest first.
-    const ALL: [Self; 1] = [Self::Portable];
+    const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        Self::Portable,
+    ];
 
     fn detected(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("vpclmulqdq")
+                    && is_x86_feature_detected!("bmi2")
+                    && expansion_detected()
+            }
             Self::Portable => true,
         }
     }
@@ -30,7 +47,7 @@ impl Engine {
 
     /// The engines this processor can run, fastest first; never empty.
     pub fn available() -> impl Iterator<Item = Self> {
-        Kind::ALL.into_iter().filter(|kind| kind.detected()).map(Self)
+        Kind::ALL.iter().copied().filter(|kind| kind.detected()).map(Self)
     }
 
     /// The fastest engine this processor can run.
@@ -46,6 +63,8 @@ impl Engine {
     /// The name by which configuration and the known-answer runner force an engine.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
             Kind::Portable => "portable",
         }
     }
@@ -53,4 +72,13 @@ impl Engine {
     pub(super) fn kind(self) -> Kind {
         self.0
     }
+}
+
+/// Whether the processor has what key expansion for the vector engines takes.
+#[cfg(target_arch = "x86_64")]
+fn expansion_detected() -> bool {
+    is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("pclmulqdq")
+        && is_x86_feature_detected!("ssse3")
+        && is_x86_feature_detected!("sse4.1")
 }

@@ -9,6 +9,8 @@
 //! - the AAD is readable for `aad_len` bytes, and overlaps nothing that is written;
 //! - `len` and `aad_len` are at most [`MAX_LEN`], `tag_len` is 8, 12 or 16.
 
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::{__m128i, _mm_loadu_si128};
 use core::fmt;
 use core::marker::PhantomData;
 use core::slice;
@@ -17,6 +19,8 @@ use aes_gcm::aead::inout::InOutBuf;
 use zeroize::Zeroize;
 
 use super::engine::Kind;
+#[cfg(target_arch = "x86_64")]
+use super::expanded::ExpandedKey;
 use super::key::{Class, GcmKey, KeyRef};
 use super::portable::PortableKey;
 use super::{NONCE_LEN, TAG_LEN};
@@ -232,20 +236,19 @@ impl<'a> OpenJob<'a> {
 
 impl fmt::Debug for SealJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealJob").field("len", &self.0.len).finish_non_exhaustive()
+        f.debug_struct("SealJob").field("len", &self.0.len()).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for OpenJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenJob").field("len", &self.0.len).finish_non_exhaustive()
+        f.debug_struct("OpenJob").field("len", &self.0.len()).finish_non_exhaustive()
     }
 }
 
 /// What both directions share: the invariants are those of the module.
 ///
-/// `aad_len` and `len` are neighbours because together they are the length block of GHASH; `nonce` is not
-/// last, so that a 16-byte load of it stays inside the job.
+/// `text_bits` and `aad_bits` are neighbours, and in bits, because together they are the length block of GHASH.
 #[repr(C)]
 pub(super) struct Job<'a> {
     pub(super) src: *const u8,
@@ -253,8 +256,8 @@ pub(super) struct Job<'a> {
     pub(super) tag: *mut u8,
     pub(super) key: KeyRef<'a>,
     pub(super) aad: AadBytes,
-    pub(super) len: u32,
-    pub(super) aad_len: u32,
+    text_bits: u64,
+    aad_bits: u64,
     pub(super) nonce: [u8; NONCE_LEN],
     class: Class,
     pub(super) tag_len: u8,
@@ -262,9 +265,7 @@ pub(super) struct Job<'a> {
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-// One more cache line per burst of seven jobs than a single line each would be, and no field is packed.
-const _: () = assert!(size_of::<Job<'_>>() == 72);
-const _: () = assert!(core::mem::offset_of!(Job<'_>, nonce) + 16 <= size_of::<Job<'_>>());
+const _: () = assert!(size_of::<Job<'_>>() == 80);
 
 impl<'a> Job<'a> {
     #[inline]
@@ -291,8 +292,8 @@ impl<'a> Job<'a> {
             tag,
             key: key.body(),
             aad: aad.bytes,
-            len: len as u32,
-            aad_len: aad.len as u32,
+            text_bits: 8 * len as u64,
+            aad_bits: 8 * aad.len as u64,
             nonce,
             class: key.class(),
             tag_len: tag_len as u8,
@@ -312,29 +313,89 @@ impl<'a> Job<'a> {
 
     /// The key of a job of the portable class.
     pub(super) fn portable_key(&self) -> &'a PortableKey {
-        assert!(self.class.kind == Kind::Portable, "a job runs in the engine its key was made for");
+        assert!(
+            matches!(self.class.kind, Kind::Portable),
+            "a job runs in the engine its key was made for"
+        );
         // SAFETY: `GcmKey::body` gives this member for exactly this class.
         unsafe { self.key.portable }
     }
 
-    /// AAD, text and tag as slices.
-    pub(super) fn parts(&mut self) -> (&[u8], InOutBuf<'_, '_, u8>, &[u8]) {
-        let aad = if self.aad_len as usize <= INLINE_AAD {
+    /// The key of a job of a vector engine.
+    ///
+    /// # Safety
+    ///
+    /// The job's class is that of an engine other than the portable one.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn expanded_key(&self) -> &'a ExpandedKey {
+        // SAFETY: `GcmKey::body` gives this member for the classes that the caller vouches for.
+        unsafe { self.key.expanded }
+    }
+
+    /// Tells keys apart.
+    #[inline]
+    pub(super) fn key_address(&self) -> *const u8 {
+        // SAFETY: both members are references, so either is the address of the key.
+        unsafe { self.key.portable as *const PortableKey }.cast()
+    }
+
+    /// Bytes of text.
+    #[inline]
+    pub(super) fn len(&self) -> u32 {
+        (self.text_bits / 8) as u32
+    }
+
+    /// Bytes of AAD.
+    #[inline]
+    fn aad_len(&self) -> usize {
+        (self.aad_bits / 8) as usize
+    }
+
+    /// The length block of GHASH, byte-reversed: bits of text below, bits of AAD above (SP 800-38D §7.1).
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn length_block(&self) -> __m128i {
+        let both =
+            core::ptr::from_ref(self).wrapping_byte_add(core::mem::offset_of!(Self, text_bits));
+        // SAFETY: `text_bits` and the `aad_bits` behind it (`repr(C)`) are 16 bytes of this job, and SSE2 is part
+        // of every x86-64. The pointer is made of `self` as a whole.
+        unsafe { _mm_loadu_si128(both.cast()) }
+    }
+
+    /// AAD that fits one block, zeros behind.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn aad_block(&self) -> Option<__m128i> {
+        if self.aad_len() > INLINE_AAD {
+            return None;
+        }
+        // SAFETY: `Aad` puts up to INLINE_AAD bytes into `block`, 16 readable bytes; SSE2 is part of every x86-64.
+        Some(unsafe { _mm_loadu_si128((&raw const self.aad.block).cast()) })
+    }
+
+    /// The AAD.
+    pub(super) fn aad(&self) -> &[u8] {
+        if self.aad_len() <= INLINE_AAD {
             // SAFETY: `Aad` puts up to INLINE_AAD bytes into `block`, which is plain bytes in any case.
             let block = unsafe { &self.aad.block };
-            &block[..self.aad_len as usize]
+            &block[..self.aad_len()]
         } else {
             // SAFETY: AAD longer than INLINE_AAD is at `long`.
             let long = unsafe { self.aad.long };
             // SAFETY: readable for `aad_len` bytes for 'a, by the invariants of the module.
-            unsafe { slice::from_raw_parts(long, self.aad_len as usize) }
-        };
+            unsafe { slice::from_raw_parts(long, self.aad_len()) }
+        }
+    }
+
+    /// AAD, text and tag as slices.
+    pub(super) fn parts(&mut self) -> (&[u8], InOutBuf<'_, '_, u8>, &[u8]) {
         // SAFETY: `src` is readable and `dst` writable for `len` bytes, they are equal or do not overlap, and
         // the borrow of the job keeps others away.
-        let data = unsafe { InOutBuf::from_raw(self.src, self.dst, self.len as usize) };
+        let data = unsafe { InOutBuf::from_raw(self.src, self.dst, self.len() as usize) };
         // SAFETY: readable for `tag_len` bytes, and written by nobody while the job is borrowed.
         let tag = unsafe { slice::from_raw_parts(self.tag, usize::from(self.tag_len)) };
-        (aad, data, tag)
+        (self.aad(), data, tag)
     }
 
     /// Writes the tag of a seal job, cut to its length.
@@ -358,7 +419,7 @@ impl<'a> Job<'a> {
     #[cold]
     pub(super) fn wipe(&mut self) {
         // SAFETY: writable for `len` bytes, and the borrow of the job keeps others away.
-        let text = unsafe { slice::from_raw_parts_mut(self.dst, self.len as usize) };
+        let text = unsafe { slice::from_raw_parts_mut(self.dst, self.len() as usize) };
         text.zeroize();
     }
 }

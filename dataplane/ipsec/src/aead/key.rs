@@ -1,6 +1,10 @@
 //! The expanded key of one engine.
 
+#[cfg(target_arch = "x86_64")]
+use super::dispatch::expand;
 use super::engine::{Engine, Kind};
+#[cfg(target_arch = "x86_64")]
+use super::expanded::ExpandedKey;
 use super::portable::PortableKey;
 
 /// An AES-GCM key expanded for one engine.
@@ -31,18 +35,33 @@ pub enum KeyLength {
     Aes256,
 }
 
+impl KeyLength {
+    /// AES rounds (FIPS 197 §5).
+    pub(super) const fn rounds(self) -> usize {
+        match self {
+            Self::Aes128 => 10,
+            Self::Aes192 => 12,
+            Self::Aes256 => 14,
+        }
+    }
+}
+
 /// The key is not 16, 24 or 32 bytes long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an AES key has 16, 24 or 32 bytes")]
 pub struct UnsupportedKeyLength;
 
 enum Body {
+    #[cfg(target_arch = "x86_64")]
+    Expanded(Box<ExpandedKey>),
     Portable(Box<PortableKey>),
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.
 #[derive(Clone, Copy)]
 pub(super) union KeyRef<'a> {
+    #[cfg(target_arch = "x86_64")]
+    pub(super) expanded: &'a ExpandedKey,
     pub(super) portable: &'a PortableKey,
 }
 
@@ -69,15 +88,27 @@ impl GcmKey {
             _ => return Err(UnsupportedKeyLength),
         };
         let class = Class { kind: engine.kind(), length };
-        let body = match class.kind {
-            Kind::Portable => Body::Portable(Box::new(PortableKey::new(key)?)),
-        };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(expanded) = expand(engine, key, length) {
+            return Ok(Self { class, body: Body::Expanded(expanded) });
+        }
+        let body = Body::Portable(Box::new(PortableKey::new(key)?));
         Ok(Self { class, body })
     }
 
     /// The length of the key.
     pub fn length(&self) -> KeyLength {
         self.class.length
+    }
+
+    /// Asks for the cache lines that a packet of `len` bytes will need, so that they are there when its burst is.
+    #[inline]
+    pub fn prefetch(&self, len: usize) {
+        match &self.body {
+            #[cfg(target_arch = "x86_64")]
+            Body::Expanded(key) => key.prefetch(len, self.class.length.rounds()),
+            Body::Portable(_) => {}
+        }
     }
 
     #[inline]
@@ -88,6 +119,8 @@ impl GcmKey {
     #[inline]
     pub(super) fn body(&self) -> KeyRef<'_> {
         match &self.body {
+            #[cfg(target_arch = "x86_64")]
+            Body::Expanded(key) => KeyRef { expanded: key },
             Body::Portable(key) => KeyRef { portable: key },
         }
     }

@@ -14,7 +14,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`engine`](self) | which implementations this processor can run: [`Engine`] |
+//! | `engine` | which implementations this processor can run: [`Engine`] |
+//! | `dispatch` | [`seal_burst`], [`open_burst`]: from jobs to the kernel of their key |
 //! | `key` | [`GcmKey`], the expanded key of one engine |
 //! | `job` | [`SealJob`], [`OpenJob`], [`Aad`]: one packet's work and its bounds |
 //! | `expanded` | AES key schedule and powers of H for the vector engines |
@@ -24,7 +25,16 @@
 //! did not verify (it is overwritten with zeros), or see a nonce twice under a key: that one is the
 //! caller's duty, because only the caller owns the counter.
 
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "the AVX-512 kernel: loads and stores at a job's pointers")]
+#[expect(clippy::needless_range_loop, reason = "vectors of a group are numbered in several arrays")]
+mod avx512;
+#[expect(unsafe_code, reason = "calls kernels that need what the processor was asked for")]
+mod dispatch;
 mod engine;
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "prefetches the lines of a key")]
+mod expanded;
 #[expect(unsafe_code, reason = "jobs carry in-place and out-of-place buffers as one pointer pair")]
 mod job;
 mod key;
@@ -32,38 +42,16 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
+pub use dispatch::{open_burst, seal_burst};
 pub use engine::Engine;
 pub use job::{Aad, JobError, MAX_LEN, OpenJob, SealJob, Unauthentic};
 pub use key::{GcmKey, KeyLength, UnsupportedKeyLength};
-
-use engine::Kind;
-use job::Job;
 
 /// Bytes of a GCM nonce: the 4-byte salt of the SA and the 8-byte explicit IV (RFC 4106 §4).
 pub const NONCE_LEN: usize = 12;
 
 /// The longest tag, in bytes.
 pub const TAG_LEN: usize = 16;
-
-/// Encrypts and authenticates every job of the burst.
-pub fn seal_burst(burst: &mut [SealJob<'_>]) {
-    for run in runs(SealJob::as_jobs_mut(burst)) {
-        match run.kind() {
-            Kind::Portable => run.jobs.iter_mut().for_each(portable::seal),
-        }
-    }
-}
-
-/// Verifies and decrypts every job of the burst; [`OpenJob::verdict`] then tells which were authentic.
-///
-/// The output of a job that is not authentic is all zeros.
-pub fn open_burst(burst: &mut [OpenJob<'_>]) {
-    for run in runs(OpenJob::as_jobs_mut(burst)) {
-        match run.kind() {
-            Kind::Portable => run.jobs.iter_mut().for_each(portable::open),
-        }
-    }
-}
 
 /// Seals a single packet in place, as a burst of one.
 ///
@@ -109,24 +97,4 @@ pub enum OpenError {
     /// The packet was not made with this key, nonce and AAD.
     #[error(transparent)]
     Unauthentic(#[from] Unauthentic),
-}
-
-/// Neighbouring jobs of one engine and key length.
-struct Run<'b, 'a> {
-    class: key::Class,
-    jobs: &'b mut [Job<'a>],
-}
-
-impl Run<'_, '_> {
-    fn kind(&self) -> Kind {
-        self.class.kind
-    }
-}
-
-/// Splits a burst where engine or key length change.
-fn runs<'b, 'a>(burst: &'b mut [Job<'a>]) -> impl Iterator<Item = Run<'b, 'a>> {
-    burst.chunk_by_mut(|a, b| a.class() == b.class()).filter_map(|jobs| {
-        let class = jobs.first()?.class();
-        Some(Run { class, jobs })
-    })
 }

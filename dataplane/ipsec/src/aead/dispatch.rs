@@ -1,0 +1,74 @@
+//! From a burst to the kernels.
+//!
+//! A kernel may run only where the processor has its instructions. The evidence travels in the types: an
+//! [`Engine`](super::Engine) exists only where they were detected, a key of an engine is made only with it, a
+//! job carries the class of its key, and here, nowhere else, a job's class chooses the kernel.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::engine::Engine;
+use super::engine::Kind;
+#[cfg(target_arch = "x86_64")]
+use super::expanded::ExpandedKey;
+use super::job::{Job, OpenJob, SealJob};
+use super::key::{Class, KeyLength};
+use super::portable;
+
+/// Encrypts and authenticates every job of the burst.
+///
+/// A job is for one burst: a second one would encrypt its output under the same nonce.
+pub fn seal_burst(burst: &mut [SealJob<'_>]) {
+    run_by_class(SealJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
+        (Kind::Portable, _) => jobs.iter_mut().for_each(portable::seal),
+        // SAFETY: keys of the class Avx512 exist only where its instructions do, all jobs are of the class, whose
+        // rounds these are, and they are seal jobs; so in each arm.
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run::<true, 12>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs) },
+    });
+}
+
+/// Verifies and decrypts every job of the burst; [`OpenJob::verdict`] then tells which were authentic.
+///
+/// The output of a job that is not authentic is all zeros. A job is for one burst.
+pub fn open_burst(burst: &mut [OpenJob<'_>]) {
+    run_by_class(OpenJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
+        (Kind::Portable, _) => jobs.iter_mut().for_each(portable::open),
+        // SAFETY: keys of the class Avx512 exist only where its instructions do, and all jobs are of the class,
+        // whose rounds these are; so in each arm.
+        #[cfg(target_arch = "x86_64")]
+        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run::<false, 12>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs) },
+    });
+}
+
+/// Splits a burst where the class changes, and hands on what is of one class.
+#[inline]
+fn run_by_class<'a>(jobs: &mut [Job<'a>], mut run: impl FnMut(Class, &mut [Job<'a>])) {
+    for jobs in jobs.chunk_by_mut(|a, b| a.class() == b.class()) {
+        if let Some(class) = jobs.first().map(Job::class) {
+            run(class, jobs);
+        }
+    }
+}
+
+/// Expands `key`, of the length that `length` says, for a vector engine; `None` for the portable one.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn expand(engine: Engine, key: &[u8], length: KeyLength) -> Option<Box<ExpandedKey>> {
+    match engine.kind() {
+        // SAFETY: an `Engine` of this kind exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
+        Kind::Avx512 => Some(unsafe { ExpandedKey::new(key, length) }),
+        Kind::Portable => None,
+    }
+}
