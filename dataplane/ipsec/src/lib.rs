@@ -9,11 +9,37 @@
 //!   outbound: packet ─► SPD ─► SA ─► sequence number ─► headers ─► encrypt ─► outer packet
 //! ```
 //!
+//! | module | what |
+//! |---|---|
+//! | [`sa`], [`selector`], [`algorithm`] | the terms in which the control plane states SAs and policies |
+//! | [`spi`] | inbound SPIs: what they say, and who gives them out |
+//! | [`classify`](mod@classify), [`flow`] | what a received packet is, and what selectors look at |
+//! | [`inbound`], [`outbound`] | the two burst functions, in the order of RFC 4301 §5.2 and §5.1 |
+//! | [`sad`] | SAs of one worker, by SPI and by policy |
+//! | [`spd`] | policies, compiled, and the flow cache |
+//! | [`esp`] | what is done to a packet under one SA |
+//! | [`replay`] | anti-replay windows |
+//! | [`aead`] | the batched AES-GCM engine |
+//! | [`drop_cause`], [`accounting`] | what is counted |
+//! | [`packet`] | what a packet is to this crate |
+//!
 //! The crate does no I/O, reads no clock, starts no thread and never logs. Everything that can be
-//! computed once is computed when an SA or a policy is installed.
+//! computed once is computed when an SA or a policy is installed; per burst nothing is allocated.
 #![deny(unsafe_code)]
 
+pub mod accounting;
 pub mod aead;
 pub mod algorithm;
+pub mod classify;
+pub mod drop_cause;
+pub mod esp;
+pub mod flow;
+pub mod inbound;
+pub mod outbound;
+pub mod packet;
+pub mod replay;
 pub mod sa;
+pub mod sad;
 pub mod selector;
+pub mod spd;
+pub mod spi;

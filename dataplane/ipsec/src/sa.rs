@@ -158,3 +158,57 @@ pub struct SaParameters {
     /// Tunnel header rules.
     pub headers: HeaderRules,
 }
+
+/// Why an SA cannot be installed. Everything is found before it reaches a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SaError {
+    /// The cipher's key with its salt has another length.
+    #[error("{cipher:?} does not take {got} bytes of key and salt")]
+    CipherKeyLength {
+        /// The transform.
+        cipher: Cipher,
+        /// Bytes given.
+        got: usize,
+    },
+    /// The integrity key has another length.
+    #[error("{integrity:?} does not take a key of {got} bytes")]
+    IntegrityKeyLength {
+        /// The transform.
+        integrity: Integrity,
+        /// Bytes given.
+        got: usize,
+    },
+    /// The ICV length that the cipher names is none of 8, 12 and 16 (RFC 4106 §6, RFC 4309 §6).
+    #[error("{0:?} has an ICV of none of 8, 12 and 16 bytes")]
+    IcvLength(Cipher),
+    /// A cipher that protects no integrity stands alone (RFC 8221 §4).
+    #[error("{0:?} needs an integrity transform beside it")]
+    MissingIntegrity(Cipher),
+    /// A combined mode has a separate integrity transform beside it.
+    #[error("{0:?} is a combined mode and takes no integrity transform")]
+    UnwantedIntegrity(Cipher),
+    /// AH with a cipher.
+    #[error("AH does not encrypt")]
+    CipherWithAh,
+    /// AH in UDP (RFC 3948 §1 knows only ESP).
+    #[error("AH cannot be encapsulated in UDP")]
+    EncapWithAh,
+    /// The outer addresses are of two families.
+    #[error("the tunnel addresses are of two families")]
+    AddressFamilies,
+    /// There is no traffic that the SA may carry.
+    #[error("the SA has no selectors")]
+    NoSelectors,
+    /// The replay window is too small or over the limit.
+    #[error(transparent)]
+    Window(#[from] crate::replay::WindowSize),
+    /// This transform is not implemented.
+    #[error("{0:?} is not implemented")]
+    UnsupportedCipher(Cipher),
+    /// This transform is not implemented.
+    #[error("{0:?} is not implemented")]
+    UnsupportedIntegrity(Integrity),
+    /// This protocol or mode is not implemented.
+    #[error("{0:?} in {1:?} mode is not implemented")]
+    UnsupportedMode(Protocol, Mode),
+}

@@ -1,0 +1,15 @@
+//! ESP (RFC 4303) over one SA: the runtime forms of SAs, and what is done to a packet.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`inbound`] | the receiving SA: sizes, replay, trailer, tunnel strip, selectors |
+//! | [`outbound`] | the sending SA: sequence numbers, padding, tunnel headers |
+//! | `suite` | the keyed transforms, chosen once when an SA is installed |
+
+pub mod inbound;
+pub mod outbound;
+pub(crate) mod suite;
+
+/// How many packets go through the stages together: enough for the batched cipher to fill its lanes,
+/// few enough that their state stays in the first-level cache.
+pub(crate) const BURST: usize = 32;

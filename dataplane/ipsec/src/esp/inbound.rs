@@ -1,0 +1,328 @@
+//! ESP as received (RFC 4303 §3.4).
+//!
+//! ```text
+//!  outer headers │ SPI, sequence │ IV │ inner packet │ TFC │ 1 2 3 … │ pad length │ next │ ICV
+//!                │◄──── in clear ────►│◄────────────── ciphertext ──────────────────►│
+//! ```
+
+use super::suite::{self, Sizes, Suite};
+use crate::accounting::{Contribution, Events, Totals, Usage};
+use crate::classify::Protected;
+use crate::drop_cause::DropCause;
+use crate::flow::Flow;
+use crate::packet::PacketBuffer;
+use crate::replay::{Candidate, Order, ReplayWindow, Replayed};
+use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
+use crate::selector::Selector;
+use core::net::IpAddr;
+use wire::ecn::Ecn;
+use wire::ip::Ip;
+use wire::{esp, protocol};
+
+/// Where the peer's packets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Outer source address.
+    pub address: IpAddr,
+    /// UDP source port when encapsulated.
+    pub port: Option<u16>,
+}
+
+/// The runtime form of an SA that receives. One worker owns it.
+pub struct InboundSa {
+    spi: Spi,
+    esn: bool,
+    sizes: Sizes,
+    contribution: Contribution,
+    headers: HeaderRules,
+    seen: bool,
+    peer: Peer,
+    suite: Suite,
+    replay: ReplayWindow,
+    usage: Usage,
+    selectors: Box<[Selector]>,
+    pair: PairId,
+}
+
+impl InboundSa {
+    /// Computes everything that does not change from packet to packet.
+    ///
+    /// # Errors
+    ///
+    /// What does not fit, as [`SaError`] says.
+    pub fn new(parameters: &SaParameters) -> Result<Self, SaError> {
+        let contribution = suite::check(parameters)?;
+        let (suite, sizes) = Suite::new(&parameters.transform)?;
+        Ok(Self {
+            spi: parameters.spi,
+            esn: parameters.esn,
+            sizes,
+            contribution,
+            headers: parameters.headers,
+            seen: false,
+            peer: Peer {
+                address: parameters.remote,
+                port: parameters.encap.map(|encap| encap.remote_port),
+            },
+            suite,
+            replay: ReplayWindow::new(parameters.replay_window, parameters.esn)?,
+            usage: Usage::new(&parameters.lifetime),
+            selectors: parameters.selectors.clone().into(),
+            pair: parameters.pair,
+        })
+    }
+
+    /// Starts with `highest` as the highest sequence number seen and an empty window, as when an SA is
+    /// taken over from another gateway.
+    ///
+    /// # Errors
+    ///
+    /// [`SaError::Window`].
+    pub fn resume_at(mut self, window: u32, highest: u64) -> Result<Self, SaError> {
+        self.replay = ReplayWindow::resume(window, self.esn, highest)?;
+        Ok(self)
+    }
+
+    /// Its SPI.
+    #[inline]
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The pair it belongs to.
+    #[inline]
+    pub fn pair(&self) -> PairId {
+        self.pair
+    }
+
+    /// What it has carried.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Where authentic packets last came from.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The highest sequence number accepted.
+    pub fn highest_sequence(&self) -> u64 {
+        self.replay.highest()
+    }
+
+    /// Whether an authentic packet has arrived.
+    pub fn is_used(&self) -> bool {
+        self.seen
+    }
+
+    /// Replaces the lifetime of the live SA.
+    pub fn set_lifetime(&mut self, lifetime: &Lifetime) {
+        self.usage.set_lifetime(lifetime);
+    }
+
+    /// Tells where the peer is expected, so that only a move from there is an event.
+    pub fn set_peer(&mut self, peer: Peer) {
+        self.peer = peer;
+    }
+
+    /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3): what needs no key.
+    #[inline]
+    pub(crate) fn admit(&self, header: &Protected, data: &[u8]) -> Result<Admitted, DropCause> {
+        if header.protocol != Protocol::Esp {
+            return Err(DropCause::ProtocolMismatch);
+        }
+        let (offset, end) = (usize::from(header.offset), usize::from(header.end));
+        let packet = data.get(offset..end).ok_or(DropCause::TooShort)?;
+        let Sizes { iv, icv, align } = self.sizes;
+        let sequence = esp::Esp::parse(packet).map_err(|_| DropCause::TooShort)?.sequence();
+        let fixed = esp::HEADER_LEN + usize::from(iv) + usize::from(icv);
+        let text_len = packet.len().checked_sub(fixed).ok_or(DropCause::TooShort)?;
+        if text_len < esp::TRAILER_LEN {
+            return Err(DropCause::TooShort);
+        }
+        if text_len % usize::from(align) != 0 {
+            return Err(DropCause::BadLength);
+        }
+        let candidate = self.replay.check(sequence).map_err(|replayed| match replayed {
+            Replayed::Duplicate => DropCause::ReplayedDuplicate,
+            Replayed::TooOld => DropCause::ReplayedTooOld,
+        })?;
+        let text = offset + esp::HEADER_LEN + usize::from(iv);
+        Ok(Admitted { candidate, spi: self.spi, text, text_len, authentic: false })
+    }
+
+    #[inline]
+    pub(crate) fn suite(&self) -> &Suite {
+        &self.suite
+    }
+
+    #[inline]
+    pub(crate) fn icv_len(&self) -> usize {
+        usize::from(self.sizes.icv)
+    }
+
+    #[inline]
+    pub(crate) fn esn(&self) -> bool {
+        self.esn
+    }
+
+    /// Everything behind decryption: replay window, trailer, tunnel strip, selectors and accounts
+    /// (RFC 4303 §3.4.3, §3.4.4; RFC 4301 §5.2 steps 3 and 4). On success the buffer holds the inner
+    /// packet.
+    #[inline]
+    pub(crate) fn conclude<B: PacketBuffer>(
+        &mut self,
+        header: &Protected,
+        admitted: Admitted,
+        buffer: &mut B,
+        totals: &mut Totals,
+    ) -> (Result<Inner, DropCause>, Events) {
+        let mut events = Events::NONE;
+        let result = self.unwrap(header, admitted, buffer, totals, &mut events);
+        (result, events)
+    }
+
+    #[inline]
+    fn unwrap<B: PacketBuffer>(
+        &mut self,
+        header: &Protected,
+        admitted: Admitted,
+        buffer: &mut B,
+        totals: &mut Totals,
+        events: &mut Events,
+    ) -> Result<Inner, DropCause> {
+        let Admitted { candidate, text, text_len, authentic, .. } = admitted;
+        if !authentic {
+            return Err(DropCause::NotAuthentic);
+        }
+        let order = self.replay.accept(candidate).map_err(|replayed| match replayed {
+            Replayed::Duplicate => DropCause::ReplayedDuplicate,
+            Replayed::TooOld => DropCause::ReplayedTooOld,
+        })?;
+        self.note_peer(header, order, events);
+
+        let plain = buffer.data_mut().get_mut(text..text + text_len).ok_or(DropCause::TooShort)?;
+        let (payload_len, next_header) = read_trailer(plain)?;
+        if next_header == protocol::NO_NEXT_HEADER {
+            return Err(DropCause::Dummy);
+        }
+        let payload = plain.get_mut(..payload_len).ok_or(DropCause::BadPadding)?;
+        let (inner, flow) = read_inner(payload, next_header)?;
+        if !self.selectors.iter().any(|selector| selector.matches(&flow.inbound())) {
+            return Err(DropCause::SelectorMismatch);
+        }
+        let traffic_class = self.inner_traffic_class(inner.traffic_class, header.traffic_class)?;
+        if traffic_class != inner.traffic_class {
+            wire::ip::set_traffic_class(payload, traffic_class);
+        }
+
+        let bytes = inner.len as u64;
+        if !self.usage.admits(bytes) {
+            *events |= self.usage.refuse();
+            return Err(DropCause::LifetimeReached);
+        }
+        *events |= self.usage.charge(bytes);
+        totals.add(self.contribution, bytes);
+        buffer.trim_front(text);
+        buffer.set_len(inner.len).map_err(|_| DropCause::NoRoom)?;
+        Ok(Inner { flow })
+    }
+
+    #[inline]
+    fn note_peer(&mut self, header: &Protected, order: Order, events: &mut Events) {
+        if !self.seen {
+            self.seen = true;
+            *events |= Events::FIRST_AUTHENTIC;
+        }
+        let peer = Peer { address: header.source, port: header.source_port };
+        if order == Order::Newest && peer != self.peer {
+            self.peer = peer;
+            *events |= Events::PEER_MOVED;
+        }
+    }
+
+    /// DSCP by the SA's rule and ECN by RFC 6040 §4.2.
+    #[inline]
+    fn inner_traffic_class(&self, inner: u8, outer: u8) -> Result<u8, DropCause> {
+        let dscp = match self.headers.dscp {
+            DscpRule::In | DscpRule::Both => outer & 0xfc,
+            DscpRule::Out | DscpRule::None => inner & 0xfc,
+        };
+        let ecn = if self.headers.ecn {
+            Ecn::decapsulate(Ecn::of(inner), Ecn::of(outer)).ok_or(DropCause::CongestionNotEct)?
+        } else {
+            Ecn::of(inner)
+        };
+        Ok(dscp | ecn.bits())
+    }
+}
+
+impl core::fmt::Debug for InboundSa {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("InboundSa")
+            .field("spi", &self.spi)
+            .field("pair", &self.pair)
+            .field("peer", &self.peer)
+            .field("usage", &self.usage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A packet that may be decrypted.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) candidate: Candidate,
+    pub(crate) spi: Spi,
+    /// Where the ciphertext begins in the packet.
+    pub(crate) text: usize,
+    /// Its length without the ICV.
+    pub(crate) text_len: usize,
+    /// What the cipher said.
+    pub(crate) authentic: bool,
+}
+
+/// A packet that came out of its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Its selector values.
+    pub flow: Flow,
+}
+
+struct InnerHeader {
+    len: usize,
+    traffic_class: u8,
+}
+
+/// Reads and checks pad length, padding and next header (RFC 4303 §2.4 to §2.6): the length of what
+/// comes before them.
+#[inline]
+fn read_trailer(plain: &[u8]) -> Result<(usize, u8), DropCause> {
+    let (rest, &[pad_len, next_header]) =
+        plain.split_last_chunk::<{ esp::TRAILER_LEN }>().ok_or(DropCause::TooShort)?;
+    let payload_len = rest.len().checked_sub(usize::from(pad_len)).ok_or(DropCause::BadPadding)?;
+    let padding = rest.get(payload_len..).ok_or(DropCause::BadPadding)?;
+    if !padding.iter().zip(1u8..=255).all(|(&byte, expected)| byte == expected) {
+        return Err(DropCause::BadPadding);
+    }
+    Ok((payload_len, next_header))
+}
+
+/// Checks that the payload begins with the IP packet that the next header promises; what follows it is
+/// traffic flow confidentiality padding (RFC 4303 §2.7).
+#[inline]
+fn read_inner(payload: &[u8], next_header: u8) -> Result<(InnerHeader, Flow), DropCause> {
+    if !matches!(next_header, protocol::IPV4 | protocol::IPV6) {
+        return Err(DropCause::BadNextHeader);
+    }
+    let ip = Ip::parse(payload).map_err(|_| DropCause::InnerMalformed)?;
+    let sound = match (&ip, next_header) {
+        (Ip::V4(ip), protocol::IPV4) => ip.checksum_ok(),
+        (Ip::V6(_), protocol::IPV6) => true,
+        _ => false,
+    };
+    if !sound {
+        return Err(DropCause::InnerMalformed);
+    }
+    let flow = Flow::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
+    Ok((InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class() }, flow))
+}

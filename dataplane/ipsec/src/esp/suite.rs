@@ -1,0 +1,113 @@
+//! The keyed transforms of an SA, chosen once (RFC 8221).
+
+use crate::accounting::Contribution;
+use crate::aead::{Aad, GcmKey, NONCE_LEN};
+use crate::algorithm::Cipher;
+use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
+
+/// Bytes of explicit IV that the batched path writes and reads.
+pub(crate) const GCM_IV_LEN: usize = 8;
+
+/// The transforms of one SA.
+pub(crate) enum Suite {
+    /// RFC 4106, by the batched engine.
+    Gcm {
+        /// The expanded key.
+        key: GcmKey,
+        /// First four bytes of every nonce.
+        salt: [u8; 4],
+    },
+}
+
+/// What the transforms add to a packet, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) iv: u8,
+    pub(crate) icv: u8,
+    /// What payload, padding and trailer together are a multiple of.
+    pub(crate) align: u8,
+}
+
+impl Suite {
+    pub(crate) fn new(transform: &Transform) -> Result<(Self, Sizes), SaError> {
+        let Transform { cipher, cipher_key, integrity } = transform;
+        let cipher = *cipher;
+        let key_lens = cipher.key_lens();
+        let wrong_length = SaError::CipherKeyLength { cipher, got: cipher_key.len() };
+        let key_len =
+            cipher_key.len().checked_sub(cipher.salt_len()).filter(|len| key_lens.contains(len));
+        let (key, salt) = cipher_key.expose().split_at(key_len.ok_or(wrong_length)?);
+        match integrity {
+            Some(_) if cipher.is_combined() => return Err(SaError::UnwantedIntegrity(cipher)),
+            None if !cipher.is_combined() => return Err(SaError::MissingIntegrity(cipher)),
+            Some((integrity, key)) if key.len() != integrity.key_len() => {
+                return Err(SaError::IntegrityKeyLength { integrity: *integrity, got: key.len() });
+            }
+            Some(_) | None => {}
+        }
+        match cipher {
+            Cipher::AesGcm(icv) => {
+                if !matches!(icv, 8 | 12 | 16) {
+                    return Err(SaError::IcvLength(cipher));
+                }
+                let key = GcmKey::new(key).map_err(|_| wrong_length)?;
+                let salt = salt.try_into().map_err(|_| wrong_length)?;
+                let sizes = Sizes { iv: GCM_IV_LEN as u8, icv, align: 4 };
+                Ok((Self::Gcm { key, salt }, sizes))
+            }
+            Cipher::AesCbc
+            | Cipher::AesCtr
+            | Cipher::AesCcm(_)
+            | Cipher::AesGmac
+            | Cipher::ChaCha20Poly1305
+            | Cipher::Null
+            | Cipher::TripleDesCbc => Err(SaError::UnsupportedCipher(cipher)),
+        }
+    }
+}
+
+/// What both directions check before they build anything.
+pub(crate) fn check(parameters: &SaParameters) -> Result<Contribution, SaError> {
+    let SaParameters { protocol, mode, local, remote, encap, transform, selectors, .. } =
+        parameters;
+    if local.is_ipv4() != remote.is_ipv4() {
+        return Err(SaError::AddressFamilies);
+    }
+    if selectors.is_empty() {
+        return Err(SaError::NoSelectors);
+    }
+    match protocol {
+        Protocol::Ah if encap.is_some() => return Err(SaError::EncapWithAh),
+        Protocol::Ah if transform.cipher != Cipher::Null => return Err(SaError::CipherWithAh),
+        Protocol::Ah => return Err(SaError::UnsupportedMode(*protocol, *mode)),
+        Protocol::Esp if *mode == Mode::Transport => {
+            return Err(SaError::UnsupportedMode(*protocol, *mode));
+        }
+        Protocol::Esp => {}
+    }
+    Ok(Contribution {
+        confidential: transform.cipher.is_confidential(),
+        authenticated: true,
+        tunnel: *mode == Mode::Tunnel,
+    })
+}
+
+/// Salt and explicit IV (RFC 4106 §4).
+#[inline]
+pub(crate) fn nonce(salt: [u8; 4], iv: [u8; GCM_IV_LEN]) -> [u8; NONCE_LEN] {
+    let [a, b, c, d] = salt;
+    let [e, f, g, h, i, j, k, l] = iv;
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
+
+/// SPI and sequence number, with its high half in the middle when that is 64 bits (RFC 4106 §5).
+#[inline]
+pub(crate) fn aad<'a>(spi: u32, sequence: u64, esn: bool) -> Aad<'a> {
+    let [a, b, c, d] = spi.to_be_bytes();
+    let [h3, h2, h1, h0, l3, l2, l1, l0] = sequence.to_be_bytes();
+    if esn {
+        Aad::from([a, b, c, d, h3, h2, h1, h0, l3, l2, l1, l0])
+    } else {
+        Aad::from([a, b, c, d, l3, l2, l1, l0])
+    }
+}

@@ -1,0 +1,142 @@
+//! Inbound protected packets, in bursts (RFC 4301 §5.2).
+
+use crate::accounting::{Events, Totals};
+use crate::aead::{OpenJob, open_burst};
+use crate::classify::Protected;
+use crate::drop_cause::DropCause;
+use crate::esp::BURST;
+use crate::esp::inbound::{Admitted, Inner};
+use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::packet::PacketBuffer;
+use crate::sad::{InboundSad, Lookup};
+use arrayvec::ArrayVec;
+
+/// A packet on its way through [`process_burst`].
+#[derive(Debug)]
+pub struct InboundPacket<B> {
+    /// The packet, from its outer IP header; the inner one afterwards, when accepted.
+    pub buffer: B,
+    /// What [`classify`](crate::classify::classify) found.
+    pub header: Protected,
+    /// What became of it; set by [`process_burst`].
+    pub outcome: Outcome,
+    /// What happened to its SA, `header.spi`, on the way.
+    pub events: Events,
+}
+
+impl<B> InboundPacket<B> {
+    /// A packet that was not looked at yet.
+    pub fn new(buffer: B, header: Protected) -> Self {
+        Self { buffer, header, outcome: Outcome::Pending, events: Events::NONE }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// The buffer holds the packet that was protected.
+    Accepted(Inner),
+    /// Its SPI has no keys yet: it may wait for them, unchanged.
+    Larval,
+    /// It goes no further; what the buffer holds is of no use.
+    Dropped(DropCause),
+}
+
+/// Takes packets through SAD lookup, replay check, ICV and decryption, replay accept, trailer, tunnel
+/// strip and selector check. Packets of different SAs are decrypted together. Sets outcome and events
+/// of every packet that is pending, and adds what was accepted to `totals`.
+pub fn process_burst<B: PacketBuffer>(
+    sad: &mut InboundSad,
+    packets: &mut [InboundPacket<B>],
+    totals: &mut Totals,
+) {
+    for chunk in packets.chunks_mut(BURST) {
+        let mut admitted = admit(sad, chunk);
+        open(sad, chunk, &mut admitted);
+        conclude(sad, chunk, admitted, totals);
+    }
+}
+
+type Stage = ArrayVec<Option<Admitted>, BURST>;
+
+/// SAD lookup, sizes and replay check; nothing changes yet.
+#[inline]
+fn admit<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>]) -> Stage {
+    packets
+        .iter_mut()
+        .map(|packet| {
+            if packet.outcome != Outcome::Pending {
+                return None;
+            }
+            let cause = match sad.lookup(packet.header.spi) {
+                Lookup::Live(sa) => match sa.admit(&packet.header, packet.buffer.data()) {
+                    Ok(admitted) => return Some(admitted),
+                    Err(cause) => cause,
+                },
+                Lookup::Larval => {
+                    packet.outcome = Outcome::Larval;
+                    return None;
+                }
+                Lookup::Unknown => DropCause::UnknownSpi,
+            };
+            packet.outcome = Outcome::Dropped(cause);
+            None
+        })
+        .collect()
+}
+
+/// ICV and decryption of the whole burst.
+#[inline]
+fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], stage: &mut Stage) {
+    let mut jobs = ArrayVec::<OpenJob<'_>, BURST>::new();
+    let mut batched = ArrayVec::<&mut bool, BURST>::new();
+    for (packet, admitted) in packets.iter_mut().zip(stage) {
+        let Some(Admitted { candidate, spi, text, text_len, authentic }) = admitted else {
+            continue;
+        };
+        let Some(sa) = sad.get(*spi) else { continue };
+        match sa.suite() {
+            Suite::Gcm { key, salt } => {
+                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(*text)
+                else {
+                    continue;
+                };
+                let Some((data, rest)) = rest.split_at_mut_checked(*text_len) else { continue };
+                let Some(tag) = rest.get(..sa.icv_len()) else { continue };
+                let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
+                let aad = aad(spi.get(), candidate.sequence(), sa.esn());
+                let Ok(job) = OpenJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
+                    continue;
+                };
+                jobs.push(job);
+                batched.push(authentic);
+            }
+        }
+    }
+    open_burst(&mut jobs);
+    for (job, authentic) in jobs.iter().zip(batched) {
+        *authentic = job.verdict().is_ok();
+    }
+}
+
+/// What follows decryption, packet by packet in the order of arrival.
+#[inline]
+fn conclude<B: PacketBuffer>(
+    sad: &mut InboundSad,
+    packets: &mut [InboundPacket<B>],
+    stage: Stage,
+    totals: &mut Totals,
+) {
+    for (packet, admitted) in packets.iter_mut().zip(stage) {
+        let Some(admitted) = admitted else { continue };
+        let Some(sa) = sad.get_mut(admitted.spi) else { continue };
+        let (result, events) = sa.conclude(&packet.header, admitted, &mut packet.buffer, totals);
+        packet.events = events;
+        packet.outcome = match result {
+            Ok(inner) => Outcome::Accepted(inner),
+            Err(cause) => Outcome::Dropped(cause),
+        };
+    }
+}

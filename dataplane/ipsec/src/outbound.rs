@@ -1,0 +1,134 @@
+//! Outbound packets that a policy protects, in bursts (RFC 4301 §5.1).
+
+use crate::accounting::{Events, Totals};
+use crate::aead::{SealJob, seal_burst};
+use crate::drop_cause::DropCause;
+use crate::esp::BURST;
+use crate::esp::outbound::{Prepared, Refusal};
+use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::packet::PacketBuffer;
+use crate::sad::{OutboundSad, Slot};
+use arrayvec::ArrayVec;
+
+/// A packet on its way through [`process_burst`].
+#[derive(Debug)]
+pub struct OutboundPacket<B> {
+    /// The packet from its IP header, with TTL already taken care of; the outer one afterwards, when
+    /// sealed.
+    pub buffer: B,
+    /// The SA that [`OutboundSad::resolve`] chose.
+    pub sa: Slot,
+    /// What became of it; set by [`process_burst`].
+    pub outcome: Outcome,
+    /// What happened to its SA on the way.
+    pub events: Events,
+}
+
+impl<B> OutboundPacket<B> {
+    /// A packet that was not looked at yet.
+    pub fn new(buffer: B, sa: Slot) -> Self {
+        Self { buffer, sa, outcome: Outcome::Pending, events: Events::NONE }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// The buffer holds the packet to send to the peer.
+    Sealed,
+    /// Dropped as [`DropCause::PacketTooBig`], unchanged: its sender is to be told this MTU (RFC 4301 §8,
+    /// [`wire::icmp::emit_error`]).
+    TooBig(u16),
+    /// Unchanged: it may be fragmented into packets of at most this many bytes, which then fit.
+    Fragment(u16),
+    /// It goes no further; what the buffer holds is of no use.
+    Dropped(DropCause),
+}
+
+/// Takes packets through sequence number, padding, tunnel header and cipher. Packets of different SAs
+/// are encrypted together. Sets outcome and events of every packet that is pending, and adds what was
+/// sealed to `totals`.
+pub fn process_burst<B: PacketBuffer>(
+    sad: &mut OutboundSad,
+    packets: &mut [OutboundPacket<B>],
+    totals: &mut Totals,
+) {
+    for chunk in packets.chunks_mut(BURST) {
+        let prepared = prepare(sad, chunk, totals);
+        seal(sad, chunk, &prepared);
+        finish(sad, chunk, &prepared);
+    }
+}
+
+type Stage = ArrayVec<Option<Prepared>, BURST>;
+
+#[inline]
+fn prepare<B: PacketBuffer>(
+    sad: &mut OutboundSad,
+    packets: &mut [OutboundPacket<B>],
+    totals: &mut Totals,
+) -> Stage {
+    packets
+        .iter_mut()
+        .map(|packet| {
+            if packet.outcome != Outcome::Pending {
+                return None;
+            }
+            let Some(sa) = sad.get_mut(packet.sa) else {
+                packet.outcome = Outcome::Dropped(DropCause::NoSa);
+                return None;
+            };
+            match sa.prepare(&mut packet.buffer, totals, &mut packet.events) {
+                Ok(prepared) => return Some(prepared),
+                Err(Refusal::Dropped(cause)) => packet.outcome = Outcome::Dropped(cause),
+                Err(Refusal::TooBig(mtu)) => packet.outcome = Outcome::TooBig(mtu),
+                Err(Refusal::Fragment(mtu)) => packet.outcome = Outcome::Fragment(mtu),
+            }
+            None
+        })
+        .collect()
+}
+
+#[inline]
+fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
+    let mut jobs = ArrayVec::<SealJob<'_>, BURST>::new();
+    for (packet, prepared) in packets.iter_mut().zip(stage) {
+        let Some(Prepared { text_len, sequence }) = prepared else { continue };
+        // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
+        packet.outcome = Outcome::Dropped(DropCause::NoSa);
+        let Some(sa) = sad.get(packet.sa) else { continue };
+        match sa.suite() {
+            Suite::Gcm { key, salt } => {
+                let front = sa.headroom();
+                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(front)
+                else {
+                    continue;
+                };
+                let Some((data, rest)) = rest.split_at_mut_checked(*text_len) else { continue };
+                let Some(tag) = rest.get_mut(..sa.icv_len()) else { continue };
+                let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
+                let aad = aad(sa.spi().get(), *sequence, sa.esn());
+                let Ok(job) = SealJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
+                    continue;
+                };
+                jobs.push(job);
+                packet.outcome = Outcome::Sealed;
+            }
+        }
+    }
+    seal_burst(&mut jobs);
+}
+
+#[inline]
+fn finish<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
+    for (packet, prepared) in packets.iter_mut().zip(stage) {
+        if prepared.is_some()
+            && packet.outcome == Outcome::Sealed
+            && let Some(sa) = sad.get(packet.sa)
+        {
+            sa.finish(packet.buffer.data_mut());
+        }
+    }
+}

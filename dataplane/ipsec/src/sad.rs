@@ -1,0 +1,28 @@
+//! The security association databases of one worker (RFC 4301 §4.4.2).
+//!
+//! ```text
+//!  inbound:   SPI ── slot bits ──► entry ── whole SPI equal? ──► InboundSa
+//!  outbound:  PolicyId ──► bound slots, newest first ── selectors match? ──► OutboundSa
+//! ```
+
+mod inbound;
+mod outbound;
+#[cfg(test)]
+mod tests;
+
+pub use inbound::{InboundSad, Lookup};
+pub use outbound::{OutboundSad, Slot};
+
+/// Why a database refused a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SadError {
+    /// Another SA has the SPI's slot or this number already.
+    #[error("the SPI or slot is in use")]
+    InUse,
+    /// The SPI belongs to another worker.
+    #[error("the SPI belongs to another worker")]
+    OtherCore,
+    /// The slot or policy number lies beyond the table.
+    #[error("beyond the table")]
+    OutOfRange,
+}
