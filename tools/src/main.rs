@@ -1,2 +1,43 @@
-//! The `culvert` command.
-fn main() {}
+//! The `culvert` command: chooses the subcommand, and says how it ended.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use culvert::Failure;
+
+/// A userspace IPsec gateway.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the main mode and quick mode statistics, and where every packet went
+    Stats(culvert::stats::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Stats(args) => culvert::stats::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+/// Whoever closed our output had enough of it; that is no error to report.
+fn report(failure: &Failure) -> ExitCode {
+    if failure.is_broken_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    // Nothing is left to do where standard error is closed too.
+    let _ = writeln!(io::stderr(), "{failure}");
+    ExitCode::FAILURE
+}

@@ -1,6 +1,7 @@
 //! Reading a segment: each block as it was at one moment, and totals over blocks.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fs::{File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -162,11 +163,18 @@ impl Snapshot {
     /// Returns the drops by cause, summed over the workers, in the order the causes are declared.
     pub fn drops(&self) -> Vec<Drops<'_>> {
         let mut all: Vec<Drops<'_>> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
         for worker in self.workers() {
             for drops in worker.drops() {
-                match all.iter_mut().find(|seen| seen.cause == drops.cause) {
-                    Some(seen) => seen.packets = seen.packets.wrapping_add(drops.packets),
-                    None => all.push(drops),
+                match places.entry(drops.cause) {
+                    Entry::Occupied(place) => {
+                        let sum = &mut all[*place.get()].packets;
+                        *sum = sum.wrapping_add(drops.packets);
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(all.len());
+                        all.push(drops);
+                    }
                 }
             }
         }

@@ -1,0 +1,9 @@
+//! The commands behind `culvert`, one module each; `main.rs` only chooses between them.
+//!
+//! Every command takes its clap arguments, writes data to standard output and nothing else, and
+//! returns a [`Failure`] that says what to do next.
+
+mod failure;
+pub mod stats;
+
+pub use failure::Failure;
