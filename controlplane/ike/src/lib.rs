@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod crypto;
 mod engine;
 pub mod event;
 pub mod job;

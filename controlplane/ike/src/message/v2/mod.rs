@@ -234,6 +234,18 @@ impl<'a> Payloads<'a> {
         }
     }
 
+    /// Checks the chain from inside an SK payload, where another SK has no meaning.
+    ///
+    /// # Errors
+    /// As [`Payloads::parse`], and [`InvalidMessage::EncryptedNotLast`] for a nested SK or SKF.
+    pub fn parse_inner(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
+        let payloads = Self::parse(first, bytes)?;
+        if payloads.chain.iter().any(|raw| matches!(raw.number, SK | SKF)) {
+            return Err(InvalidMessage::EncryptedNotLast);
+        }
+        Ok(payloads)
+    }
+
     /// The payloads in order.
     pub fn iter(&self) -> impl Iterator<Item = Payload<'a>> + use<'a> {
         // Each parsed once in `parse`, so none is lost here.
