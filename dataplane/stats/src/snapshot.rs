@@ -124,7 +124,7 @@ impl Snapshot {
     }
 
     /// Returns every block, in the order the writer declared them.
-    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
+    pub fn blocks(&self) -> impl Iterator<Item = Block<'_>> + Clone {
         self.description.blocks.iter().zip(&self.blocks).map(|(block, values)| Block {
             block,
             counters: &self.description.counters[block.counters.clone()],
@@ -153,6 +153,23 @@ impl Snapshot {
     /// this boot left, and every worker's.
     pub fn quick_mode(&self, row: QuickMode) -> u64 {
         self.sum(|name| name == QUICK_MODE || name == WORKER, row.name())
+    }
+
+    /// Returns the rows of a table ([`MAIN_MODE`] or [`QUICK_MODE`]) as the segment itself names
+    /// and orders them, be it of another version, with the totals over blocks.
+    pub fn table(&self, table: &str) -> Vec<Reading<'_>> {
+        let mut blocks = self.blocks().filter(|block| block.name() == table);
+        let Some(first) = blocks.next() else { return Vec::new() };
+        let mut rows: Vec<Reading<'_>> =
+            first.readings().filter(|reading| reading.counter.label.is_none()).collect();
+        for row in &mut rows {
+            let name = &row.counter.name;
+            let workers =
+                self.blocks().filter(|block| table == QUICK_MODE && block.name() == WORKER);
+            let others = blocks.clone().chain(workers);
+            row.value = others.fold(row.value, |sum, block| sum.wrapping_add(block.get(name)));
+        }
+        rows
     }
 
     /// Returns each worker's block, in the order of their numbers.

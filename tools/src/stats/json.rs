@@ -7,20 +7,16 @@ use std::io::{self, Write};
 
 use humantime::format_rfc3339_nanos;
 use serde_json::{Map, Value, json};
-use stats::{
-    Accounting, Block, Consistency, MAIN_MODE, MainMode, QUICK_MODE, QuickMode, Snapshot, WORKER,
-    WriterState,
-};
+use stats::{Accounting, Block, Consistency, MAIN_MODE, QUICK_MODE, Snapshot, WORKER, WriterState};
 
 use super::Detail;
 
 pub(super) fn write(out: &mut impl Write, snapshot: &Snapshot, detail: Detail) -> io::Result<()> {
     let mut root = Map::new();
-    for row in MainMode::ALL {
-        root.insert(format!("{MAIN_MODE}.{}", row.name()), snapshot.main_mode(row).into());
-    }
-    for row in QuickMode::ALL {
-        root.insert(format!("{QUICK_MODE}.{}", row.name()), snapshot.quick_mode(row).into());
+    for table in [MAIN_MODE, QUICK_MODE] {
+        for row in snapshot.table(table) {
+            root.insert(format!("{table}.{}", row.counter.name), row.value.into());
+        }
     }
     root.insert("labels".into(), labels(snapshot));
     root.insert("segment".into(), segment(snapshot));

@@ -12,25 +12,27 @@ use std::{
 };
 
 use stats::{
-    Block, Counter, Kind, MAIN_MODE, MainMode, QUICK_MODE, QuickMode, ReadCounter, Snapshot,
-    WORKER, Worker, WriterState,
+    Block, Kind, MAIN_MODE, QUICK_MODE, ReadCounter, Reading, Snapshot, WORKER, WriterState,
 };
 
 use super::Detail;
 
 pub(super) fn write(out: &mut impl Write, snapshot: &Snapshot, detail: Detail) -> io::Result<()> {
     let mut families = Families::default();
-    for row in MainMode::ALL {
-        families.row(MAIN_MODE, row.descriptor(), snapshot.main_mode(row));
+    for table in [MAIN_MODE, QUICK_MODE] {
+        for Reading { counter, value } in snapshot.table(table) {
+            let ReadCounter { name, kind, unit, help, .. } = counter;
+            let name = format!("culvert_{table}_{name}");
+            families.add(name, *kind, unit, help, Labels::default(), value);
+        }
     }
-    for row in QuickMode::ALL {
-        families.row(QUICK_MODE, row.descriptor(), snapshot.quick_mode(row));
-    }
+    let quick_mode: Vec<&str> =
+        snapshot.table(QUICK_MODE).iter().map(|row| row.counter.name.as_str()).collect();
     for block in snapshot.blocks() {
         match block.name() {
             MAIN_MODE => families.breakdowns(&block),
             QUICK_MODE => {}
-            WORKER => families.worker(&block, detail),
+            WORKER => families.worker(&block, detail, &quick_mode),
             _ => families.other(&block),
         }
     }
@@ -86,11 +88,6 @@ impl Labels {
 }
 
 impl Families {
-    fn row(&mut self, table: &str, row: &Counter, value: u64) {
-        let name = format!("culvert_{table}_{}", row.name);
-        self.add(name, row.kind, row.unit.name(), row.help, Labels::default(), value);
-    }
-
     fn breakdowns(&mut self, block: &Block<'_>) {
         for reading in block.readings() {
             let Some(label) = reading.label() else { continue };
@@ -104,12 +101,7 @@ impl Families {
 
     /// Without detail, a worker's counters merge into one sample for all workers. A worker's parts
     /// of quick mode rows are in the rows already and are told with detail only.
-    fn worker(&mut self, block: &Block<'_>, detail: Detail) {
-        let quick_mode: Vec<&str> = QuickMode::ALL
-            .iter()
-            .filter_map(|row| row.worker_counter())
-            .map(Worker::name)
-            .collect();
+    fn worker(&mut self, block: &Block<'_>, detail: Detail, quick_mode: &[&str]) {
         for reading in block.readings() {
             let ReadCounter { name, kind, unit, help, .. } = reading.counter;
             let mut labels = Labels::default();

@@ -8,8 +8,8 @@ use std::{
 
 use humantime::format_rfc3339_seconds;
 use stats::{
-    Accounting, Block, Consistency, DROPS, MAIN_MODE, MainMode, QUICK_MODE, QuickMode, Snapshot,
-    WORKER, WorkerReading, WriterState,
+    Accounting, Block, Consistency, DROPS, MAIN_MODE, QUICK_MODE, Snapshot, WORKER, WorkerReading,
+    WriterState,
 };
 
 use super::Detail;
@@ -66,12 +66,12 @@ fn main_mode(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     title(out, "Main mode statistics", Some(snapshot.header().main_mode_epoch))?;
     let blocks: Vec<Block<'_>> =
         snapshot.blocks().filter(|block| block.name() == MAIN_MODE).collect();
-    for row in MainMode::ALL {
-        line(out, 2, row.descriptor().display, snapshot.main_mode(row))?;
+    for row in snapshot.table(MAIN_MODE) {
+        line(out, 2, &row.counter.display, row.value)?;
         let parts = blocks
             .iter()
             .flat_map(|block| block.readings())
-            .filter(|reading| reading.counter.name == row.name() && reading.value > 0);
+            .filter(|reading| reading.counter.name == row.counter.name && reading.value > 0);
         for reading in parts {
             if let Some((label, value)) = reading.label() {
                 line(out, 6, &format!("{label} {value}"), reading.value)?;
@@ -83,8 +83,8 @@ fn main_mode(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
 
 fn quick_mode(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
     title(out, "Quick mode statistics", Some(snapshot.header().quick_mode_epoch))?;
-    for row in QuickMode::ALL {
-        line(out, 2, row.descriptor().display, snapshot.quick_mode(row))?;
+    for row in snapshot.table(QUICK_MODE) {
+        line(out, 2, &row.counter.display, row.value)?;
     }
     writeln!(out)
 }

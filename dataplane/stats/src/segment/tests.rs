@@ -1,11 +1,15 @@
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Consistency, Counter, MainMode, MainModeCounters, MainModePart, MainModePartCounters, Unit,
-    Worker, WorkerCounters, WriterState,
+    Consistency, Counter, MainMode, MainModeCounters, MainModePart, MainModePartCounters,
+    QuickMode, QuickModeCounters, Snapshot, Unit, Worker, WorkerCounters, WriterState,
 };
 
 const CAUSES: [Counter; 2] = [
