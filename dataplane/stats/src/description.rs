@@ -250,7 +250,12 @@ impl<'a> Tables<'a> {
     /// Text for people: anything but what a terminal acts on.
     fn text(&self, place: u64) -> Result<String, ReadError> {
         let text = String::from_utf8_lossy(self.string(place, MAX_TEXT)?);
-        Ok(text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect())
+        // Control characters, and those that reorder or hide their neighbours.
+        let acts = |char: char| {
+            char.is_control()
+                || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        };
+        Ok(text.chars().map(|char| if acts(char) { '\u{fffd}' } else { char }).collect())
     }
 
     fn string(&self, place: u64, max: usize) -> Result<&[u8], ReadError> {
@@ -325,3 +330,6 @@ fn words(bytes: u64) -> Result<usize, ReadError> {
         .map(|bytes| bytes / WORD)
         .ok_or(ReadError::Damaged("alignment"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,56 @@ fn a_writer_that_died_inside_a_write_is_reported() {
     }
 }
 
+const VICTIM: &str = "STATS_TEST_VICTIM";
+
+/// The process that `a_killed_daemon_leaves_its_counts` kills; by itself it does nothing.
+#[test]
+fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let layout = Layout::new();
+    let mut segment = Segment::create(path.as_ref(), &layout, start(1)).unwrap();
+    let mut writer = segment.writer(layout.quick_mode()).unwrap();
+    let mut control = QuickModeCounters::new();
+    loop {
+        control.add(QuickMode::KeyAdditions, 1);
+        control.add(QuickMode::Rekeys, 1);
+        writer.publish(control.values());
+    }
+}
+
+#[test]
+fn a_killed_daemon_leaves_its_counts() {
+    let directory = Directory::new("killed");
+    let path = directory.segment();
+    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["segment::tests::victim", "--exact"])
+        .env(VICTIM, &path)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let counted = (0..1000).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let snapshot = Snapshot::read(&path).ok()?;
+        let rekeys = snapshot.quick_mode(QuickMode::Rekeys);
+        (snapshot.writer() == WriterState::Running && rekeys > 0).then_some(rekeys)
+    });
+    let refused = Segment::create(&path, &Layout::new(), start(2));
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(matches!(refused, Err(CreateError::InUse { pid }) if pid == victim.id()));
+
+    let last = Snapshot::read(&path).unwrap();
+    assert_eq!(last.writer(), WriterState::Gone);
+    let rekeys = last.quick_mode(QuickMode::Rekeys);
+    assert!(rekeys >= counted.unwrap());
+    let segment = Segment::create(&path, &Layout::new(), start(3)).unwrap();
+    assert!(matches!(segment.adoption(), Adoption::Continued));
+    let next = segment.reader().unwrap().snapshot().unwrap();
+    assert_eq!(next.quick_mode(QuickMode::Rekeys), rekeys);
+    assert_eq!(next.quick_mode(QuickMode::KeyAdditions), next.quick_mode(QuickMode::KeyDeletions));
+    assert_eq!(next.header().quick_mode_epoch, start(1).at);
+}
+
 #[test]
 fn readers_beside_a_busy_writer_see_whole_blocks_only() {
     let directory = Directory::new("busy");
