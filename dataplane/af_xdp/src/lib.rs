@@ -23,6 +23,8 @@
 //! This crate never looks into packets beyond the address hash of the in-memory device, never logs, and
 //! allocates nothing once its ports are open.
 
+#[expect(unsafe_code, reason = "bpf(2) attributes hold pointers")]
+mod bpf;
 #[expect(unsafe_code, reason = "rings shared with the kernel or with another thread")]
 mod ring;
 #[expect(unsafe_code, reason = "the system call boundary")]
@@ -30,6 +32,8 @@ mod syscall;
 #[expect(unsafe_code, reason = "move-only tokens over mapped packet memory")]
 mod umem;
 
+mod asm;
+mod device;
 mod doorbell;
 #[cfg(not(loom))]
 pub mod memory;
@@ -37,8 +41,12 @@ pub mod memory;
 mod pool;
 #[cfg(not(loom))]
 mod port;
+#[cfg(not(loom))]
+pub mod steering;
 pub mod wait;
 
+pub use bpf::{AttachMode, Rejected};
+pub use device::Device;
 #[cfg(not(loom))]
 pub use pool::{FramePool, PoolGauges};
 #[cfg(not(loom))]

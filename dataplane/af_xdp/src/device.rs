@@ -1,0 +1,76 @@
+//! What has to be known of a network device before its queues are opened.
+
+use crate::syscall;
+use std::ffi::CString;
+use std::io;
+
+/// A network device of this network namespace, as it was when it was looked up.
+#[derive(Clone, Debug)]
+pub struct Device {
+    name: String,
+    index: u32,
+    address: [u8; 6],
+    mtu: u32,
+    queues: u32,
+    large_receive: bool,
+    strips_vlan: bool,
+}
+
+impl Device {
+    /// Looks a device up.
+    ///
+    /// # Errors
+    /// `NotFound` for none of this name, or another error of the system.
+    pub fn by_name(name: &str) -> io::Result<Self> {
+        let c_name = CString::new(name)?;
+        let index = syscall::interface_index(&c_name)?;
+        let socket = syscall::ioctl_socket()?;
+        let query = syscall::InterfaceQuery::new(&socket, &c_name)?;
+        let flags = query.ethtool_flags().unwrap_or(0);
+        Ok(Self {
+            name: name.into(),
+            index,
+            address: query.address()?,
+            mtu: query.mtu()?,
+            // A driver that has no notion of channels has one queue.
+            queues: query.channels().unwrap_or(1).max(1),
+            large_receive: flags & syscall::ETH_FLAG_LRO != 0,
+            strips_vlan: flags & syscall::ETH_FLAG_RXVLAN != 0,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its MAC address.
+    pub fn address(&self) -> [u8; 6] {
+        self.address
+    }
+
+    /// The longest IP packet, in octets.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// Receive queues in use; each needs a socket.
+    pub fn queues(&self) -> u32 {
+        self.queues
+    }
+
+    /// Whether it joins TCP segments on receipt, which a router must not.
+    pub fn large_receive(&self) -> bool {
+        self.large_receive
+    }
+
+    /// Whether it takes VLAN tags out of received frames, so that the steering program cannot tell tagged ones.
+    pub fn strips_vlan(&self) -> bool {
+        self.strips_vlan
+    }
+}
