@@ -1,0 +1,193 @@
+//! The ring from the control thread to one worker, and what workers share.
+
+use crate::config::Limits;
+use crate::event::Event;
+use crate::forwarding::ForwardingTable;
+use crate::sa_usage::SaUsage;
+use crate::wake::Doorbell;
+use af_xdp::Frame;
+use core::net::IpAddr;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::CachePadded;
+use ipsec::esp::inbound::InboundSa;
+use ipsec::esp::outbound::OutboundSa;
+use ipsec::sa::{PairId, Spi, UdpEncap};
+use ipsec::selector::{PolicyId, Selector};
+use ipsec::spd::Spd;
+use ipsec::spi::CoreId;
+use std::io;
+use std::sync::Arc;
+
+/// From when an outbound SA that is bound to a policy carries its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// From now on: the initiator of a rekey, and every first SA.
+    Now,
+    /// From the first authentic packet on the pair's inbound SA, or when no older SA is bound any more: the
+    /// responder of a rekey, whose peer may not have its inbound SA yet (RFC 7296 §2.8).
+    OnInboundTraffic,
+}
+
+/// Where decapsulated packets go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Forwarded by the worker, or to the host when addressed to it.
+    #[default]
+    Forward,
+    /// Always to the host port, so that the kernel's filters and routes apply.
+    Host,
+}
+
+/// Names an outbound SA: whose it is, where in that worker's table, and which one of those that were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SaRef {
+    pub(crate) core: CoreId,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// What every worker is told of an outbound SA bound to a policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) policy: PolicyId,
+    pub(crate) pair: PairId,
+    pub(crate) sa: SaRef,
+    /// What the SA may carry: narrower than the policy, perhaps.
+    pub(crate) selectors: Arc<[Selector]>,
+    /// A: set by the owner of the inbound SA, read by every worker. Relaxed: a packet that still takes the old SA is
+    /// as right as one that already takes the new one.
+    pub(crate) active: Arc<AtomicBool>,
+}
+
+/// One verb, as a worker gets it.
+pub(crate) enum Command {
+    AcquireFailed(PolicyId),
+    AddInbound(Box<NewInbound>),
+    AddOutbound(Box<NewOutbound>),
+    Bind(Box<Binding>),
+    /// To all workers: bindings go; the owner's SAs go when nothing holds a packet for them.
+    Delete(PairId),
+    Flush,
+    /// Allocated, its key not known yet.
+    Larval(Spi),
+    ReleaseLarval(Spi),
+    SetEndpoints(PairId, Endpoints),
+    SetForwarding(Arc<ForwardingTable>),
+    SetPathMtu(PairId, u16),
+    SetPolicies(Arc<Spd>),
+    Stop,
+}
+
+/// Between which addresses and ports an SA pair runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Our outer address.
+    pub local: IpAddr,
+    /// The peer's outer address, of the same family.
+    pub remote: IpAddr,
+    /// UDP encapsulation.
+    pub encap: Option<UdpEncap>,
+}
+
+pub(crate) struct NewInbound {
+    pub(crate) pair: PairId,
+    pub(crate) sa: Box<InboundSa>,
+    pub(crate) delivery: Delivery,
+    pub(crate) usage: Arc<SaUsage>,
+    pub(crate) active: Arc<AtomicBool>,
+}
+
+pub(crate) struct NewOutbound {
+    pub(crate) pair: PairId,
+    pub(crate) at: SaRef,
+    pub(crate) sa: Box<OutboundSa>,
+    pub(crate) usage: Arc<SaUsage>,
+}
+
+/// A packet on its way to the core that owns its SA.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    pub(crate) frame: Frame,
+    pub(crate) from: CoreId,
+    pub(crate) what: HandedOff,
+}
+
+/// What the owner does with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HandedOff {
+    /// Opens it: an IP packet addressed to us that carries ESP or AH.
+    Inbound,
+    /// Seals it with this SA: a plain IP packet that its policy was found for.
+    Outbound(SaRef, PolicyId),
+}
+
+/// What one worker shares with the control thread and the other workers.
+#[derive(Debug)]
+pub(crate) struct WorkerShared {
+    /// Written by the control thread alone, read by the worker.
+    pub(crate) commands: ArrayQueue<(u64, Command)>,
+    /// A: the last command whose effect is complete. Release by the worker, Acquire by the control thread: what a worker
+    /// wrote before it acknowledged is seen by who saw the acknowledgement.
+    pub(crate) applied: CachePadded<AtomicU64>,
+    /// Written by the worker, read by the control thread.
+    pub(crate) events: ArrayQueue<Event>,
+    /// Reassembled packets from the control thread, whole IP packets.
+    pub(crate) injected: ArrayQueue<Vec<u8>>,
+    /// A: written by the worker, read by the control thread. Relaxed: a count.
+    pub(crate) events_lost: AtomicU64,
+    /// Packets from the other workers.
+    pub(crate) handoff: ArrayQueue<Handoff>,
+    /// Frames of this worker that come home. As long as its UMEM has chunks, so it is never full.
+    pub(crate) returns: ArrayQueue<Frame>,
+    pub(crate) bell: Doorbell,
+}
+
+impl core::fmt::Debug for Command {
+    /// The verb; some carry keys.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::AcquireFailed(_) => "AcquireFailed",
+            Self::AddInbound(_) => "AddInbound",
+            Self::AddOutbound(_) => "AddOutbound",
+            Self::Bind(_) => "Bind",
+            Self::Delete(_) => "Delete",
+            Self::Flush => "Flush",
+            Self::Larval(_) => "Larval",
+            Self::ReleaseLarval(_) => "ReleaseLarval",
+            Self::SetEndpoints(..) => "SetEndpoints",
+            Self::SetForwarding(_) => "SetForwarding",
+            Self::SetPathMtu(..) => "SetPathMtu",
+
+            Self::SetPolicies(_) => "SetPolicies",
+            Self::Stop => "Stop",
+        })
+    }
+}
+
+impl WorkerShared {
+    pub(crate) fn new(limits: &Limits, chunks: usize) -> io::Result<Self> {
+        Ok(Self {
+            commands: ArrayQueue::new(limits.command_ring.max(1)),
+            applied: CachePadded::new(AtomicU64::new(0)),
+            events: ArrayQueue::new(limits.event_ring.max(1)),
+            events_lost: AtomicU64::new(0),
+            injected: ArrayQueue::new(limits.waiting_packets.max(1)),
+            handoff: ArrayQueue::new(limits.handoff_ring.max(1)),
+            returns: ArrayQueue::new(chunks.max(1)),
+            bell: Doorbell::new()?,
+        })
+    }
+
+    /// Whether a worker that is about to sleep has something to do here.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.commands.is_empty()
+            || !self.handoff.is_empty()
+            || !self.injected.is_empty()
+            || !self.returns.is_empty()
+    }
+
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,91 @@
+//! What workers tell the control thread: the upcalls of RFC 2367 and what a gateway needs beside them.
+
+use crate::config::PortId;
+use core::net::IpAddr;
+use ipsec::sa::{PairId, Protocol, Spi};
+use ipsec::selector::{PolicyId, Selector};
+use ipsec::spi::CoreId;
+
+/// Which of an SA's limits was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// A rekey is wanted; the SA goes on.
+    Soft,
+    /// The SA refuses packets.
+    Hard,
+}
+
+/// Which SA of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The one that we receive on.
+    Inbound,
+    /// The one that we send on.
+    Outbound,
+}
+
+/// One upcall. A full ring loses events; the count of lost ones is a worker counter, and the traffic that
+/// raised an event raises it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Traffic found a PROTECT policy without an SA (RFC 2367 SADB_ACQUIRE). Raised by each worker on its own, once
+    /// per policy and `acquire_repeat`, until an SA is bound or the policy goes.
+    Acquire {
+        /// The policy.
+        policy: PolicyId,
+        /// The packet that asked: one address, protocol and port each side (RFC 7296 §2.9).
+        packet: Selector,
+    },
+    /// An outbound SA that was bound with [`Activation::OnInboundTraffic`](crate::Activation::OnInboundTraffic) carries
+    /// traffic from now on.
+    Activated {
+        /// Its pair.
+        pair: PairId,
+    },
+    /// A deleted pair is gone: no ring or queue holds a packet of it, its SPI is in quarantine.
+    Deleted {
+        /// Its pair.
+        pair: PairId,
+    },
+    /// A byte, packet or sequence number limit was reached (RFC 2367 SADB_EXPIRE).
+    Expire {
+        /// Its pair.
+        pair: PairId,
+        /// Which SA of it.
+        direction: Direction,
+        /// How far.
+        limit: Limit,
+    },
+    /// The first authentic packet arrived on an inbound SA.
+    FirstInbound {
+        /// Its pair.
+        pair: PairId,
+        /// The worker that received it from a port: where rekeys of this peer are best owned.
+        arrived_at: CoreId,
+    },
+    /// An authentic, fresh packet of an encapsulated SA came from elsewhere than the SA says (RFC 7296 §2.23).
+    PeerMoved {
+        /// Its pair.
+        pair: PairId,
+        /// Outer source address.
+        address: IpAddr,
+        /// UDP source port.
+        port: u16,
+    },
+    /// Packets wait for the link-layer address of a next hop.
+    Resolve {
+        /// Where it is connected.
+        port: PortId,
+        /// The next hop.
+        address: IpAddr,
+    },
+    /// A packet came with an SPI that no SA has (RFC 7296 §2.21.4). At most one a turn.
+    UnknownSpi {
+        /// The SPI.
+        spi: Spi,
+        /// Outer source address.
+        source: IpAddr,
+        /// ESP or AH.
+        protocol: Protocol,
+    },
+}

@@ -1,0 +1,246 @@
+//! Out of the worker: next hop, TTL, MTU, ICMP errors, the host port, transmission.
+
+use crate::account::WorkerDrop;
+use crate::config::Limits;
+use crate::forwarding::NextHop;
+use crate::ingress::flow_of;
+use crate::packet::{Origin, Packet, Sender};
+use crate::waiting::Key;
+use crate::worker::{BURST, Worker};
+use af_xdp::Frame;
+use core::net::IpAddr;
+use ipsec::drop_cause::DropCause;
+use ipsec::flow::Flow;
+use ipsec::selector::Action;
+use stats::Worker as Row;
+use std::time::Instant;
+use wire::ip::Ip;
+use wire::{ethernet, icmp};
+
+impl Worker {
+    /// Sends a packet on in clear, as a router does.
+    pub(crate) fn forward(&mut self, mut packet: Packet, flow: &Flow, origin: Origin) {
+        packet.set_origin(origin);
+        let hop = self.forwarding.resolve(flow.destination);
+        let mtu = match hop {
+            NextHop::Station { mtu, .. } | NextHop::Unresolved { mtu, .. } => mtu,
+            // The host gave it to us: it would come back.
+            NextHop::Host if origin == Origin::Host => {
+                return self.drop_packet(packet, WorkerDrop::NoRoute);
+            }
+            NextHop::Host => return self.to_host(packet),
+            NextHop::Blackhole => return self.drop_packet(packet, WorkerDrop::Blackhole),
+            NextHop::NoRoute => {
+                self.error_about(&packet, icmp::Error::Unreachable);
+                return self.drop_packet(packet, WorkerDrop::NoRoute);
+            }
+        };
+        if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
+            return self.time_exceeded(packet);
+        }
+        if packet.len() <= usize::from(mtu) {
+            return self.send(packet, hop);
+        }
+        if Ip::parse(&packet).is_ok_and(|ip| !ip.dont_fragment()) {
+            return self.fragment(packet, mtu, |worker, fragment| worker.send(fragment, hop));
+        }
+        self.error_about(&packet, icmp::Error::TooBig(mtu));
+        self.drop_packet(packet, WorkerDrop::LinkTooSmall);
+    }
+
+    /// Takes one from TTL or hop limit; false when it runs out here.
+    pub(crate) fn decrement_hop_limit(&self, packet: &mut Packet) -> bool {
+        wire::ip::decrement_hop_limit(packet).is_some()
+    }
+
+    /// Drops a packet whose TTL ran out, and says so to its sender.
+    pub(crate) fn time_exceeded(&mut self, packet: Packet) {
+        self.error_about(&packet, icmp::Error::TimeExceeded);
+        self.drop_packet(packet, WorkerDrop::TtlExpired);
+    }
+
+    /// Gives an IP packet to a station, or lets it wait for that one's address.
+    pub(crate) fn send(&mut self, mut packet: Packet, hop: NextHop) {
+        match hop {
+            NextHop::Station { port, source, destination, .. } => {
+                let ether_type = if packet[0] >> 4 == 4 { ethernet::IPV4 } else { ethernet::IPV6 };
+                let header = ethernet::emit(destination, source, ether_type);
+                let Some(front) = packet.0.push_front(header.len()) else {
+                    return self.drop_packet(packet, DropCause::NoRoom);
+                };
+                front.copy_from_slice(&header);
+                // The hop came from the links, which name only ports; one that is not there sends nothing.
+                let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
+                    return self.drop_packet(packet, WorkerDrop::NoRoute);
+                };
+                state.transmit.push(packet.0);
+                if state.transmit.len() >= 2 * BURST {
+                    self.transmit_all();
+                }
+            }
+            NextHop::Unresolved { port, address, .. } => {
+                self.wait(packet, Key::NextHop(port, address));
+            }
+            NextHop::Host => self.to_host(packet),
+            NextHop::Blackhole => self.drop_packet(packet, WorkerDrop::Blackhole),
+            NextHop::NoRoute => self.drop_packet(packet, WorkerDrop::NoRoute),
+        }
+    }
+
+    /// Gives a packet to the host.
+    pub(crate) fn to_host(&mut self, packet: Packet) {
+        match self.host.write(&packet) {
+            Ok(()) => {
+                self.account.add(Row::ToHost, 1);
+                self.free(packet.0);
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotConnected => {
+                self.drop_packet(packet, WorkerDrop::NoHost);
+            }
+            Err(_) => self.drop_packet(packet, WorkerDrop::HostFull),
+        }
+    }
+
+    /// Gives to the ports what is for them; what they do not take is dropped, as the worker waits for nobody.
+    pub(crate) fn transmit_all(&mut self) {
+        for index in 0..self.ports.len() {
+            let state = &mut self.ports[index];
+            if state.transmit.is_empty() {
+                continue;
+            }
+            let bytes: usize = state.transmit.iter().map(Frame::len).sum();
+            let mut sent = state.port.transmit(&mut self.pool, &mut state.transmit);
+            if !state.transmit.is_empty() {
+                // Room may have come up since the completions of this turn were taken.
+                state.port.kick();
+                state.port.complete(&mut self.pool);
+                sent += state.port.transmit(&mut self.pool, &mut state.transmit);
+            }
+            state.port.kick();
+            let left: usize = state.transmit.iter().map(Frame::len).sum();
+            self.account.add(Row::Sent, sent as u64);
+            self.account.add(Row::SentBytes, (bytes - left) as u64);
+            while let Some(frame) = self.ports[index].transmit.pop() {
+                self.drop_packet(Packet(frame), WorkerDrop::TransmitFull);
+            }
+        }
+    }
+
+    /// Sends an ICMP error about a packet to whoever sent that, if one is due, the budget allows it, and policy lets it through.
+    pub(crate) fn error_about(&mut self, packet: &Packet, error: icmp::Error) {
+        let sender = packet.sender();
+        let Some(flow) = flow_of(packet) else { return };
+        if sender == Sender::None || !icmp::may_answer(packet) || !self.errors.take(self.now) {
+            return;
+        }
+        // From the port that the sender is behind; behind a tunnel, from the one that the packet was on its way to.
+        let towards = match sender {
+            Sender::Inside => flow.destination,
+            Sender::Host | Sender::Outside | Sender::None => flow.source,
+        };
+        let near = match self.forwarding.resolve(towards) {
+            NextHop::Station { port, .. } | NextHop::Unresolved { port, .. } => {
+                Some(usize::from(port.0))
+            }
+            NextHop::Blackhole | NextHop::Host | NextHop::NoRoute => None,
+        };
+        for index in near.into_iter().chain(0..self.forwarding.links.len()) {
+            let source = match (self.forwarding.links.get(index), flow.source) {
+                (Some(link), IpAddr::V4(_)) => link.v4.map(IpAddr::V4),
+                (Some(link), IpAddr::V6(_)) => link.v6.map(IpAddr::V6),
+                (None, _) => None,
+            };
+            if let Some(source) = source
+                && self.send_error(packet, error, source, sender)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Sends an error from one of our addresses; false when policy does not let it leave from there.
+    fn send_error(
+        &mut self,
+        packet: &Packet,
+        error: icmp::Error,
+        source: IpAddr,
+        sender: Sender,
+    ) -> bool {
+        // Without a frame there is no error, as without budget.
+        let Some(mut frame) = self.pool.alloc() else { return true };
+        let len = match frame.set_len(icmp::MAX_ERROR_LEN) {
+            Some(()) => icmp::emit_error(error, source, packet, frame.data_mut()),
+            None => None,
+        };
+        let Some(len) = len else {
+            self.free(frame);
+            return true;
+        };
+        frame.truncate(len);
+        let message = Packet(frame);
+        let Some(flow) = flow_of(&message) else {
+            self.free(message.0);
+            return true;
+        };
+        if sender == Sender::Host {
+            self.account.add(Row::Generated, 1);
+            self.to_host(message);
+            return true;
+        }
+        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+            Some(found) if found.action == Action::Protect => {
+                if self.choose(found.policy, &flow.outbound()).is_none() {
+                    self.free(message.0);
+                    return false;
+                }
+                self.account.add(Row::Generated, 1);
+                self.protect(message, flow, found.policy, Origin::Generated);
+                true
+            }
+            // What came in clear is answered in clear; what came out of a tunnel is not, as the error quotes it.
+            found
+                if sender == Sender::Outside
+                    && found.is_none_or(|found| found.action == Action::Bypass) =>
+            {
+                self.account.add(Row::Generated, 1);
+                self.forward(message, &flow, Origin::Generated);
+                true
+            }
+            _ => {
+                self.free(message.0);
+                false
+            }
+        }
+    }
+}
+
+/// How many ICMP errors may be sent now: a token bucket (RFC 4443 §2.4 f).
+#[derive(Debug)]
+pub(crate) struct ErrorBudget {
+    per_second: u32,
+    burst: u32,
+    tokens: u32,
+    /// Up to here the tokens were given.
+    from: Instant,
+}
+
+impl ErrorBudget {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
+        let (per_second, burst) = (limits.icmp_per_second, limits.icmp_burst);
+        Self { per_second, burst, tokens: burst, from: now }
+    }
+
+    /// Takes a token, if there is one.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let elapsed = now.saturating_duration_since(self.from);
+        let due = elapsed.as_nanos() * u128::from(self.per_second) / 1_000_000_000;
+        if due > 0 {
+            let due = u32::try_from(due).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(due).min(self.burst);
+            self.from = now;
+        }
+        let Some(left) = self.tokens.checked_sub(1) else { return false };
+        self.tokens = left;
+        true
+    }
+}

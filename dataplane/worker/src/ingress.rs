@@ -1,0 +1,244 @@
+//! From every source to the stage that a packet belongs to.
+
+use crate::account::WorkerDrop;
+use crate::command::{HandedOff, Handoff};
+use crate::config::{PortId, Side};
+use crate::packet::{Origin, Packet};
+use crate::waiting::{Key, Released};
+use crate::worker::{BURST, Worker};
+use af_xdp::Frame;
+use ipsec::classify::{Class, Protected, classify};
+use ipsec::drop_cause::DropCause;
+use ipsec::flow::Flow;
+use ipsec::inbound::InboundPacket;
+use ipsec::packet::PacketBuffer;
+use ipsec::sa::Spi;
+use stats::Worker as Row;
+use wire::ethernet;
+use wire::ip::Ip;
+
+impl Worker {
+    /// Frames of this worker that others have copied.
+    pub(crate) fn take_home(&mut self) {
+        while let Some(frame) = self.shared[self.core.index()].returns.pop() {
+            self.account.add(Row::FramesReturned, 1);
+            self.free(frame);
+        }
+    }
+
+    /// One burst of a port.
+    pub(crate) fn receive(&mut self, id: PortId) -> usize {
+        let state = &mut self.ports[usize::from(id.0)];
+        state.port.complete(&mut self.pool);
+        let mut frames = core::mem::take(&mut self.frames);
+        let count = state.port.receive(&mut self.pool, &mut frames, BURST);
+        if count > 0 {
+            let bytes: usize = frames.iter().map(Frame::len).sum();
+            self.account.add(Row::Received, count as u64);
+            self.account.add(Row::ReceivedBytes, bytes as u64);
+            self.account.add(Row::Bursts, 1);
+            for frame in frames.drain(..) {
+                self.from_port(Packet(frame), id);
+            }
+            self.flush();
+        }
+        self.frames = frames;
+        count
+    }
+
+    /// One burst of the host port.
+    pub(crate) fn read_host(&mut self) -> usize {
+        let mut count = 0;
+        while count < BURST {
+            // Without a frame to read into, packets stay with the host.
+            let Some(mut frame) = self.pool.alloc() else { break };
+            let room = frame.tailroom();
+            let read = match frame.set_len(room) {
+                Some(()) => self.host.read(frame.data_mut()),
+                None => None,
+            };
+            let Some(len) = read else {
+                self.free(frame);
+                break;
+            };
+            frame.truncate(len);
+            count += 1;
+            self.account.add(Row::Received, 1);
+            self.account.add(Row::ReceivedBytes, len as u64);
+            self.from_host(Packet(frame));
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+
+    /// One burst of what the kernel reassembled.
+    pub(crate) fn take_injected(&mut self) -> usize {
+        let mut count = 0;
+        while count < BURST
+            && let Some(bytes) = self.shared[self.core.index()].injected.pop()
+        {
+            count += 1;
+            self.injected_taken += 1;
+            self.account.add(Row::Received, 1);
+            self.account.add(Row::ReceivedBytes, bytes.len() as u64);
+            if let Some(packet) = self.copy(&bytes) {
+                self.classify(packet, Origin::Resumed, Side::Either);
+            }
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+
+    /// One burst of what other workers handed over.
+    pub(crate) fn take_handoffs(&mut self) -> usize {
+        let mut count = 0;
+        while count < BURST
+            && let Some(Handoff { frame, from, what }) =
+                self.shared[self.core.index()].handoff.pop()
+        {
+            count += 1;
+            self.handoffs_taken += 1;
+            self.account.add(Row::HandedIn, 1);
+            let copy = self.copy(frame.data());
+            let marks = frame.mark;
+            // Never full: it has a place for every chunk of that worker's UMEM.
+            let _ = self.shared[from.index()].returns.push(frame);
+            self.bells |= 1 << from.index();
+            let Some(mut packet) = copy else { continue };
+            packet.0.mark = marks;
+            match what {
+                HandedOff::Inbound => self.classify(packet, Origin::Resumed, Side::Either),
+                HandedOff::Outbound(sa, policy) => match self.owned_slot(sa) {
+                    Some(slot) => self.seal_with(packet, slot),
+                    None => self.protect_again(packet, policy),
+                },
+            }
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+
+    /// One burst of what was released from waiting.
+    pub(crate) fn take_released(&mut self) -> usize {
+        let mut count = 0;
+        while count < BURST && self.waiting.has_released() {
+            let pool = &mut self.pool;
+            let mut taken = None;
+            self.waiting.next_released(|Released { key, packet }| {
+                // Without a frame it stays where it is.
+                let Some(mut frame) = pool.alloc() else { return false };
+                let fits = frame.copy_from(packet).is_some();
+                taken = Some((key, frame, fits));
+                true
+            });
+            let Some((key, frame, fits)) = taken else { break };
+            count += 1;
+            self.account.add(Row::ReleasedFromWaiting, 1);
+            let packet = Packet(frame);
+            if !fits {
+                self.drop_packet(packet, DropCause::NoRoom);
+                continue;
+            }
+            match key {
+                Key::Policy(_) => match flow_of(&packet) {
+                    Some(flow) => self.outbound(packet, flow, Origin::Resumed, false),
+                    None => self.drop_packet(packet, DropCause::MalformedHeader),
+                },
+                Key::Larval(_) => self.classify(packet, Origin::Resumed, Side::Either),
+                Key::NextHop(port, address) => {
+                    let hop = self.forwarding.neighbour(port, address);
+                    self.send(packet, hop);
+                }
+            }
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+
+    /// Drops what has waited too long.
+    pub(crate) fn expire_waiting(&mut self) {
+        let account = &mut self.account;
+        self.waiting.expire(self.now, |cause| {
+            account.add(Row::ReleasedFromWaiting, 1);
+            account.drop(cause);
+        });
+        self.account.set(Row::Waiting, self.waiting.len() as u64);
+    }
+
+    fn from_port(&mut self, mut packet: Packet, port: PortId) {
+        let Ok(frame) = ethernet::Frame::parse(&packet) else {
+            return self.drop_packet(packet, WorkerDrop::NotIp);
+        };
+        let ours = self.forwarding.link(port).is_some_and(|l| l.mac == frame.destination());
+        let is_ip = matches!(frame.ether_type(), ethernet::IPV4 | ethernet::IPV6);
+        let (tagged, header_len) = (frame.vlans().next().is_some(), frame.header_len());
+        if !ours {
+            return self.drop_packet(packet, WorkerDrop::NotOurStation);
+        }
+        if tagged {
+            return self.drop_packet(packet, WorkerDrop::WrongVlan);
+        }
+        if !is_ip {
+            return self.drop_packet(packet, WorkerDrop::NotIp);
+        }
+        packet.trim_front(header_len);
+        packet.set_arrival(self.core);
+        let side = self.ports[usize::from(port.0)].side;
+        self.classify(packet, Origin::Port, side);
+    }
+
+    fn from_host(&mut self, packet: Packet) {
+        let Some(flow) = flow_of(&packet) else {
+            return self.drop_packet(packet, DropCause::MalformedHeader);
+        };
+        self.outbound(packet, flow, Origin::Host, false);
+    }
+
+    /// What an IP packet from a port, from another worker's port or from the kernel is.
+    fn classify(&mut self, packet: Packet, origin: Origin, side: Side) {
+        let class = classify(&packet, &self.forwarding.addresses, self.encap_port);
+        match class {
+            Err(cause) => self.drop_packet(packet, cause),
+            Ok(Class::Protected(header)) => self.protected(packet, header, origin),
+            Ok(Class::Reassemble) => self.drop_packet(packet, WorkerDrop::FragmentToUs),
+            Ok(Class::KeepAlive) => self.drop_packet(packet, WorkerDrop::KeepAlive),
+            Ok(Class::Ike) => self.to_host(packet),
+            Ok(Class::Clear { flow, to_us }) => self.clear(packet, flow, to_us, side),
+        }
+    }
+
+    /// ESP and AH to this gateway: opened here, or by the core that the SPI names.
+    fn protected(&mut self, packet: Packet, header: Protected, origin: Origin) {
+        let owner = Spi::new(header.spi).map_or(self.core, Spi::core);
+        if owner != self.core && owner.index() < self.shared.len() && origin == Origin::Port {
+            return self.hand_off(packet, owner, HandedOff::Inbound);
+        }
+        self.opening.push(InboundPacket::new(packet, header));
+    }
+
+    /// A copy in a frame of this worker; without one it is dropped.
+    fn copy(&mut self, bytes: &[u8]) -> Option<Packet> {
+        let Some(mut frame) = self.pool.alloc() else {
+            self.account.drop(WorkerDrop::UmemEmpty);
+            return None;
+        };
+        if frame.copy_from(bytes).is_none() {
+            self.drop_packet(Packet(frame), DropCause::NoRoom);
+            return None;
+        }
+        Some(Packet(frame))
+    }
+}
+
+/// The selector values of a whole packet.
+pub(crate) fn flow_of(packet: &[u8]) -> Option<Flow> {
+    Flow::of(&Ip::parse(packet).ok()?).ok()
+}

@@ -1,0 +1,135 @@
+//! The inbound burst, and where decapsulated packets go (RFC 4301 §5.2).
+
+use crate::command::Delivery;
+use crate::event::{Direction, Event, Limit};
+use crate::packet::{Origin, Packet};
+use crate::waiting::Key;
+use crate::worker::Worker;
+use core::sync::atomic::Ordering;
+use ipsec::accounting::{Events, Totals};
+use ipsec::classify::Protected;
+use ipsec::drop_cause::DropCause;
+use ipsec::flow::Flow;
+use ipsec::inbound::{InboundPacket, Outcome, process_burst};
+use ipsec::sa::{PairId, Spi};
+use ipsec::selector::Action;
+
+impl Worker {
+    /// Opens the packets in hand, all SAs together.
+    pub(crate) fn open_burst(&mut self) {
+        if self.opening.is_empty() {
+            return;
+        }
+        let mut burst = core::mem::take(&mut self.opening);
+        let mut totals = Totals::default();
+        process_burst(&mut self.sad, &mut burst, &mut totals);
+        self.account.opened(&totals);
+        let mut run: Option<Spi> = None;
+        for InboundPacket { buffer: packet, header, outcome, events } in burst.drain(..) {
+            let spi = Spi::new(header.spi);
+            if !events.is_empty()
+                && let Some(spi) = spi
+            {
+                self.tell_inbound(spi, &header, &packet, events);
+            }
+            match outcome {
+                Outcome::Accepted(inner) => {
+                    if run != spi {
+                        self.publish_usage(run);
+                        run = spi;
+                    }
+                    self.opened(packet, &header, inner.flow);
+                }
+                Outcome::Dropped(cause) => {
+                    if cause == DropCause::UnknownSpi {
+                        self.tell_unknown_spi(&header);
+                    }
+                    self.drop_packet(packet, cause);
+                }
+                Outcome::Larval => match spi {
+                    Some(spi) => self.wait(packet, Key::Larval(spi)),
+                    None => self.drop_packet(packet, DropCause::UnknownSpi),
+                },
+                // `process_burst` leaves none.
+                Outcome::Pending => self.drop_packet(packet, DropCause::UnknownSpi),
+            }
+        }
+        self.publish_usage(run);
+        self.opening = burst;
+    }
+
+    fn publish_usage(&self, spi: Option<Spi>) {
+        if let Some(spi) = spi
+            && let Some(Some(side)) = self.inbound.get(spi.slot())
+            && let Some(sa) = self.sad.get(spi)
+        {
+            side.usage.publish(sa.usage(), self.now.saturating_duration_since(self.epoch));
+        }
+    }
+
+    fn opened(&mut self, packet: Packet, header: &Protected, flow: Flow) {
+        let slot = Spi::new(header.spi).map_or(0, Spi::slot);
+        match self.inbound.get(slot) {
+            Some(Some(side)) if side.delivery == Delivery::Forward => {
+                let pair = side.pair;
+                self.decapsulated(packet, flow, pair);
+            }
+            _ => self.to_host(packet),
+        }
+    }
+
+    /// A packet out of a tunnel is forwarded; where a policy protects its way on, it enters the next tunnel.
+    fn decapsulated(&mut self, packet: Packet, flow: Flow, pair: PairId) {
+        if self.forwarding.addresses.contains(flow.destination) {
+            return self.to_host(packet);
+        }
+        let origin = Origin::Decapsulated(pair);
+        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+            Some(found) if found.action == Action::Discard => {
+                self.drop_packet(packet, DropCause::PolicyDiscard);
+            }
+            // A policy that covers both directions of its own traffic would send it back to where it came from.
+            Some(found) if found.action == Action::Protect && !self.serves(pair, found.policy) => {
+                self.protect(packet, flow, found.policy, origin);
+            }
+            _ => self.forward(packet, &flow, origin),
+        }
+    }
+
+    fn tell_inbound(&mut self, spi: Spi, header: &Protected, packet: &Packet, events: Events) {
+        let Some(Some(side)) = self.inbound.get(spi.slot()) else { return };
+        let pair = side.pair;
+        if events.contains(Events::FIRST_AUTHENTIC) {
+            // Relaxed: see `Binding::active`.
+            let was_active = side.active.swap(true, Ordering::Relaxed);
+            self.raise(Event::FirstInbound {
+                pair,
+                arrived_at: packet.arrival().unwrap_or(self.core),
+            });
+            if !was_active {
+                self.raise(Event::Activated { pair });
+            }
+        }
+        if events.contains(Events::PEER_MOVED)
+            && let Some(port) = header.source_port
+        {
+            self.raise(Event::PeerMoved { pair, address: header.source, port });
+        }
+        for (event, limit) in
+            [(Events::SOFT_EXPIRED, Limit::Soft), (Events::HARD_EXPIRED, Limit::Hard)]
+        {
+            if events.contains(event) {
+                self.raise(Event::Expire { pair, direction: Direction::Inbound, limit });
+            }
+        }
+    }
+
+    fn tell_unknown_spi(&mut self, header: &Protected) {
+        if !self.told_unknown_spi
+            && let Some(spi) = Spi::new(header.spi)
+        {
+            self.told_unknown_spi = true;
+            self.raise(Event::UnknownSpi { spi, source: header.source, protocol: header.protocol });
+        }
+    }
+}

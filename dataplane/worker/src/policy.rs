@@ -1,0 +1,177 @@
+//! The SPD's word on plain packets, and the SA that a policy's packets take (RFC 4301 §5.1, §5.2 step 3).
+
+use crate::account::WorkerDrop;
+use crate::command::{HandedOff, SaRef};
+use crate::config::Side;
+use crate::event::Event;
+use crate::ingress::flow_of;
+use crate::packet::{Origin, Packet};
+use crate::waiting::Key;
+use crate::worker::Worker;
+use core::sync::atomic::Ordering;
+use ipsec::drop_cause::DropCause;
+use ipsec::flow::{Flow, FlowKey};
+use ipsec::packet::PacketBuffer;
+use ipsec::sa::PairId;
+use ipsec::selector::{Action, AddressRange, PolicyId, Ports, Selector};
+use stats::Worker as Row;
+use wire::protocol;
+
+impl Worker {
+    /// A plain packet from a port.
+    pub(crate) fn clear(&mut self, mut packet: Packet, flow: Flow, to_us: bool, side: Side) {
+        // Link-layer padding goes; the length was checked when the packet was classified.
+        let len = ip_len(&packet);
+        if packet.set_len(len).is_err() {
+            return self.drop_packet(packet, DropCause::MalformedHeader);
+        }
+        if to_us && is_udp_port(&flow, |f| f.1, &[self.ike_port]) {
+            return self.to_host(packet);
+        }
+        let mut bypassed = false;
+        if side != Side::Protected {
+            match self.flows_in.lookup(&self.spd, &flow.inbound()).map(|found| found.action) {
+                Some(Action::Protect) => {
+                    return self.drop_packet(packet, DropCause::ClearNotProtected);
+                }
+                Some(Action::Discard) => {
+                    return self.drop_packet(packet, DropCause::PolicyDiscard);
+                }
+                Some(Action::Bypass) => bypassed = true,
+                None => {}
+            }
+        }
+        // What no policy speaks of and is addressed to the host is for the host's own rules.
+        if to_us {
+            return self.to_host(packet);
+        }
+        self.outbound(packet, flow, Origin::Port, bypassed);
+    }
+
+    /// A plain packet on its way out. `bypassed`: a policy lets its kind come in in clear, so it may go on.
+    pub(crate) fn outbound(&mut self, packet: Packet, flow: Flow, origin: Origin, bypassed: bool) {
+        // The gateway's own IKE passes any policy (RFC 4301 §5.1: it is the host's own and exempt).
+        if origin == Origin::Host
+            && is_udp_port(&flow, |f| f.0, &[self.ike_port, self.encap_port])
+            && self.forwarding.addresses.contains(flow.source)
+        {
+            return self.forward(packet, &flow, origin);
+        }
+        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+            Some(found) => match found.action {
+                Action::Protect => self.protect(packet, flow, found.policy, origin),
+                Action::Bypass => self.forward(packet, &flow, origin),
+                Action::Discard => self.drop_packet(packet, DropCause::PolicyDiscard),
+            },
+            None if bypassed => self.forward(packet, &flow, origin),
+            None => self.drop_packet(packet, DropCause::NoPolicy),
+        }
+    }
+
+    /// A packet that leaves only through an SA of `policy`: it never goes in clear, whatever happens here.
+    pub(crate) fn protect(
+        &mut self,
+        mut packet: Packet,
+        flow: Flow,
+        policy: PolicyId,
+        origin: Origin,
+    ) {
+        packet.set_origin(origin);
+        if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
+            return self.time_exceeded(packet);
+        }
+        let key = flow.outbound();
+        match self.choose(policy, &key) {
+            Some(sa) if sa.core == self.core => match self.owned_slot(sa) {
+                Some(slot) => self.seal_with(packet, slot),
+                None => self.drop_packet(packet, DropCause::NoSa),
+            },
+            Some(sa) => self.hand_off(packet, sa.core, HandedOff::Outbound(sa, policy)),
+            None if origin == Origin::Generated => self.drop_packet(packet, DropCause::NoSa),
+            None => {
+                self.acquire(policy, &key);
+                self.wait(packet, Key::Policy(policy));
+            }
+        }
+    }
+
+    /// A packet whose SA went while it was handed over: it takes the one that its policy has now.
+    pub(crate) fn protect_again(&mut self, packet: Packet, policy: PolicyId) {
+        match flow_of(&packet) {
+            Some(flow) => self.protect(packet, flow, policy, Origin::Resumed),
+            None => self.drop_packet(packet, DropCause::MalformedHeader),
+        }
+    }
+
+    /// Whether the outbound SA of `pair` is bound to `policy`.
+    pub(crate) fn serves(&self, pair: PairId, policy: PolicyId) -> bool {
+        self.bindings.get(&policy).is_some_and(|bound| bound.iter().any(|b| b.pair == pair))
+    }
+
+    /// The SA for a packet of a policy: the last bound one that is active and may carry it. One that waits for inbound traffic is
+    /// taken when there is no other.
+    pub(crate) fn choose(&self, policy: PolicyId, key: &FlowKey) -> Option<SaRef> {
+        let mut pending = None;
+        for binding in self.bindings.get(&policy)?.iter().rev() {
+            if binding.selectors.iter().any(|s| s.matches(key)) {
+                // Relaxed: see `Binding::active`.
+                if binding.active.load(Ordering::Relaxed) {
+                    return Some(binding.sa);
+                }
+                pending = pending.or(Some(binding.sa));
+            }
+        }
+        pending
+    }
+
+    /// Copies a packet into the side pool and frees its frame.
+    pub(crate) fn wait(&mut self, packet: Packet, key: Key) {
+        match self.waiting.take_in(key, &packet, self.now) {
+            Some(before) => {
+                self.account.add(Row::TakenIntoWaiting, 1);
+                self.free(packet.0);
+                if before == 0
+                    && let Key::NextHop(port, address) = key
+                {
+                    self.raise(Event::Resolve { port, address });
+                }
+            }
+            None => self.drop_packet(packet, WorkerDrop::WaitingFull),
+        }
+    }
+
+    /// Raises an acquire, unless that was done a short while ago.
+    fn acquire(&mut self, policy: PolicyId, key: &FlowKey) {
+        if let Some(raised) = self.acquires.get(&policy)
+            && self.now.saturating_duration_since(*raised) < self.limits.acquire_repeat
+        {
+            return;
+        }
+        // Not remembered when the ring is full: the next packet tries again.
+        if self.raise(Event::Acquire { policy, packet: selector(key) }) {
+            self.acquires.insert(policy, self.now);
+        }
+    }
+}
+
+/// The selector that one packet is: what a peer narrows from (RFC 7296 §2.9).
+fn selector(key: &FlowKey) -> Selector {
+    let port = |port: Option<u16>| port.map_or(Ports::Opaque, |p| Ports::Range(p..=p));
+    Selector {
+        local: AddressRange::host(key.local),
+        remote: AddressRange::host(key.remote),
+        protocol: Some(key.protocol),
+        local_ports: port(key.ports.map(|(local, _)| local)),
+        remote_ports: port(key.ports.map(|(_, remote)| remote)),
+    }
+}
+
+fn is_udp_port(flow: &Flow, which: impl Fn((u16, u16)) -> u16, ports: &[u16]) -> bool {
+    flow.protocol == protocol::UDP
+        && flow.outbound().ports.is_some_and(|pair| ports.contains(&which(pair)))
+}
+
+/// The length that the IP header of a parsed packet says.
+fn ip_len(packet: &[u8]) -> usize {
+    wire::ip::Ip::parse(packet).map_or(0, |ip| ip.total_len())
+}

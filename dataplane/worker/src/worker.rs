@@ -1,0 +1,393 @@
+//! One worker: what it owns, one turn of its loop, and its sleep.
+
+use crate::account::{Account, Drop};
+use crate::command::{Binding, HandedOff, Handoff, SaRef, WorkerShared};
+use crate::config::{DataplaneConfig, Idle, Limits, PortId, Side, WorkerParts};
+use crate::control::{Closing, InboundSide, OutboundSide, PairPlaces};
+use crate::event::Event;
+use crate::forward::ErrorBudget;
+use crate::forwarding::ForwardingTable;
+use crate::host::HostPort;
+use crate::packet::Packet;
+use crate::waiting::Waiting;
+use crate::wake::Slept;
+use af_xdp::wait::EventFd;
+use af_xdp::{Frame, FramePool, PoolGauges, Port};
+use core::hash::{BuildHasherDefault, Hasher};
+use core::sync::atomic::Ordering;
+use ipsec::inbound::InboundPacket;
+use ipsec::outbound::OutboundPacket;
+use ipsec::sa::{PairId, Spi};
+use ipsec::sad::{InboundSad, OutboundSad, Slot};
+use ipsec::selector::PolicyId;
+use ipsec::spd::{FlowCache, Spd};
+use ipsec::spi::CoreId;
+use stats::{BlockWriter, Worker as Row};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Packets taken from one source at once: what the batched cipher wants, and what the first-level cache holds.
+pub(crate) const BURST: usize = 32;
+
+/// Flows that a worker remembers the policy of, each direction: a megabyte or two.
+const FLOWS: usize = 1 << 14;
+
+/// Turns of a spinning worker between two publications when nothing happens.
+const IDLE_PUBLICATION: u64 = 1 << 10;
+
+/// What one turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Commands carried out.
+    pub commands: usize,
+    /// Packets taken in, from wherever.
+    pub packets: usize,
+}
+
+impl Progress {
+    /// Whether there was nothing to do.
+    pub const fn is_idle(&self) -> bool {
+        self.commands == 0 && self.packets == 0
+    }
+}
+
+/// One port and what waits for its transmit ring within a turn.
+#[derive(Debug)]
+pub(crate) struct PortState {
+    pub(crate) port: Port,
+    pub(crate) side: Side,
+    pub(crate) transmit: Vec<Frame>,
+}
+
+/// Hashes numbers that the control plane chose, which nobody outside can make collide.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(u64::from(n));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // Fibonacci hashing: the top bits, which the table looks at, depend on all of the number's.
+        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+}
+
+pub(crate) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
+/// One core's run-to-completion loop. Made by [`Dataplane::new`](crate::Dataplane::new).
+pub struct Worker {
+    pub(crate) core: CoreId,
+    pub(crate) limits: Limits,
+    idle: Idle,
+    pub(crate) ike_port: u16,
+    pub(crate) encap_port: u16,
+    /// The time of this turn.
+    pub(crate) now: Instant,
+    pub(crate) epoch: Instant,
+
+    pub(crate) pool: FramePool,
+    pub(crate) ports: Vec<PortState>,
+    pub(crate) host: HostPort,
+
+    pub(crate) shared: Arc<[WorkerShared]>,
+    upcall: Arc<EventFd>,
+    /// Workers that were pushed to since the last flush, a bit each.
+    pub(crate) bells: u64,
+    /// Whether the control thread has something to see.
+    pub(crate) upcall_due: bool,
+
+    pub(crate) sad: InboundSad,
+    /// By slot of the SPI, beside `sad`; long as far as slots were used.
+    pub(crate) inbound: Vec<Option<InboundSide>>,
+    pub(crate) outbound_sad: OutboundSad,
+    /// By slot, beside `outbound_sad`; long as far as slots were used.
+    pub(crate) outbound: Vec<Option<OutboundSide>>,
+    pub(crate) pairs: NumberMap<PairId, PairPlaces>,
+    pub(crate) larval: Vec<Spi>,
+    /// Bound SAs of all workers, by policy, newest last.
+    pub(crate) bindings: NumberMap<PolicyId, Vec<Binding>>,
+    /// Policies whose acquire was raised, and when.
+    pub(crate) acquires: NumberMap<PolicyId, Instant>,
+    pub(crate) closing: VecDeque<Closing>,
+    /// The last command seen, complete or not.
+    pub(crate) sequence: u64,
+    pub(crate) stopped: bool,
+
+    pub(crate) spd: Arc<Spd>,
+    pub(crate) flows_out: FlowCache,
+    pub(crate) flows_in: FlowCache,
+    pub(crate) forwarding: Arc<ForwardingTable>,
+    /// Changes with `forwarding`, so that what was made from it can tell that it is old.
+    pub(crate) forwarding_version: u64,
+    pub(crate) waiting: Waiting,
+    pub(crate) errors: ErrorBudget,
+    /// Handed-over packets and reassembled ones taken so far, for deletes to know when the rings have drained.
+    pub(crate) handoffs_taken: u64,
+    pub(crate) injected_taken: u64,
+    /// Whether this turn has told of an unknown SPI.
+    pub(crate) told_unknown_spi: bool,
+
+    // Bursts, empty between two sources.
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) opening: Vec<InboundPacket<Packet>>,
+    pub(crate) sealing: Vec<OutboundPacket<Packet>>,
+    /// Takes the place of `sealing` while that is worked on.
+    pub(crate) spare: Vec<OutboundPacket<Packet>>,
+
+    pub(crate) account: Account,
+    block: Option<BlockWriter>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        core: CoreId,
+        config: &DataplaneConfig,
+        parts: WorkerParts,
+        shared: Arc<[WorkerShared]>,
+        upcall: Arc<EventFd>,
+        epoch: Instant,
+    ) -> Self {
+        let WorkerParts { pool, ports, host, block } = parts;
+        let ports = ports
+            .into_iter()
+            .map(|p| PortState {
+                port: p.port,
+                side: p.side,
+                transmit: Vec::with_capacity(2 * BURST),
+            })
+            .collect();
+        host.attach(&shared, core.index());
+        let limits = config.limits;
+        Self {
+            core,
+            limits,
+            idle: config.idle,
+            ike_port: config.ike_port,
+            encap_port: config.encap_port,
+            now: epoch,
+            epoch,
+            waiting: Waiting::new(&limits, pool.chunk_size()),
+            pool,
+            ports,
+            host,
+            shared,
+            upcall,
+            bells: 0,
+            upcall_due: false,
+            sad: InboundSad::new(core, limits.sas),
+            inbound: Vec::new(),
+            outbound_sad: OutboundSad::new(limits.sas, 0),
+            outbound: Vec::new(),
+            pairs: NumberMap::default(),
+            larval: Vec::new(),
+            bindings: NumberMap::default(),
+            acquires: NumberMap::default(),
+            closing: VecDeque::new(),
+            sequence: 0,
+            stopped: false,
+            spd: Arc::new(Spd::compile(&[], 0)),
+            flows_out: FlowCache::new(FLOWS),
+            flows_in: FlowCache::new(FLOWS),
+            forwarding: Arc::new(ForwardingTable::default()),
+            forwarding_version: 0,
+            errors: ErrorBudget::new(&limits, epoch),
+            handoffs_taken: 0,
+            injected_taken: 0,
+            told_unknown_spi: false,
+            frames: Vec::with_capacity(BURST),
+            opening: Vec::with_capacity(2 * BURST),
+            sealing: Vec::with_capacity(2 * BURST),
+            spare: Vec::with_capacity(2 * BURST),
+            account: Account::new(),
+            block,
+        }
+    }
+
+    /// Which worker it is.
+    pub fn core(&self) -> CoreId {
+        self.core
+    }
+
+    /// What it has counted.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Where its frames are.
+    pub fn frames(&self) -> PoolGauges {
+        self.pool.gauges()
+    }
+
+    /// Whether it was told to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// One iteration: some commands, then one burst of every source to its end, then the counters published. It never waits.
+    pub fn turn(&mut self, now: Instant) -> Progress {
+        self.now = now;
+        self.told_unknown_spi = false;
+        let commands = self.apply_commands();
+        self.take_home();
+        let mut packets = 0;
+        for port in 0..self.ports.len() {
+            packets += self.receive(PortId(port as u16));
+        }
+        packets += self.read_host();
+        packets += self.take_injected();
+        packets += self.take_handoffs();
+        packets += self.take_released();
+        self.expire_waiting();
+        self.finish_deletes();
+        let progress = Progress { commands, packets };
+        self.account.add(Row::Turns, 1);
+        if !progress.is_idle() || self.account.get(Row::Turns) % IDLE_PUBLICATION == 0 {
+            self.publish();
+        }
+        if self.upcall_due {
+            self.upcall_due = false;
+            self.upcall.ring();
+        }
+        progress
+    }
+
+    /// Turns until it is told to stop; sleeps when there is nothing to do, unless it is to spin.
+    pub fn run(&mut self) {
+        let mut empty_turns = 0u32;
+        while !self.stopped {
+            if !self.turn(Instant::now()).is_idle() {
+                empty_turns = 0;
+                continue;
+            }
+            empty_turns = empty_turns.saturating_add(1);
+            match self.idle {
+                Idle::Sleep { after_empty_turns } if empty_turns >= after_empty_turns => {
+                    self.sleep();
+                    empty_turns = 0;
+                }
+                Idle::Sleep { .. } | Idle::Spin => core::hint::spin_loop(),
+            }
+        }
+        self.publish();
+    }
+
+    fn sleep(&mut self) {
+        self.publish();
+        // All ports are asked even when one refuses: `wake` below is for all.
+        let may = self.ports.iter_mut().fold(true, |may, p| p.port.prepare_sleep() && may);
+        if may && !self.waiting.has_released() {
+            self.account.add(Row::Sleeps, 1);
+            let shared = &self.shared[self.core.index()];
+            let sources = self.ports.iter().filter_map(|p| p.port.fd()).chain(self.host.fd());
+            let timeout =
+                self.waiting.next_deadline().map(|d| d.saturating_duration_since(self.now));
+            let host = &self.host;
+            let slept =
+                shared.bell.sleep(sources, timeout, || shared.has_work() || host.has_input());
+            match slept {
+                Ok(Slept::Woken) => self.account.add(Row::Wakes, 1),
+                Ok(Slept::No | Slept::TimedOut) => {}
+                // poll() lacks memory: turning on is all that can be done.
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        for port in &mut self.ports {
+            port.port.wake();
+        }
+    }
+
+    fn publish(&mut self) {
+        let gauges = self.pool.gauges();
+        self.account.set(Row::FramesFree, gauges.free.into());
+        self.account.set(Row::FramesReceiving, gauges.fill.into());
+        self.account.set(Row::FramesSending, gauges.transmit.into());
+        // Between two turns no frame is in this worker's hands.
+        self.account.set(Row::FramesLent, gauges.out.into());
+        self.account.set(Row::Waiting, self.waiting.len() as u64);
+        self.account.set(Row::InboundSas, self.sad.len() as u64);
+        self.account.set(Row::OutboundSas, self.outbound_sad.len() as u64);
+        if let Some(block) = &mut self.block {
+            block.publish_parts(&self.account.parts());
+        }
+    }
+
+    /// Ends a source's burst: everything in hand is opened, sealed and sent.
+    pub(crate) fn flush(&mut self) {
+        self.open_burst();
+        self.seal_burst();
+        self.transmit_all();
+        self.ring_bells();
+    }
+
+    pub(crate) fn ring_bells(&mut self) {
+        let mut bells = core::mem::take(&mut self.bells);
+        while bells != 0 {
+            let core = bells.trailing_zeros() as usize;
+            bells &= bells - 1;
+            self.shared[core].bell.ring();
+        }
+    }
+
+    /// Gives a frame of this worker's UMEM back.
+    pub(crate) fn free(&mut self, frame: Frame) {
+        // Every frame in a worker's hands is its own: one of another worker is sent home when its packet is copied.
+        let _ = self.pool.free(frame);
+    }
+
+    /// Counts a packet as dropped and frees its frame.
+    pub(crate) fn drop_packet(&mut self, packet: Packet, cause: impl Into<Drop>) {
+        self.account.drop(cause);
+        self.free(packet.0);
+    }
+
+    /// Hands a packet to the core that owns its SA.
+    pub(crate) fn hand_off(&mut self, packet: Packet, to: CoreId, what: HandedOff) {
+        let handoff = Handoff { frame: packet.0, from: self.core, what };
+        match self.shared[to.index()].handoff.push(handoff) {
+            Ok(()) => {
+                self.account.add(Row::HandedOut, 1);
+                self.bells |= 1 << to.index();
+            }
+            Err(handoff) => {
+                self.drop_packet(Packet(handoff.frame), crate::account::WorkerDrop::HandoffFull);
+            }
+        }
+    }
+
+    /// Tells the control thread; says whether there was room for it.
+    pub(crate) fn raise(&mut self, event: Event) -> bool {
+        let shared = &self.shared[self.core.index()];
+        self.upcall_due = true;
+        let raised = shared.events.push(event).is_ok();
+        if !raised {
+            let lost = shared.events_lost.load(Ordering::Relaxed);
+            shared.events_lost.store(lost + 1, Ordering::Relaxed);
+        }
+        raised
+    }
+
+    /// The outbound SA that a reference names, if it is still there.
+    pub(crate) fn owned_slot(&self, sa: SaRef) -> Option<Slot> {
+        let side = self.outbound.get(sa.slot as usize)?.as_ref()?;
+        (sa.core == self.core && side.generation == sa.generation).then_some(Slot(sa.slot))
+    }
+}
+
+impl core::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Worker").field("core", &self.core).finish_non_exhaustive()
+    }
+}
