@@ -258,14 +258,15 @@ pub(super) struct Job<'a> {
     pub(super) aad: AadBytes,
     text_bits: u64,
     aad_bits: u64,
-    pub(super) nonce: [u8; NONCE_LEN],
+    /// The nonce and a block counter of one, big endian.
+    pub(super) j0: [u8; 16],
     class: Class,
     pub(super) tag_len: u8,
     authentic: bool,
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-const _: () = assert!(size_of::<Job<'_>>() == 80);
+const _: () = assert!(size_of::<Job<'_>>() == 88);
 
 impl<'a> Job<'a> {
     #[inline]
@@ -294,7 +295,7 @@ impl<'a> Job<'a> {
             aad: aad.bytes,
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,
-            nonce,
+            j0: first_counter(nonce),
             class: key.class(),
             tag_len: tag_len as u8,
             authentic: false,
@@ -308,7 +309,8 @@ impl<'a> Job<'a> {
     }
 
     pub(super) fn nonce(&self) -> [u8; NONCE_LEN] {
-        self.nonce
+        let [nonce @ .., _, _, _, _] = self.j0;
+        nonce
     }
 
     /// The key of a job of the portable class.
@@ -422,4 +424,13 @@ impl<'a> Job<'a> {
         let text = unsafe { slice::from_raw_parts_mut(self.dst, self.len() as usize) };
         text.zeroize();
     }
+}
+
+/// The block J0 of a 96-bit nonce (SP 800-38D §7.1).
+#[inline]
+fn first_counter(nonce: [u8; NONCE_LEN]) -> [u8; 16] {
+    let mut j0 = [0; 16];
+    j0[..NONCE_LEN].copy_from_slice(&nonce);
+    j0[15] = 1;
+    j0
 }

@@ -59,8 +59,7 @@ pub(super) unsafe fn one<const SEAL: bool, const R: usize>(job: &mut Job<'_>) {
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 fn empty<const R: usize>(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
-    let j0 = _mm_xor_si128(_mm_xor_si128(nonce(job), counter_j0()), key.round_key(0));
-    let mask = encrypt::<R>(key, j0);
+    let mask = encrypt::<R>(key, _mm_xor_si128(j0(job), key.round_key(0)));
     let text = in_lanes_01(aad_block(job, key), job.length_block());
     let sum = Sum::of(text, in_lanes_01(key.power(2), key.power(1)));
     _mm_xor_si128(reversed1(fold(sum.reduced())), mask)
@@ -77,10 +76,10 @@ unsafe fn short<const SEAL: bool, const R: usize, const G: usize>(
     job: &Job<'_>,
     key: &ExpandedKey,
 ) -> __m128i {
-    let nonce = _mm_xor_si128(nonce(job), key.round_key(0));
+    let j0 = _mm_xor_si128(j0(job), key.round_key(0));
     let mut hashed = [_mm512_setzero_si512(); G];
     // SAFETY: the text has `G` vectors.
-    let mask = unsafe { last_group::<SEAL, R, G, 0>(job, key, nonce, 0, &mut hashed, None) };
+    let mask = unsafe { last_group::<SEAL, R, G, 0, true>(job, key, j0, 0, &mut hashed, None) };
     let end = tail(job.len());
     let blocks = 4 * (G - 1) + end.blocks;
     let mut sum = ends(job, key, hashed[G - 1], end, blocks);
@@ -107,7 +106,7 @@ struct Hash {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 unsafe fn long<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
     let count = vectors(job.len());
-    let nonce = _mm_xor_si128(nonce(job), key.round_key(0));
+    let j0 = _mm_xor_si128(j0(job), key.round_key(0));
     // What is left for the last group is 2 to 9 vectors.
     let groups = (count - 2) / GROUP;
     let aad = Sum::of(in_lane_0(aad_block(job, key)), in_lane_0(key.power(4 * GROUP + 1)));
@@ -116,18 +115,18 @@ unsafe fn long<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKe
     let mut j = 0;
     if SEAL {
         // SAFETY: `groups` whole groups are in the text; so in the loop.
-        unsafe { group::<SEAL, R, 0>(job, key, nonce, 0, &mut hashed, &mut hash) };
+        unsafe { group::<SEAL, R, 0>(job, key, j0, 0, &mut hashed, &mut hash) };
         j = GROUP;
     }
     while j < GROUP * groups {
         // SAFETY: as above.
-        unsafe { group::<SEAL, R, GROUP>(job, key, nonce, j, &mut hashed, &mut hash) };
+        unsafe { group::<SEAL, R, GROUP>(job, key, j0, j, &mut hashed, &mut hash) };
         j += GROUP;
     }
     macro_rules! last {
         ($g:literal) => {
             // SAFETY: that many vectors follow the whole groups.
-            unsafe { last::<SEAL, R, $g>(job, key, nonce, j, &hashed, hash) }
+            unsafe { last::<SEAL, R, $g>(job, key, j0, j, &hashed, hash) }
         };
     }
     match count - j {
@@ -153,13 +152,13 @@ unsafe fn long<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKe
 unsafe fn group<const SEAL: bool, const R: usize, const H: usize>(
     job: &Job<'_>,
     key: &ExpandedKey,
-    nonce: __m128i,
+    j0: __m128i,
     j: usize,
     hashed: &mut [__m512i; GROUP],
     hash: &mut Hash,
 ) {
     let text = Text::new(job);
-    let mut s = first_states::<GROUP>(nonce, j);
+    let mut s = first_states::<GROUP>(j0, j);
     let ready = if SEAL { *hashed } else { [_mm512_setzero_si512(); GROUP] };
     each_round!(ROUND => {
         let rk = round_key(key, ROUND);
@@ -211,7 +210,7 @@ unsafe fn group<const SEAL: bool, const R: usize, const H: usize>(
 unsafe fn last<const SEAL: bool, const R: usize, const G: usize>(
     job: &Job<'_>,
     key: &ExpandedKey,
-    nonce: __m128i,
+    j0: __m128i,
     j: usize,
     before: &[__m512i; GROUP],
     mut hash: Hash,
@@ -220,10 +219,10 @@ unsafe fn last<const SEAL: bool, const R: usize, const G: usize>(
     let mask = if SEAL {
         let pending = Some((before, &mut hash));
         // SAFETY: as the caller promised.
-        unsafe { last_group::<SEAL, R, G, GROUP>(job, key, nonce, j, &mut hashed, pending) }
+        unsafe { last_group::<SEAL, R, G, GROUP, false>(job, key, j0, j, &mut hashed, pending) }
     } else {
         // SAFETY: as the caller promised.
-        unsafe { last_group::<SEAL, R, G, 0>(job, key, nonce, j, &mut hashed, None) }
+        unsafe { last_group::<SEAL, R, G, 0, false>(job, key, j0, j, &mut hashed, None) }
     };
     let end = tail(job.len());
     let blocks = 4 * (G - 1) + end.blocks;
@@ -245,26 +244,33 @@ unsafe fn last<const SEAL: bool, const R: usize, const G: usize>(
 }
 
 /// Encrypts or decrypts the last `G` vectors, from vector `j` on, and gives the encrypted J0; `hashed` receives
-/// their ciphertext. Between the rounds, `H` vectors of a group before are multiplied.
+/// their ciphertext. Between the rounds, `H` vectors of a group before are multiplied. `SHORT` if there is no such
+/// group; it also gives each caller its own instance, which the compiler then inlines.
 ///
 /// # Safety
 ///
 /// The text has exactly `G` vectors from `j` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn last_group<const SEAL: bool, const R: usize, const G: usize, const H: usize>(
+unsafe fn last_group<
+    const SEAL: bool,
+    const R: usize,
+    const G: usize,
+    const H: usize,
+    const SHORT: bool,
+>(
     job: &Job<'_>,
     key: &ExpandedKey,
-    nonce: __m128i,
+    j0: __m128i,
     j: usize,
     hashed: &mut [__m512i; G],
     before: Option<(&[__m512i; GROUP], &mut Hash)>,
 ) -> __m128i {
     let text = Text::new(job);
     let end = tail(job.len());
-    let mut s = first_states::<G>(nonce, j);
+    let mut s = first_states::<G>(j0, if SHORT { 0 } else { j });
     // J0 rides in the last lane of the last vector, if that is free.
-    let mut mask = _mm_xor_si128(nonce, counter_j0());
+    let mut mask = j0;
     if end.blocks < 4 {
         s[G - 1] = with_lane_3(s[G - 1], mask);
     } else {
@@ -310,11 +316,11 @@ unsafe fn last_group<const SEAL: bool, const R: usize, const G: usize, const H: 
     if end.blocks < 4 { _mm512_extracti32x4_epi32::<3>(y) } else { mask }
 }
 
-/// Counter blocks of the `G` vectors from `j` on, after the first key addition, which `nonce` brings.
+/// Counter blocks of the `G` vectors from `j` on, after the first key addition, which `j0` brings.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn first_states<const G: usize>(nonce: __m128i, j: usize) -> [__m512i; G] {
-    let base = _mm512_broadcast_i32x4(nonce);
+fn first_states<const G: usize>(j0: __m128i, j: usize) -> [__m512i; G] {
+    let base = _mm512_broadcast_i32x4(j0);
     let mut s = [base; G];
     if j <= COUNTERS - G {
         for (g, v) in s.iter_mut().enumerate() {

@@ -1,13 +1,18 @@
 //! Four short packets in lock step.
 //!
 //! ```text
-//!            text of packet 0 1 2 3          one lane per packet
-//!   AES      s[0]  s[1]  s[2]  s[3]          j0: the four tag masks
-//!   GHASH    sum[0] .. sum[3] ─► fold_each ─► total + AAD·Hⁿ⁺² + lengths·H ─► one reduction ─► four tags
+//!  even       vectors   packet 0..3 │ four blocks of one packet each, for AES
+//!             tails     one block of each of the four packets, for AES and GHASH
+//!             masks     J0 of the four packets
+//!             GHASH     one block of each packet in every register: one sum, one reduction, four tags
+//!
+//!  uneven     vectors   packet 0..3 │ for AES and GHASH; sums are folded to a lane per packet at the end
 //! ```
+//!
+//! Even means one key and one number of blocks, as a burst of one flow mostly is. Then the powers of H are the
+//! same for all four lanes, and blocks that do not fill a vector of their packet fill one of their four.
 
 use core::arch::x86_64::*;
-use core::array::from_fn;
 
 use super::super::expanded::ExpandedKey;
 use super::super::job::Job;
@@ -22,145 +27,287 @@ use super::vector::*;
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>; 4], count: usize) {
-    let key = jobs[0].key_address();
-    let same = jobs.iter().all(|job| job.key_address() == key);
-    match (count, same) {
+    let (key, blocks) = (jobs[0].key_address(), blocks(&jobs[0]));
+    let mut even = true;
+    for job in &jobs[1..] {
+        even &= job.key_address() == key && self::blocks(job) == blocks;
+    }
+    match (even, blocks) {
+        // SAFETY: as the caller promised, with so many blocks and one key; so in each arm.
+        (true, 1) => unsafe { even_four::<SEAL, R, 0, 1>(jobs) },
+        // SAFETY: likewise.
+        (true, 2) => unsafe { even_four::<SEAL, R, 0, 2>(jobs) },
+        // SAFETY: likewise.
+        (true, 3) => unsafe { even_four::<SEAL, R, 0, 3>(jobs) },
+        // SAFETY: likewise.
+        (true, 4) => unsafe { even_four::<SEAL, R, 1, 0>(jobs) },
+        // SAFETY: likewise.
+        (true, 5) => unsafe { even_four::<SEAL, R, 1, 1>(jobs) },
+        // SAFETY: likewise.
+        (true, 6) => unsafe { even_four::<SEAL, R, 1, 2>(jobs) },
+        // SAFETY: likewise.
+        (true, 7) => unsafe { even_four::<SEAL, R, 1, 3>(jobs) },
+        // SAFETY: likewise.
+        (true, _) => unsafe { even_four::<SEAL, R, 2, 0>(jobs) },
         // SAFETY: as the caller promised.
-        (1, true) => unsafe { lockstep::<SEAL, R, 1, true>(jobs) },
+        (false, 0..=4) if count == 1 => unsafe { uneven_four::<SEAL, R, 1>(jobs) },
         // SAFETY: as the caller promised.
-        (1, false) => unsafe { lockstep::<SEAL, R, 1, false>(jobs) },
-        // SAFETY: as the caller promised.
-        (_, true) => unsafe { lockstep::<SEAL, R, 2, true>(jobs) },
-        // SAFETY: as the caller promised.
-        (_, false) => unsafe { lockstep::<SEAL, R, 2, false>(jobs) },
+        (false, _) => unsafe { uneven_four::<SEAL, R, 2>(jobs) },
     }
 }
 
+fn blocks(job: &Job<'_>) -> u32 {
+    job.len().div_ceil(16)
+}
+
+/// Four packets of one key, each of `G` vectors and `M` blocks behind them. Without such blocks it is the last
+/// vector that may not be full, with them the last of them.
+///
 /// # Safety
 ///
-/// As [`four`], with `G` for `count`; all jobs have the same key if `SAME`.
+/// As [`four`]; the jobs have one key and `4 * G + M` blocks each, and `M` is at most 3.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn lockstep<const SEAL: bool, const R: usize, const G: usize, const SAME: bool>(
+unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: usize>(
     jobs: &mut [Job<'_>; 4],
 ) {
     // SAFETY: as the caller promised.
-    let keys: [&ExpandedKey; 4] =
-        from_fn(|i| unsafe { jobs[if SAME { 0 } else { i }].expanded_key() });
-    let texts: [Text; 4] = from_fn(|i| Text::new(&jobs[i]));
-    let tails: [Tail; 4] = from_fn(|i| tail(jobs[i].len()));
-
+    let key = unsafe { jobs[0].expanded_key() };
     let zero = _mm512_setzero_si512();
+    let rk = round_key(key, 0);
+    let mut masks =
+        _mm512_xor_si512(lanes(j0(&jobs[0]), j0(&jobs[1]), j0(&jobs[2]), j0(&jobs[3])), rk);
+    let mut tails = [zero; M];
+    for t in 0..M {
+        tails[t] = _mm512_xor_si512(masks, block_counter(4 * G + t));
+    }
     let mut s = [[zero; G]; 4];
-    let nonces: [__m128i; 4] = from_fn(|i| nonce(&jobs[i]));
-    // One lane per packet where one key serves all; with several keys, a register each.
-    let mut masks = if SAME {
-        let four = lanes(nonces[0], nonces[1], nonces[2], nonces[3]);
-        xor3(four, _mm512_broadcast_i32x4(counter_j0()), round_key(keys[0], 0))
-    } else {
-        zero
-    };
-    let mut mask_of = [_mm_setzero_si128(); 4];
     for i in 0..4 {
-        let base = _mm512_xor_si512(_mm512_broadcast_i32x4(nonces[i]), round_key(keys[i], 0));
         for g in 0..G {
-            s[i][g] = _mm512_xor_si512(base, counters(g));
-        }
-        if !SAME {
-            mask_of[i] = _mm_xor_si128(_mm512_castsi512_si128(base), counter_j0());
+            s[i][g] = xor3(_mm512_broadcast_i32x4(j0(&jobs[i])), rk, counters(g));
         }
     }
-    for r in 1..R {
-        let shared = round_key(keys[0], r);
+    each_round!(ROUND => {
+        let rk = round_key(key, ROUND);
         for i in 0..4 {
-            let rk = if SAME { shared } else { round_key(keys[i], r) };
             for g in 0..G {
                 s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
             }
-            if !SAME {
-                mask_of[i] = _mm_aesenc_si128(mask_of[i], _mm512_castsi512_si128(rk));
+        }
+        for t in 0..M {
+            tails[t] = _mm512_aesenc_epi128(tails[t], rk);
+        }
+        masks = _mm512_aesenc_epi128(masks, rk);
+    });
+    let rk = round_key(key, R);
+    masks = _mm512_aesenclast_epi128(masks, rk);
+
+    // The block of AAD in front has the highest power, the length block behind H itself.
+    let blocks = 4 * G + M;
+    let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
+    let lengths = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
+    let mut sum = Sum::of(lengths, _mm512_broadcast_i32x4(key.power(1)));
+    sum.add(four_aads(jobs, [key; 4]), _mm512_broadcast_i32x4(key.power(blocks + 2)));
+
+    for g in 0..G {
+        let mut hashed = [zero; 4];
+        for i in 0..4 {
+            let text = Text::new(&jobs[i]);
+            if M == 0 && g == G - 1 {
+                let end = tail(jobs[i].len());
+                // SAFETY: the mask is that of the text's last vector, and that is `g`.
+                let x = unsafe { text.load_tail(g, end.mask) };
+                let y = _mm512_aesenclast_epi128(s[i][g], _mm512_xor_si512(x, rk));
+                // SAFETY: as the load.
+                unsafe { text.store_tail(g, end.mask, y) };
+                hashed[i] = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
+            } else {
+                // SAFETY: there is text behind vector `g`; so the store.
+                let x = unsafe { text.load(g) };
+                let y = _mm512_aesenclast_epi128(s[i][g], _mm512_xor_si512(x, rk));
+                // SAFETY: as the load.
+                unsafe { text.store(g, y) };
+                hashed[i] = reversed(if SEAL { y } else { x });
             }
         }
-        if SAME {
-            masks = _mm512_aesenc_epi128(masks, shared);
+        let by_block = transposed(hashed);
+        let e = blocks + 1 - 4 * g;
+        sum.add2(
+            by_block[0],
+            _mm512_broadcast_i32x4(key.power(e)),
+            by_block[1],
+            _mm512_broadcast_i32x4(key.power(e - 1)),
+        );
+        sum.add2(
+            by_block[2],
+            _mm512_broadcast_i32x4(key.power(e - 2)),
+            by_block[3],
+            _mm512_broadcast_i32x4(key.power(e - 3)),
+        );
+    }
+    for t in 0..M {
+        let mut mask = [0xffff_u16; 4];
+        if t == M - 1 {
+            for i in 0..4 {
+                mask[i] = block_mask(jobs[i].len());
+            }
+        }
+        let at = 64 * G + 16 * t;
+        let mut x = [_mm_setzero_si128(); 4];
+        for i in 0..4 {
+            // SAFETY: block `4 * G + t` is in the text, and the mask is that of the last one.
+            x[i] = unsafe { Text::new(&jobs[i]).load_block(at, mask[i]) };
+        }
+        let x = lanes(x[0], x[1], x[2], x[3]);
+        let y = _mm512_aesenclast_epi128(tails[t], _mm512_xor_si512(x, rk));
+        let each = split(y);
+        for i in 0..4 {
+            // SAFETY: as the load.
+            unsafe { Text::new(&jobs[i]).store_block(at, mask[i], each[i]) };
+        }
+        let mut hashed = if SEAL { y } else { x };
+        if SEAL && t == M - 1 {
+            let all = u64::from(mask[0])
+                | u64::from(mask[1]) << 16
+                | u64::from(mask[2]) << 32
+                | u64::from(mask[3]) << 48;
+            hashed = _mm512_maskz_mov_epi8(all, y);
+        }
+        sum.add(reversed(hashed), _mm512_broadcast_i32x4(key.power(M + 1 - t)));
+    }
+    let tags = _mm512_xor_si512(reversed(sum.reduced()), masks);
+    // SAFETY: as the caller promised.
+    unsafe { finish_four::<SEAL>(jobs, tags) };
+}
+
+/// Four packets of `G` vectors each and perhaps several keys.
+///
+/// # Safety
+///
+/// As [`four`], with `G` for `count`.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &mut [Job<'_>; 4]) {
+    let keys: [&ExpandedKey; 4] = [
+        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
+        unsafe { jobs[0].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { jobs[1].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { jobs[2].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { jobs[3].expanded_key() },
+    ];
+    let zero = _mm512_setzero_si512();
+    let mut s = [[zero; G]; 4];
+    let mut masks = [_mm_setzero_si128(); 4];
+    for i in 0..4 {
+        let base = _mm512_xor_si512(_mm512_broadcast_i32x4(j0(&jobs[i])), round_key(keys[i], 0));
+        masks[i] = _mm512_castsi512_si128(base);
+        for g in 0..G {
+            s[i][g] = _mm512_xor_si512(base, counters(g));
         }
     }
+    each_round!(ROUND => {
+        for i in 0..4 {
+            let rk = round_key(keys[i], ROUND);
+            for g in 0..G {
+                s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
+            }
+            masks[i] = _mm_aesenc_si128(masks[i], _mm512_castsi512_si128(rk));
+        }
+    });
 
     let mut sums = [Sum::zero(); 4];
+    let mut aad_powers = [_mm_setzero_si128(); 4];
     for i in 0..4 {
         let rk = round_key(keys[i], R);
-        if !SAME {
-            mask_of[i] = _mm_aesenclast_si128(mask_of[i], _mm512_castsi512_si128(rk));
+        masks[i] = _mm_aesenclast_si128(masks[i], _mm512_castsi512_si128(rk));
+        let text = Text::new(&jobs[i]);
+        let end = tail(jobs[i].len());
+        let blocks = 4 * (G - 1) + end.blocks;
+        aad_powers[i] = keys[i].power(blocks + 2);
+        if G == 2 {
+            // SAFETY: there is text behind vector 0; so the store.
+            let x = unsafe { text.load(0) };
+            let y = _mm512_aesenclast_epi128(s[i][0], _mm512_xor_si512(x, rk));
+            // SAFETY: as the load.
+            unsafe { text.store(0, y) };
+            sums[i] = Sum::of(reversed(if SEAL { y } else { x }), powers(keys[i], blocks + 1));
         }
-        let blocks = 4 * (G - 1) + tails[i].blocks;
-        for g in 0..G {
-            let last = g == G - 1;
-            let mask = tails[i].mask;
-            let x = if last {
-                // SAFETY: the mask is that of the text's last vector, and that is `G - 1`.
-                unsafe { texts[i].load_tail(g, mask) }
-            } else {
-                // SAFETY: the text has `G` vectors, and this is not the last.
-                unsafe { texts[i].load(g) }
-            };
-            let y = _mm512_aesenclast_epi128(s[i][g], _mm512_xor_si512(x, rk));
-            let hashed = if !SEAL {
-                x
-            } else if last {
-                _mm512_maskz_mov_epi8(mask, y)
-            } else {
-                y
-            };
-            if last {
-                // SAFETY: as the load.
-                unsafe { texts[i].store_tail(g, mask, y) };
-            } else {
-                // SAFETY: as the load.
-                unsafe { texts[i].store(g, y) };
-            }
-            let power =
-                powers(keys[i], if last { tails[i].blocks + 1 } else { blocks + 1 - 4 * g });
-            if g == 0 {
-                sums[i] = Sum::of(reversed(hashed), power);
-            } else {
-                sums[i].add(reversed(hashed), power);
-            }
+        // SAFETY: the mask is that of the text's last vector, and that is `G - 1`; so the store.
+        let x = unsafe { text.load_tail(G - 1, end.mask) };
+        let y = _mm512_aesenclast_epi128(s[i][G - 1], _mm512_xor_si512(x, rk));
+        // SAFETY: as the load.
+        unsafe { text.store_tail(G - 1, end.mask, y) };
+        let hashed = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
+        let power = powers(keys[i], end.blocks + 1);
+        if G == 2 {
+            sums[i].add(hashed, power);
+        } else {
+            sums[i] = Sum::of(hashed, power);
         }
     }
 
-    let block = |i: usize| 4 * (G - 1) + tails[i].blocks + 2;
-    let masks = if SAME {
-        _mm512_aesenclast_epi128(masks, round_key(keys[0], R))
-    } else {
-        lanes(mask_of[0], mask_of[1], mask_of[2], mask_of[3])
-    };
-    let aad = match [0, 1, 2, 3].map(|i: usize| jobs[i].aad_block()) {
-        [Some(a), Some(b), Some(c), Some(d)] => reversed(lanes(a, b, c, d)),
-        _ => {
-            let aad: [__m128i; 4] = from_fn(|i| aad_block(&jobs[i], keys[i]));
-            lanes(aad[0], aad[1], aad[2], aad[3])
-        }
-    };
-    let len: [__m128i; 4] = from_fn(|i| jobs[i].length_block());
-    let len = lanes(len[0], len[1], len[2], len[3]);
-    let aad_power: [__m128i; 4] = from_fn(|i| keys[i].power(block(i)));
-    let aad_power = lanes(aad_power[0], aad_power[1], aad_power[2], aad_power[3]);
-    let len_power = if SAME {
-        _mm512_broadcast_i32x4(keys[0].power(1))
-    } else {
-        lanes(keys[0].power(1), keys[1].power(1), keys[2].power(1), keys[3].power(1))
-    };
+    let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
+    let lengths = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
+    let first = lanes(keys[0].power(1), keys[1].power(1), keys[2].power(1), keys[3].power(1));
+    let aad_powers = lanes(aad_powers[0], aad_powers[1], aad_powers[2], aad_powers[3]);
     let mut total = Sum::fold_each(sums);
-    total.add2(aad, aad_power, len, len_power);
+    total.add2(four_aads(jobs, keys), aad_powers, lengths, first);
+    let masks = lanes(masks[0], masks[1], masks[2], masks[3]);
     let tags = _mm512_xor_si512(reversed(total.reduced()), masks);
-    let tags = [
-        _mm512_castsi512_si128(tags),
-        _mm512_extracti32x4_epi32::<1>(tags),
-        _mm512_extracti32x4_epi32::<2>(tags),
-        _mm512_extracti32x4_epi32::<3>(tags),
-    ];
-    for (job, tag) in jobs.iter_mut().zip(tags) {
-        // SAFETY: as the caller promised.
-        unsafe { finish::<SEAL>(job, tag) };
+    // SAFETY: as the caller promised.
+    unsafe { finish_four::<SEAL>(jobs, tags) };
+}
+
+/// The AAD blocks of four jobs, reversed, a lane each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn four_aads(jobs: &[Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
+    if let (Some(a), Some(b), Some(c), Some(d)) =
+        (jobs[0].aad_block(), jobs[1].aad_block(), jobs[2].aad_block(), jobs[3].aad_block())
+    {
+        reversed(lanes(a, b, c, d))
+    } else {
+        lanes(
+            aad_block(&jobs[0], keys[0]),
+            aad_block(&jobs[1], keys[1]),
+            aad_block(&jobs[2], keys[2]),
+            aad_block(&jobs[3], keys[3]),
+        )
+    }
+}
+
+/// Writes or compares four tags, a lane each.
+///
+/// # Safety
+///
+/// With `SEAL` the jobs are seal jobs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn finish_four<const SEAL: bool>(jobs: &mut [Job<'_>; 4], tags: __m512i) {
+    if SEAL {
+        let tags = split(tags);
+        for i in 0..4 {
+            // SAFETY: as the caller promised.
+            unsafe { put_tag(&jobs[i], tags[i]) };
+        }
+        return;
+    }
+    let received = lanes(
+        received_tag(&jobs[0]),
+        received_tag(&jobs[1]),
+        received_tag(&jobs[2]),
+        received_tag(&jobs[3]),
+    );
+    let lengths = [tag_mask(&jobs[0]), tag_mask(&jobs[1]), tag_mask(&jobs[2]), tag_mask(&jobs[3])];
+    let compared = u64::from(lengths[0])
+        | u64::from(lengths[1]) << 16
+        | u64::from(lengths[2]) << 32
+        | u64::from(lengths[3]) << 48;
+    let wrong = _mm512_mask_cmpneq_epi8_mask(compared, tags, received);
+    for i in 0..4 {
+        jobs[i].conclude((wrong >> (16 * i)) as u16 == 0);
     }
 }

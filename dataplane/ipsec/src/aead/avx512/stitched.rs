@@ -104,14 +104,13 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
     let end = tail(job.len());
     let blocks = 4 * (G - 1) + end.blocks;
 
-    let nonce = _mm_xor_si128(nonce(job), key.round_key(0));
-    let base = _mm512_broadcast_i32x4(nonce);
+    let mut mask = _mm_xor_si128(j0(job), key.round_key(0));
+    let base = _mm512_broadcast_i32x4(mask);
     let mut s = [_mm512_setzero_si512(); G];
     for g in 0..G {
         s[g] = _mm512_xor_si512(base, counters(g));
     }
     // J0 rides in the last lane of the last vector, if that is free.
-    let mut mask = _mm_xor_si128(nonce, counter_j0());
     if end.blocks < 4 {
         s[G - 1] = with_lane_3(s[G - 1], mask);
     } else {

@@ -109,6 +109,34 @@ pub(super) fn fold_each(v: [__m512i; 4]) -> __m512i {
     _mm512_xor_si512(_mm512_shuffle_i64x2::<0x88>(ab, cd), _mm512_shuffle_i64x2::<0xdd>(ab, cd))
 }
 
+/// Lane `i` of the result's vector `j` is lane `j` of vector `i`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) fn transposed(v: [__m512i; 4]) -> [__m512i; 4] {
+    let ab01 = _mm512_shuffle_i64x2::<0x44>(v[0], v[1]);
+    let ab23 = _mm512_shuffle_i64x2::<0xee>(v[0], v[1]);
+    let cd01 = _mm512_shuffle_i64x2::<0x44>(v[2], v[3]);
+    let cd23 = _mm512_shuffle_i64x2::<0xee>(v[2], v[3]);
+    [
+        _mm512_shuffle_i64x2::<0x88>(ab01, cd01),
+        _mm512_shuffle_i64x2::<0xdd>(ab01, cd01),
+        _mm512_shuffle_i64x2::<0x88>(ab23, cd23),
+        _mm512_shuffle_i64x2::<0xdd>(ab23, cd23),
+    ]
+}
+
+/// The lanes of a vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) fn split(v: __m512i) -> [__m128i; 4] {
+    [
+        _mm512_castsi512_si128(v),
+        _mm512_extracti32x4_epi32::<1>(v),
+        _mm512_extracti32x4_epi32::<2>(v),
+        _mm512_extracti32x4_epi32::<3>(v),
+    ]
+}
+
 /// The key of round `r` in every lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
@@ -223,8 +251,8 @@ impl Sum {
     }
 }
 
-/// Block counters from 2 on, big endian in the last word of each lane, zeros elsewhere: XORed to a nonce they
-/// are the counter blocks of a text's first [`COUNTERS`] vectors.
+/// What turns J0, whose counter is 1, into the counter blocks of a text's first [`COUNTERS`] vectors, whose
+/// counters are 2 and on: both counters' difference (XOR) in the last word of each lane, big endian.
 static COUNTER_TABLE: CounterTable = CounterTable::new();
 
 /// Vectors of text that the table serves: 4 KiB, which is 4 KiB of table.
@@ -240,7 +268,7 @@ impl CounterTable {
         while j < COUNTERS {
             let mut lane = 0;
             while lane < 4 {
-                table[j][4 * lane + 3] = ((4 * j + lane + 2) as u32).swap_bytes();
+                table[j][4 * lane + 3] = (1 ^ (4 * j + lane + 2) as u32).swap_bytes();
                 lane += 1;
             }
             j += 1;
@@ -249,7 +277,7 @@ impl CounterTable {
     }
 }
 
-/// The counters of text vector `j`, below [`COUNTERS`].
+/// The counters of text vector `j`, below [`COUNTERS`], to be XORed to J0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn counters(j: usize) -> __m512i {
@@ -258,29 +286,23 @@ pub(super) fn counters(j: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(vector.as_ptr().cast()) }
 }
 
-/// The counters of any text vector: jobs are bounded so that they fit 32 bits.
+/// The counter of text block `b`, below four times [`COUNTERS`], in every lane, to be XORed to J0s.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) fn block_counter(b: usize) -> __m512i {
+    let (four, _) = COUNTER_TABLE.0[b / 4].as_chunks::<4>();
+    let one: &[u32; 4] = &four[b % 4];
+    // SAFETY: the array is 16 readable bytes.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(one.as_ptr().cast()) })
+}
+
+/// The counters of any text vector, to be XORed to J0: jobs are bounded so that they fit 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn far_counters(j: usize) -> __m512i {
-    let first = _mm512_set1_epi32((4 * j + 2) as i32);
-    let swapped = _mm512_shuffle_epi8(
-        _mm512_add_epi32(first, lane_numbers()),
-        _mm512_broadcast_i32x4(_mm_set_epi8(12, 13, 14, 15, 8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3)),
-    );
-    _mm512_maskz_mov_epi32(0x8888, swapped)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn lane_numbers() -> __m512i {
-    _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0)
-}
-
-/// The counter of J0, which masks the tag (SP 800-38D §7.1).
-#[inline]
-#[target_feature(enable = "sse2")]
-pub(super) fn counter_j0() -> __m128i {
-    _mm_set_epi32(1 << 24, 0, 0, 0)
+    let first = (4 * j + 2) as i32;
+    let number = |lane: i32| _mm_set_epi32((1 ^ (first + lane)).swap_bytes(), 0, 0, 0);
+    lanes(number(0), number(1), number(2), number(3))
 }
 
 /// Where a text's last vector ends.
@@ -298,6 +320,13 @@ pub(super) struct Tail {
 pub(super) fn tail(len: u32) -> Tail {
     let last = (len - 1) % 64;
     Tail { mask: _bzhi_u64(!0, last + 1), blocks: (last / 16) as usize + 1 }
+}
+
+/// The bytes of a text's last block, if it is not empty.
+#[inline]
+#[target_feature(enable = "bmi2")]
+pub(super) fn block_mask(len: u32) -> u16 {
+    _bzhi_u32(!0, (len - 1) % 16 + 1) as u16
 }
 
 /// Vectors of text in `len` bytes.
@@ -341,6 +370,28 @@ impl Text {
         unsafe { _mm512_maskz_loadu_epi8(mask, self.src.wrapping_add(64 * j).cast()) }
     }
 
+    /// The bytes of `mask` of the block at byte `at`, zeros elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// `mask` selects only bytes that the text has.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) unsafe fn load_block(self, at: usize, mask: u16) -> __m128i {
+        // SAFETY: as above.
+        unsafe { _mm_maskz_loadu_epi8(mask, self.src.wrapping_add(at).cast()) }
+    }
+
+    /// # Safety
+    ///
+    /// `mask` selects only bytes that the text has.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) unsafe fn store_block(self, at: usize, mask: u16, block: __m128i) {
+        // SAFETY: inside the destination; bytes that the mask leaves out are not written.
+        unsafe { _mm_mask_storeu_epi8(self.dst.wrapping_add(at).cast(), mask, block) };
+    }
+
     /// # Safety
     ///
     /// The text has at least `64 * (j + 1)` bytes.
@@ -362,12 +413,12 @@ impl Text {
     }
 }
 
-/// The nonce in the first 12 bytes, zeros behind.
+/// The first counter block, whose encryption masks the tag (SP 800-38D §7.1).
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn nonce(job: &Job<'_>) -> __m128i {
-    // SAFETY: the mask selects the 12 bytes of the array.
-    unsafe { _mm_maskz_loadu_epi8(0x0fff, job.nonce.as_ptr().cast()) }
+#[target_feature(enable = "sse2")]
+pub(super) fn j0(job: &Job<'_>) -> __m128i {
+    // SAFETY: the array is 16 readable bytes.
+    unsafe { _mm_loadu_si128(job.j0.as_ptr().cast()) }
 }
 
 /// The AAD as the one block in front of the text, reversed.
@@ -416,8 +467,8 @@ fn hash_long_aad(aad: &[u8], key: &ExpandedKey) -> __m128i {
 
 /// The bytes of the tag.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn tag_mask(job: &Job<'_>) -> u16 {
+#[target_feature(enable = "bmi2")]
+pub(super) fn tag_mask(job: &Job<'_>) -> u16 {
     _bzhi_u32(!0, u32::from(job.tag_len)) as u16
 }
 
@@ -430,14 +481,20 @@ pub(super) fn received_tag(job: &Job<'_>) -> __m128i {
     unsafe { _mm_maskz_loadu_epi8(mask, job.tag.cast()) }
 }
 
-/// The bits that make a wrong tag: zero if `tag` is the one received, as far as that goes.
+/// Writes the tag of a seal job.
+///
+/// # Safety
+///
+/// The job is a seal job.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn differs(job: &Job<'_>, tag: __m128i) -> bool {
-    _mm_mask_cmpneq_epi8_mask(tag_mask(job), tag, received_tag(job)) != 0
+pub(super) unsafe fn put_tag(job: &Job<'_>, tag: __m128i) {
+    let mask = tag_mask(job);
+    // SAFETY: the tag of a seal job is writable for `tag_len` bytes, and no others are written.
+    unsafe { _mm_mask_storeu_epi8(job.tag.cast(), mask, tag) };
 }
 
-/// Writes the tag, or compares it and records the verdict.
+/// Writes the tag, or compares all of it at once and records the verdict.
 ///
 /// # Safety
 ///
@@ -446,10 +503,10 @@ pub(super) fn differs(job: &Job<'_>, tag: __m128i) -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn finish<const SEAL: bool>(job: &mut Job<'_>, tag: __m128i) {
     if SEAL {
-        let mask = tag_mask(job);
-        // SAFETY: the tag of a seal job is writable for `tag_len` bytes, and no others are written.
-        unsafe { _mm_mask_storeu_epi8(job.tag.cast(), mask, tag) };
+        // SAFETY: as the caller promised.
+        unsafe { put_tag(job, tag) };
     } else {
-        job.conclude(!differs(job, tag));
+        let wrong = _mm_mask_cmpneq_epi8_mask(tag_mask(job), tag, received_tag(job));
+        job.conclude(wrong == 0);
     }
 }
