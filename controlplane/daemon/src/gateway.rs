@@ -1,0 +1,488 @@
+//! The two planes joined: what the IKE engine decides is carried out by the workers, and what the
+//! workers see goes back to the engine. No socket and no clock: `run` and `demo` bring those.
+//!
+//! ```text
+//!   datagrams ──► Engine ── Install, Remove, Activate ──► Dataplane ──► workers
+//!                   ▲  └── jobs ──► Jobs (rayon)              │
+//!                   └────── acquire, expire, moved, applied ──┘
+//! ```
+
+use crate::figures::Figures;
+use crate::jobs::Jobs;
+use crate::policies::{ChildKey, Policies};
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use ike::{
+    Activate, Command, CommandError, Engine, Event, Failure, InstallId, InstallRefused, Level,
+    Outcome, Path, RequestId, SpiRefused, SpiSource, Transmit,
+};
+use ipsec::sa::{Mode, PairId, SaParameters, Spi};
+use ipsec::selector::PolicyId;
+use ipsec::spi::CoreId;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Instant;
+use worker::{Activation, Dataplane, Delivery, Refusal, Ticket};
+
+/// How often the workers' counters are looked at for liveness and published as gauges.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many peers' receive queues are remembered; one more forgets the first.
+const REMEMBERED_PEERS: usize = 65_536;
+
+/// A command that ended.
+pub type Finished = (RequestId, Result<Outcome, Failure>);
+
+/// A pair as the gateway knows it beside the engine.
+#[derive(Debug)]
+struct Pair {
+    key: ChildKey,
+    policy: Option<PolicyId>,
+    endpoints: Endpoints,
+    remote: IpAddr,
+    /// Both halves are installed.
+    up: bool,
+    /// Inbound packets at the last tick.
+    seen: u64,
+}
+
+/// What tells one tunnel from another (statistics.md, `active_tunnels`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Endpoints {
+    tunnel: bool,
+    local: IpAddr,
+    remote: IpAddr,
+    port: Option<u16>,
+}
+
+/// What the gateway asks of whoever brings the sockets and routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// The SPD changed: routes, fail-closed rules and steering follow.
+    pub policies: bool,
+}
+
+/// The joined planes.
+pub struct Gateway {
+    engine: Engine,
+    dataplane: Dataplane,
+    jobs: Jobs,
+    policies: Policies,
+    pairs: BTreeMap<PairId, Pair>,
+    installing: Vec<(InstallId, Ticket)>,
+    finished: Vec<Finished>,
+    /// The worker that a peer's packets arrive at, learned from them.
+    arrivals: HashMap<IpAddr, CoreId>,
+    next_core: usize,
+    next_tick: Instant,
+    figures: Figures,
+    changed: Changed,
+    /// Worker commands given and not applied; a gauge of the quick mode table.
+    outstanding: Vec<Ticket>,
+}
+
+/// The dataplane as the engine's source of SPIs.
+struct Spis<'a> {
+    dataplane: &'a mut Dataplane,
+    arrivals: &'a HashMap<IpAddr, CoreId>,
+    next: &'a mut usize,
+}
+
+impl SpiSource for Spis<'_> {
+    fn allocate(&mut self, peer: IpAddr, inherit: Option<Spi>) -> Result<Spi, SpiRefused> {
+        let learned = self.arrivals.get(&peer).copied();
+        let core = learned.or_else(|| inherit.map(Spi::core)).or_else(|| {
+            *self.next = (*self.next + 1) % self.dataplane.workers();
+            CoreId::new(*self.next)
+        });
+        core.and_then(|core| self.dataplane.allocate_spi(core).ok()).ok_or(SpiRefused)
+    }
+
+    fn release(&mut self, spi: Spi) {
+        // A refusal leaves the SPI larval: its packets time out and it is not reused.
+        let _ = self.dataplane.release_spi(spi);
+    }
+}
+
+/// Calls the engine with the dataplane as its SPI source; both are fields, so this is a macro.
+macro_rules! engine {
+    ($self:ident, $method:ident $(, $argument:expr)*) => {
+        $self.engine.$method($($argument,)* &mut Spis {
+            dataplane: &mut $self.dataplane,
+            arrivals: &$self.arrivals,
+            next: &mut $self.next_core,
+        })
+    };
+}
+
+impl Gateway {
+    /// Joins a configured engine to workers that run already (or are turned by a test).
+    ///
+    /// # Errors
+    /// The system's, when it has no thread or descriptor left for the public-key pool.
+    pub fn new(
+        config: Arc<ike::config::Config>,
+        seed: [u8; 32],
+        dataplane: Dataplane,
+        public_key_threads: usize,
+        figures: Figures,
+        now: Instant,
+    ) -> io::Result<Self> {
+        let mut gateway = Self {
+            engine: Engine::new(Arc::clone(&config), seed),
+            dataplane,
+            jobs: Jobs::new(public_key_threads)?,
+            policies: Policies::default(),
+            pairs: BTreeMap::new(),
+            installing: Vec::new(),
+            finished: Vec::new(),
+            arrivals: HashMap::new(),
+            next_core: 0,
+            next_tick: now,
+            figures,
+            changed: Changed::default(),
+            outstanding: Vec::new(),
+        };
+        gateway.policies.configure(&config);
+        gateway.publish_policies();
+        Ok(gateway)
+    }
+
+    /// Replaces the configuration; running SAs keep their parameters until they are rekeyed.
+    pub fn set_config(&mut self, config: Arc<ike::config::Config>) {
+        self.policies.configure(&config);
+        self.engine.set_config(config);
+        self.publish_policies();
+    }
+
+    /// The engine, for its views.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The workers' handle, for forwarding tables and views.
+    pub fn dataplane(&mut self) -> &mut Dataplane {
+        &mut self.dataplane
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// An IKE message arrived (without the non-ESP marker).
+    pub fn handle_datagram(&mut self, now: Instant, path: Path, datagram: &[u8]) {
+        engine!(self, handle_datagram, now, path, datagram);
+        self.step(now);
+    }
+
+    /// The operator or the configuration wants something.
+    ///
+    /// # Errors
+    /// Why the engine refuses at once.
+    pub fn handle_command(
+        &mut self,
+        now: Instant,
+        command: Command,
+    ) -> Result<RequestId, CommandError> {
+        let request = engine!(self, handle_command, now, command)?;
+        self.step(now);
+        Ok(request)
+    }
+
+    /// Time has passed, a worker rang or a job is done: carries on whatever can be.
+    pub fn step(&mut self, now: Instant) {
+        while let Some(done) = self.jobs.poll() {
+            engine!(self, handle_job, now, done);
+        }
+        while let Some(event) = self.dataplane.poll_event() {
+            self.upcall(now, event);
+        }
+        let mut index = 0;
+        while let Some((id, ticket)) = self.installing.get(index).copied() {
+            if self.dataplane.applied(ticket) {
+                self.installing.swap_remove(index);
+                engine!(self, handle_installed, now, id, Ok(()));
+            } else {
+                index += 1;
+            }
+        }
+        if self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            engine!(self, handle_timeout, now);
+        }
+        if self.next_tick <= now {
+            self.next_tick = now + TICK;
+            self.note_traffic(now);
+        }
+        while let Some(event) = self.engine.poll_event() {
+            self.carry_out(now, event);
+        }
+        while let Some(job) = self.engine.poll_job() {
+            self.jobs.submit(job);
+        }
+        self.publish();
+    }
+
+    /// The next IKE message to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.engine.poll_transmit()
+    }
+
+    /// The next command that ended.
+    pub fn poll_finished(&mut self) -> Option<Finished> {
+        self.finished.pop()
+    }
+
+    /// What changed since the last call.
+    pub fn take_changed(&mut self) -> Changed {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// When [`step`](Self::step) is due at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.engine.poll_timeout().map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// Readable when [`step`](Self::step) has something to do.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.dataplane.upcall_fd(), self.jobs.fd()]
+    }
+
+    /// The daemon's own part of the statistics, for what only it knows.
+    pub fn figures(&mut self) -> &mut Figures {
+        &mut self.figures
+    }
+
+    fn publish_policies(&mut self) {
+        // A full ring is tried again at the next step: the flag stays.
+        match self.dataplane.set_policies(&self.policies.ordered()) {
+            Ok(ticket) => {
+                self.outstanding.push(ticket);
+                self.changed.policies = true;
+            }
+            Err(error) => tracing::warn!(%error, "policies not handed to the workers"),
+        }
+    }
+
+    /// An event of the dataplane.
+    fn upcall(&mut self, now: Instant, event: worker::Event) {
+        match event {
+            worker::Event::Acquire { policy, packet } => match self.policies.trapped(policy) {
+                Some(key) => {
+                    let command = Command::Acquire {
+                        connection: key.connection.clone(),
+                        child: key.child.clone(),
+                        packet: Some(packet),
+                    };
+                    if engine!(self, handle_command, now, command).is_err() {
+                        self.acquire_failed(policy);
+                    }
+                }
+                // Nothing asks for this SA but an operator: what waits is dropped, not passed.
+                None => self.acquire_failed(policy),
+            },
+            worker::Event::Activated { .. } | worker::Event::Deleted { .. } => {}
+            worker::Event::Expire { pair, limit, .. } => {
+                let limit = match limit {
+                    worker::Limit::Soft => ike::Limit::Soft,
+                    worker::Limit::Hard => ike::Limit::Hard,
+                };
+                engine!(self, handle_expire, now, pair, limit);
+            }
+            worker::Event::FirstInbound { pair, arrived_at } => {
+                if let Some(known) = self.pairs.get(&pair)
+                    && (self.arrivals.len() < REMEMBERED_PEERS
+                        || self.arrivals.contains_key(&known.remote))
+                {
+                    self.arrivals.insert(known.remote, arrived_at);
+                }
+                self.engine.handle_inbound_traffic(now, pair);
+            }
+            worker::Event::PeerMoved { pair, address, port } => {
+                self.engine.handle_peer_moved(now, pair, SocketAddr::new(address, port));
+            }
+            // Next hops in use are kept resolved by whoever mirrors the neighbours.
+            worker::Event::Resolve { .. } => self.figures.note_unresolved(),
+            worker::Event::UnknownSpi { .. } => {}
+        }
+    }
+
+    fn acquire_failed(&mut self, policy: PolicyId) {
+        // Refused only when a ring is full; then the packets' own time-out ends the wait.
+        let _ = self.dataplane.acquire_failed(policy);
+    }
+
+    /// What the engine wants done.
+    fn carry_out(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::InstallInbound { id, name, sa, .. } => {
+                let key = ChildKey { connection: name.connection, child: name.child };
+                let result = self.dataplane.add_inbound(&sa, Delivery::Forward);
+                if result.is_ok() {
+                    let pair = Pair {
+                        key,
+                        policy: None,
+                        endpoints: endpoints(&sa),
+                        remote: sa.remote,
+                        up: false,
+                        seen: 0,
+                    };
+                    self.pairs.insert(sa.pair, pair);
+                }
+                self.installed(now, id, result);
+            }
+            Event::InstallOutbound { id, sa, activate, .. } => {
+                let result = self.install_outbound(&sa, activate);
+                self.installed(now, id, result);
+            }
+            Event::ActivateOutbound { pair } => {
+                let _ = self.dataplane.activate(pair);
+            }
+            Event::RemoveOutbound { pair } => {
+                let _ = self.dataplane.deactivate(pair);
+            }
+            Event::RemovePair { pair } => self.remove(pair),
+            Event::ChildUp { name, selectors, replaces } => {
+                if let Some(pair) = self.pairs.get_mut(&name.pair) {
+                    pair.up = true;
+                    self.figures.pair_added();
+                }
+                tracing::info!(
+                    connection = name.connection,
+                    child = name.child,
+                    pair = name.pair.0,
+                    replaces = replaces.map(|p| p.0),
+                    selectors = selectors.len(),
+                    "Child SA established"
+                );
+            }
+            Event::ChildDown { name, reason, action } => {
+                tracing::info!(
+                    connection = name.connection,
+                    child = name.child,
+                    pair = name.pair.0,
+                    %reason,
+                    "Child SA closed"
+                );
+                if action == ike::config::ChildAction::Start {
+                    let command = Command::InitiateChild {
+                        connection: Some(name.connection),
+                        child: name.child,
+                        origin: ike::Origin::StartAction,
+                    };
+                    // Refused when the child is gone from the configuration: nothing to start.
+                    let _ = engine!(self, handle_command, now, command);
+                }
+            }
+            Event::IkeUp { ike, connection, replaces } => {
+                let replaces = replaces.map(|i| i.0);
+                tracing::info!(connection, ike = ike.0, replaces, "IKE SA established");
+            }
+            Event::IkeDown { ike, connection, reason } => {
+                tracing::info!(connection, ike = ike.0, %reason, "IKE SA closed");
+            }
+            Event::RequestDone { request, result } => self.finished.push((request, result)),
+            Event::PeerMoved { pairs, path, encap } => {
+                for pair in pairs {
+                    let port = encap.then_some(path.remote.port());
+                    if let Some(known) = self.pairs.get_mut(&pair) {
+                        known.endpoints.remote = path.remote.ip();
+                        known.endpoints.port = port;
+                        known.remote = path.remote.ip();
+                    }
+                    let _ = self.dataplane.set_peer(pair, path.remote.ip(), port);
+                }
+            }
+            Event::Log { level, text } => match level {
+                Level::Warn => tracing::warn!("{text}"),
+                Level::Info => tracing::info!("{text}"),
+                Level::Debug => tracing::debug!("{text}"),
+            },
+        }
+    }
+
+    fn installed(&mut self, now: Instant, id: InstallId, result: Result<Ticket, Refusal>) {
+        match result {
+            Ok(ticket) => {
+                self.outstanding.push(ticket);
+                self.installing.push((id, ticket));
+            }
+            Err(refusal) => {
+                tracing::warn!(%refusal, "SA not installed");
+                let refused = match refusal {
+                    Refusal::Parameters(_) => InstallRefused::Unsupported,
+                    _ => InstallRefused::Full,
+                };
+                engine!(self, handle_installed, now, id, Err(refused));
+            }
+        }
+    }
+
+    fn install_outbound(&mut self, sa: &SaParameters, activate: Activate) -> Result<Ticket, Refusal> {
+        self.dataplane.add_outbound(sa)?;
+        let pair = self.pairs.get_mut(&sa.pair).ok_or(Refusal::UnknownPair)?;
+        let (policy, new) = self.policies.serve(&pair.key, sa.pair, &sa.selectors);
+        pair.policy = Some(policy);
+        if new {
+            self.publish_policies();
+        }
+        let activation = match activate {
+            Activate::Now => Activation::Now,
+            Activate::OnInboundTraffic => Activation::OnInboundTraffic,
+        };
+        self.dataplane.bind(policy, sa.pair, activation)
+    }
+
+    fn remove(&mut self, pair: PairId) {
+        if let Some(known) = self.pairs.remove(&pair)
+            && known.up
+        {
+            self.figures.pair_deleted();
+        }
+        if self.policies.release(pair) {
+            self.publish_policies();
+        }
+        match self.dataplane.delete(pair) {
+            Ok(ticket) => self.outstanding.push(ticket),
+            Err(error) => tracing::warn!(%error, pair = pair.0, "pair not deleted"),
+        }
+    }
+
+    /// Liveness wants to know which peers were heard of since the last tick (RFC 7296 §2.4).
+    fn note_traffic(&mut self, now: Instant) {
+        for (id, pair) in &mut self.pairs {
+            let packets = self.dataplane.usage(*id).map_or(0, |usage| usage.inbound.packets);
+            if packets != pair.seen {
+                pair.seen = packets;
+                self.engine.handle_inbound_traffic(now, *id);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.outstanding.retain(|ticket| !self.dataplane.applied(*ticket));
+        let live = self.pairs.values().filter(|pair| pair.up);
+        let mut tunnels: Vec<_> =
+            live.clone().map(|pair| pair.endpoints).filter(|e| e.tunnel).collect();
+        tunnels.sort_unstable();
+        tunnels.dedup();
+        let pending = self.outstanding.len() + self.dataplane.spi_counts().larval;
+        self.figures.publish(
+            &self.engine.statistics(),
+            live.count() as u64,
+            tunnels.len() as u64,
+            pending as u64,
+        );
+    }
+}
+
+fn endpoints(sa: &SaParameters) -> Endpoints {
+    Endpoints {
+        tunnel: sa.mode == Mode::Tunnel,
+        local: sa.local,
+        remote: sa.remote,
+        port: sa.encap.map(|encap| encap.remote_port),
+    }
+}

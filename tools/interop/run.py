@@ -1,0 +1,504 @@
+#!/usr/bin/env python3
+"""Culvert against strongSwan and against itself, in network namespaces. Needs root.
+
+  run.py [--binary target/release/culvert] [--keep] [TEST ...]     all tests, or the named ones
+  run.py --list
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+
+import attacks
+from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
+
+HERE = ROOT / "tools" / "interop"
+TESTS = {}
+
+
+def test(function):
+    TESTS[function.__name__] = function
+    return function
+
+
+# --- opposite strongSwan -----------------------------------------------------------------------------------------
+
+
+def opposite_strongswan(lab, name, role):
+    """Culvert as one end of a scenario, with the scenario's own configuration file."""
+    a, b = lab.pair()
+    if role == "initiator":
+        peer, ours = Charon(b, scenario(name, "b")), Culvert(a, scenario(name, "a"))
+        ours.initiate()
+        here, there, net = a, b, ("10.77.1.1", "10.77.2.1")
+    else:
+        peer, ours = Charon(a, scenario(name, "a")), Culvert(b, scenario(name, "b"))
+        peer.swanctl("--initiate", "--child", "net")
+        here, there, net = b, a, ("10.77.2.1", "10.77.1.1")
+    return ours, peer, here, there, net
+
+
+def bytes_moved_exactly(ours, here, net):
+    names = [
+        f"quick_mode.{kind}_bytes_{way}" for kind in ("confidential", "authenticated", "tunnel") for way in ("sent", "received")
+    ]
+    before = ours.rows(*names)
+    here.ping(*net, count=5, size=200)
+    moved = [now - then for now, then in zip(ours.rows(*names), before)]
+    check(moved == [5 * 228] * 6, f"five pings of 228 bytes moved {dict(zip(names, moved))}")
+
+
+def both_roles(lab, name, role):
+    ours, peer, here, there, net = opposite_strongswan(lab, name, role)
+    bytes_moved_exactly(ours, here, net)
+    rows = ("main_mode.ike_main_mode", "main_mode.ike_quick_mode", "main_mode.key_additions", "main_mode.key_updates",
+            "quick_mode.key_additions", "quick_mode.active_sas", "quick_mode.active_tunnels", "quick_mode.rekeys")
+    check(ours.rows(*rows) == [1, 1, 1, 1, 1, 1, 1, 0], f"{dict(zip(rows, ours.rows(*rows)))}")
+    for size in (56, 500, 1300):
+        here.ping(*net, size=size)
+    forward, _ = here.iperf(there, *net)
+    back, _ = here.iperf(there, *net, reverse=True)
+    print(f"    TCP {forward:.0f} Mbit/s out, {back:.0f} Mbit/s in")
+    accounted(ours)
+    ours.command("terminate", "--ike", "gw")
+    check(ours.rows("quick_mode.active_sas", "quick_mode.key_deletions") == [0, 1], "one pair deleted")
+    eventually("strongSwan's SA to go", lambda: not peer.swanctl("--list-sas").stdout.strip())
+
+
+def accounted(ours):
+    """The accounting identity of every worker, once nothing moves."""
+    def holds():
+        return all(worker["accounting"]["balanced"] for worker in ours.stats()["workers"])
+    eventually("the accounting identity", holds, seconds=3)
+
+
+@test
+def strongswan_psk_initiator(lab):
+    both_roles(lab, "ikev2-psk", "initiator")
+
+
+@test
+def strongswan_psk_responder(lab):
+    both_roles(lab, "ikev2-psk", "responder")
+
+
+@test
+def strongswan_aes256gcm16_initiator(lab):
+    both_roles(lab, "c2-aes256gcm16", "initiator")
+
+
+@test
+def strongswan_aes256gcm16_responder(lab):
+    both_roles(lab, "c2-aes256gcm16", "responder")
+
+
+def numbered_traffic(here, there, net, rate, seconds):
+    """Starts numbered packets both ways; the result is read with `outcome`."""
+    count = int(rate * seconds)
+    runs = []
+    for source, target, (near, far) in ((here, there, net), (there, here, net[::-1])):
+        receiver = subprocess.Popen(
+            target.command(sys.executable, HERE / "sequence.py", "receive", far, 7000, count, 2),
+            stdout=subprocess.PIPE, text=True)
+        runs.append((source, receiver, near, far))
+    time.sleep(0.5)
+    senders = [
+        subprocess.Popen(source.command(sys.executable, HERE / "sequence.py", "send", far, near, 7000, rate, count),
+                         stdout=subprocess.PIPE, text=True)
+        for source, _, near, far in runs
+    ]
+    here.lab.processes += senders + [receiver for _, receiver, _, _ in runs]
+    return senders, [receiver for _, receiver, _, _ in runs]
+
+
+def outcome(senders, receivers, seconds):
+    sent = [json.loads(p.communicate(timeout=seconds + 60)[0]) for p in senders]
+    got = [json.loads(p.communicate(timeout=60)[0]) for p in receivers]
+    return sent, got
+
+
+def rekeys_under_traffic(lab, what, begun_by):
+    """20 rekeys under 5,000 numbered packets a second each way: none lost, none twice."""
+    rate, each, number = 5000, 0.5, 20
+    for rekey in (False, True):
+        ours, peer, here, there, net = opposite_strongswan(lab, "ikev2-psk", "initiator") if not rekey else (ours, peer, here, there, net)
+        before = ours.rows("quick_mode.rekeys", "main_mode.ike_main_mode")
+        running = numbered_traffic(here, there, net, rate, number * each + 2)
+        time.sleep(1)
+        for _ in range(number if rekey else 0):
+            begin = time.monotonic()
+            target = ("--child", "net") if what == "child" else ("--ike", "gw")
+            if begun_by == "culvert":
+                ours.command("rekey", *target)
+            else:
+                peer.swanctl("--rekey", *target)
+            time.sleep(max(0.0, each - (time.monotonic() - begin)))
+        sent, got = outcome(*running, number * each + 2)
+        for one, other in zip(sent, got):
+            check(one["refused"] == 0, f"the sender was refused {one['refused']} times")
+            check(other["lost"] == 0 and other["duplicates"] == 0, f"{'with' if rekey else 'without'} rekeys: {other}")
+        time.sleep(1.5)
+        moved = [now - then for now, then in zip(ours.rows("quick_mode.rekeys", "main_mode.ike_main_mode"), before)]
+        expected = [0, 0] if not rekey else [number, 0] if what == "child" else [0, number]
+        check(moved == expected, f"{'with' if rekey else 'without'} rekeys: rekeys, main modes moved by {moved}, not {expected}")
+    print(f"    {sum(g['received'] for g in got)} packets, none lost, none twice, {number} {what} rekeys by {begun_by}")
+    accounted(ours)
+
+
+@test
+def child_rekeys_by_culvert(lab):
+    rekeys_under_traffic(lab, "child", "culvert")
+
+
+@test
+def child_rekeys_by_strongswan(lab):
+    rekeys_under_traffic(lab, "child", "strongswan")
+
+
+@test
+def ike_rekeys_by_culvert(lab):
+    rekeys_under_traffic(lab, "ike", "culvert")
+
+
+@test
+def ike_rekeys_by_strongswan(lab):
+    rekeys_under_traffic(lab, "ike", "strongswan")
+
+
+@test
+def wrong_psk(lab):
+    a, b = lab.pair()
+    Charon(b, scenario("ikev2-psk", "b"))
+    ours = Culvert(a, scenario("ikev2-psk", "a").replace("interop-psk-0123456789", "another-psk-0123456789"))
+    done = ours.initiate(ok=False)
+    check(done.returncode != 0 and "authentication failed" in done.stdout + done.stderr, f"{done.stdout} {done.stderr}")
+    rows = ("main_mode.authentication_failures", "main_mode.negotiation_failures", "main_mode.ike_main_mode",
+            "main_mode.acquire_failures", "quick_mode.active_sas")
+    check(ours.rows(*rows) == [1, 1, 0, 1, 0], f"{dict(zip(rows, ours.rows(*rows)))}")
+
+
+@test
+def wrong_psk_as_responder(lab):
+    a, b = lab.pair()
+    peer = Charon(a, scenario("ikev2-psk", "a"))
+    ours = Culvert(b, scenario("ikev2-psk", "b").replace("interop-psk-0123456789", "another-psk-0123456789"))
+    peer.swanctl("--initiate", "--child", "net", ok=False)
+    check("AUTHENTICATION_FAILED" in peer.text(), "strongSwan was not told")
+    rows = ("main_mode.authentication_failures", "main_mode.negotiation_failures", "main_mode.ike_main_mode")
+    check(ours.rows(*rows) == [1, 1, 0], f"{dict(zip(rows, ours.rows(*rows)))}")
+
+
+@test
+def no_common_proposal(lab):
+    a, b = lab.pair()
+    Charon(b, scenario("ikev2-psk", "b").replace("proposals = aes128-sha256-modp2048\n", "proposals = aes256-sha512-ecp384\n"))
+    ours = Culvert(a, scenario("ikev2-psk", "a"))
+    done = ours.initiate(ok=False)
+    check(done.returncode != 0 and "no proposal" in done.stdout + done.stderr, f"{done.stdout} {done.stderr}")
+    check(ours.rows("main_mode.negotiation_failures", "main_mode.authentication_failures") == [1, 0], "one negotiation failure")
+
+
+@test
+def hostile_packets(lab):
+    """Truncated IKE, replayed ESP, a flipped bit, an unknown SPI: each is the one counted drop it should be."""
+    ours, _, here, there, net = opposite_strongswan(lab, "ikev2-psk", "initiator")
+    attacks.run(lab, ours, here, there, net)
+    here.ping(*net)
+    accounted(ours)
+
+
+# --- four hosts, both gateways Culvert ---------------------------------------------------------------------------
+
+
+def site(n, other, extra="", suites="aes128gcm16-x25519", children=None):
+    """One of two gateways with networks behind them."""
+    children = children or f"""
+      net4 {{
+        local_ts = 10.77.{n}.0/24
+        remote_ts = 10.77.{other}.0/24
+        esp_proposals = {suites}
+        start_action = trap
+      }}
+      net6 {{
+        local_ts = fd77:{n}::/64
+        remote_ts = fd77:{other}::/64
+        esp_proposals = {suites}
+        start_action = trap
+      }}
+"""
+    return f"""
+connections {{
+  site {{
+    version = 2
+    local_addrs = 192.168.77.{n}
+    remote_addrs = 192.168.77.{other}
+    proposals = aes128gcm16-prfsha256-x25519
+    {extra}
+    local {{
+      auth = psk
+      id = gateway-{n}
+    }}
+    remote {{
+      auth = psk
+      id = gateway-{other}
+    }}
+    children {{{children}    }}
+  }}
+}}
+secrets {{
+  ike-1 {{
+    secret = a-secret-of-the-two-sites
+  }}
+}}
+"""
+
+
+PORTS = """
+  workers = {workers}
+  ports {{
+    wan {{
+      interface = wan0
+      mode = copy
+    }}
+    lan {{
+      interface = lan0
+      mode = copy
+    }}
+  }}
+"""
+
+
+def four_hosts(lab, extra="", workers=2, **kwargs):
+    client, left, right, server = lab.chain(queues=2)
+    gateways = [
+        Culvert(host, site(n, 3 - n, extra, **kwargs), PORTS.format(workers=workers)) for host, n in ((left, 1), (right, 2))
+    ]
+    return client, left, right, server, gateways
+
+
+@test
+def four_hosts_two_gateways(lab):
+    client, left, right, server, gateways = four_hosts(lab)
+    # The first packet raises the acquire and waits for it.
+    check(client.ping("10.77.1.10", "10.77.2.10", count=1) == 1, "the first packet waits for the tunnel")
+    for size in (56, 64, 512, 1000, 1372, 1400):
+        client.ping("10.77.1.10", "10.77.2.10", size=size)
+        client.ping("fd77:1::10", "fd77:2::10", size=min(size, 1352))
+    for near, far in (("10.77.1.10", "10.77.2.10"), ("fd77:1::10", "fd77:2::10")):
+        tcp, _ = client.iperf(server, near, far)
+        udp, lost = client.iperf(server, near, far, udp="50M")
+        check(lost == 0, f"UDP {near} > {far}: {lost} % lost")
+        print(f"    {near} > {far}: TCP {tcp:.0f} Mbit/s, UDP {udp:.0f} Mbit/s without loss")
+    # The interfaces stay the host's: ARP and ND work, and so does what is addressed to the gateway itself.
+    left.run("ip", "neigh", "flush", "dev", "wan0")
+    left.run("ip", "-6", "neigh", "flush", "dev", "wan0")
+    left.ping("192.168.77.1", "192.168.77.2")
+    left.ping("fd77::1", "fd77::2")
+    ssh_like(client, left, "10.77.1.254")
+    ssh_like(left, right, "192.168.77.2")
+    client.ping("10.77.1.10", "10.77.2.10")
+    for gateway in gateways:
+        accounted(gateway)
+        check(gateway.rows("quick_mode.active_sas") == [2], "one pair for each family")
+
+
+def ssh_like(source, target, address):
+    """A TCP conversation with the gateway host itself."""
+    listener = target.start(sys.executable, "-c", f"""
+import socket
+s = socket.create_server(({address!r}, 2222))
+c, _ = s.accept()
+c.sendall(c.recv(100)[::-1])
+""")
+    time.sleep(0.3)
+    done = source.run(sys.executable, "-c", f"""
+import socket
+s = socket.create_connection(({address!r}, 2222), 5)
+s.sendall(b'hello')
+print(s.recv(100).decode())
+""")
+    stop(listener)
+    check(done.stdout.strip() == "olleh", f"TCP to the host itself at {address}: {done.stdout} {done.stderr}")
+
+
+@test
+def everything_protected(lab):
+    """0.0.0.0/0 towards the peer: the hosts behind, and the host's own neighbours and services still work."""
+    children = {
+        1: "\n      all { local_ts = 10.77.1.0/24\n remote_ts = 0.0.0.0/0\n esp_proposals = aes128gcm16\n start_action = trap\n }\n",
+        2: "\n      all { local_ts = 0.0.0.0/0\n remote_ts = 10.77.1.0/24\n esp_proposals = aes128gcm16\n start_action = none\n }\n",
+    }
+    client, left, right, server = lab.chain(queues=2)
+    gateways = [
+        Culvert(host, site(n, 3 - n, children=children[n]), PORTS.format(workers=1)) for host, n in ((left, 1), (right, 2))
+    ]
+    client.ping("10.77.1.10", "10.77.2.10")
+    ssh_like(client, left, "10.77.1.254")
+    left.run("ip", "neigh", "flush", "dev", "wan0")
+    left.ping("192.168.77.1", "192.168.77.2")
+    for gateway in gateways:
+        accounted(gateway)
+
+
+@test
+def fragmented_esp_arrives(lab):
+    """A router between the gateways fragments what is too big for it; the far kernel reassembles."""
+    client, left, router, right, server = (lab.host(name) for name in ("C", "L", "M", "R", "S"))
+    lab.wire(client, "eth0", left, "lan0")
+    lab.wire(left, "wan0", router, "left0")
+    lab.wire(router, "right0", right, "wan0")
+    lab.wire(right, "lan0", server, "eth0")
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    router.address("192.168.77.2/24", "left0")
+    router.address("192.168.78.1/24", "right0")
+    router.run("ip", "link", "set", "right0", "mtu", "1280")
+    left.address("192.168.77.1/24", "wan0")
+    right.address("192.168.78.2/24", "wan0")
+    left.route("192.168.78.0/24", "via", "192.168.77.2")
+    right.route("192.168.77.0/24", "via", "192.168.78.1")
+    for gateway, host, n in ((left, client, 1), (right, server, 2)):
+        gateway.address(f"10.77.{n}.254/24", "lan0")
+        host.address(f"10.77.{n}.10/24", "eth0")
+        host.route("default", "via", f"10.77.{n}.254")
+    gateways = [
+        Culvert(host, site(n, 3 - n, extra).replace("192.168.77.2", "192.168.78.2"), PORTS.format(workers=1))
+        for host, n, extra in ((left, 1, "encap = no"), (right, 2, "encap = no"))
+    ]
+    for encap in ("no", "yes"):
+        for gateway in gateways:
+            gateway.config.write_text(gateway.config.read_text().replace("encap = no", f"encap = {encap}"))
+            if encap == "yes":
+                gateway.command("reload")
+        if encap == "yes":
+            gateways[0].command("terminate", "--ike", "site")
+        client.ping("10.77.1.10", "10.77.2.10", count=1)
+        capture, path = lab.capture(right, "wan0", "ip")
+        client.ping("10.77.1.10", "10.77.2.10", count=5, size=1350, extra=("-M", "dont"))
+        stop(capture)
+        seen = attacks.many_fragments(lab, right, path)
+        check(seen >= 10, f"{seen} fragments on the wire: nothing was fragmented")
+        print(f"    {'UDP-encapsulated' if encap == 'yes' else 'plain'} ESP in {seen} fragments arrived")
+    for gateway in gateways:
+        accounted(gateway)
+
+
+@test
+def nothing_leaves_in_clear(lab):
+    """Start, reload, SIGTERM, SIGKILL: a capture on the wire shows not one protected packet."""
+    client, left, right, server = lab.chain(queues=1)
+    for gateway in (left, right):
+        gateway.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    left.route("10.77.2.0/24", "via", "192.168.77.2")
+    right.route("10.77.1.0/24", "via", "192.168.77.1")
+    client.ping("10.77.1.10", "10.77.2.10")  # in clear, before there is any gateway
+    right_gateway = Culvert(right, site(2, 1), PORTS.format(workers=1))
+    left_gateway = Culvert(left, site(1, 2), PORTS.format(workers=1), start=False)
+    # The rules of the right gateway hold already; the left one's life is what is watched.
+    flood = client.start("ping", "-i", "0.01", "-W", "1", "-I", "10.77.1.10", "10.77.2.10", log=lab.dir / "flood")
+    # What leaves before the gateway was ever started is nobody's promise.
+    left_gateway.start()
+    capture, path = lab.capture(right, "wan0", "icmp or (ip proto 4)")
+    time.sleep(2)
+    left_gateway.process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    left_gateway.stop(signal.SIGTERM)
+    time.sleep(1)
+    left_gateway.start()
+    client.ping("10.77.1.10", "10.77.2.10")
+    left_gateway.stop(signal.SIGKILL)
+    time.sleep(1)
+    left.ping("192.168.77.1", "192.168.77.2")  # the interface is usable
+    left_gateway.start()
+    client.ping("10.77.1.10", "10.77.2.10")
+    stop(flood)
+    stop(capture)
+    shown = sh("tcpdump", "-nr", path, "net", "10.77.0.0/16", ok=False).stdout.strip().splitlines()
+    check(not shown, f"{len(shown)} protected packets in clear, first: {shown[:1]}")
+    # Orderly ends with cleanup leave the host as it was.
+    left_gateway.stop(signal.SIGTERM)
+    sh(*left.command(lab.binary, "cleanup"))
+    rules = left.run("nft", "list", "ruleset").stdout
+    check("culvert" not in rules, "cleanup removes the rules")
+    accounted(right_gateway)
+
+
+@test
+def idle_takes_no_cpu(lab):
+    client, left, right, server, gateways = four_hosts(lab, workers=1)
+    client.ping("10.77.1.10", "10.77.2.10")
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def cpu(process):
+        # `ip netns exec` replaces itself by the program, so the pid is the daemon's.
+        fields = open(f"/proc/{process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    time.sleep(1)
+    before, start = [cpu(g.process) for g in gateways], time.monotonic()
+    time.sleep(8)
+    elapsed = time.monotonic() - start
+    shares = [100 * (cpu(g.process) - b) / elapsed for g, b in zip(gateways, before)]
+    print(f"    idle: {', '.join(f'{share:.2f} %' for share in shares)} of a core")
+    check(max(shares) < 2, f"idle daemons take {shares} % of a core")
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def missing_tools():
+    need = ["ip", "ethtool", "iperf3", "ping", "tcpdump", "nft", "swanctl"]
+    found = [tool for tool in need if not shutil.which(tool, path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))]
+    return found + ([] if os.path.exists("/usr/sbin/charon-systemd") else ["charon-systemd"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=ROOT / "target" / "release" / "culvert")
+    parser.add_argument("--keep", action="store_true", help="leave the files of a failed test")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("tests", nargs="*")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(TESTS))
+        return 0
+    if os.geteuid() != 0:
+        print("interop: skipped: network namespaces and AF_XDP need root")
+        return 1 if os.environ.get("CI") else 0
+    if missing := missing_tools():
+        print(f"interop: skipped: not installed: {' '.join(missing)} (tools/interop/setup.sh installs them)")
+        return 1 if os.environ.get("CI") else 0
+    passed, failed = 0, []
+    for name in options.tests or TESTS:
+        start = time.monotonic()
+        print(f"{name} ...", flush=True)
+        lab = Lab(options.binary)
+        bad = None
+        try:
+            TESTS[name](lab)
+        except Exception as error:  # noqa: BLE001 - every failure is reported and the next test runs
+            bad = error
+            if not isinstance(error, Failed):
+                traceback.print_exc()
+            for log in sorted(lab.dir.glob("*/log")):
+                print(f"    --- {log.parent.name}\n" + "\n".join("    " + l for l in log.read_text(errors="replace").splitlines()[-15:]))
+        finally:
+            lab.close(keep=options.keep and bad is not None)
+        print(f"{name} {'FAILED: ' + str(bad) if bad else 'ok'} ({time.monotonic() - start:.1f} s)", flush=True)
+        if bad:
+            failed.append(name)
+        else:
+            passed += 1
+    if failed:
+        print(f"failed: {' '.join(failed)}")
+    print(f"interop: {passed} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Debian packages that the interop tests use. No service is started.
+set -e
+export DEBIAN_FRONTEND=noninteractive
+packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-scapy
+  strongswan-swanctl charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
+missing=
+for package in $packages; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+made=
+[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1; }
+trap '[ -z "$made" ] || rm -f /usr/sbin/policy-rc.d' EXIT
+apt-get -qq update
+apt-get -qq -y -o DPkg::Lock::Timeout=600 --no-install-recommends install $missing
