@@ -77,6 +77,7 @@ pub(crate) enum Command {
     SetPathMtu(PairId, u16),
     SetPolicies(Arc<Spd>),
     Stop,
+    Unbind(PairId),
 }
 
 /// Between which addresses and ports an SA pair runs.
@@ -161,6 +162,7 @@ impl core::fmt::Debug for Command {
 
             Self::SetPolicies(_) => "SetPolicies",
             Self::Stop => "Stop",
+            Self::Unbind(_) => "Unbind",
         })
     }
 }

@@ -116,6 +116,7 @@ impl Worker {
                 self.waiting.release(|key| matches!(key, Key::Policy(_)));
             }
             Command::Stop => self.stopped = true,
+            Command::Unbind(pair) => self.unbind(|b| b.pair == pair),
         }
     }
 

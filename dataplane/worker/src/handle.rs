@@ -445,6 +445,29 @@ impl Dataplane {
         Ok(self.send_all(|| Command::Bind(Box::new(binding.clone()))))
     }
 
+    /// Uses a pair's outbound SA from now on, without waiting for inbound traffic: the SA that it replaces was deleted by the peer.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownPair`].
+    pub fn activate(&mut self, pair: PairId) -> Result<(), Refusal> {
+        let known = self.pairs.get(&pair).ok_or(Refusal::UnknownPair)?;
+        // Relaxed: see `Binding::active`.
+        known.active.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Stops using a pair's outbound SA; its inbound SA still receives. Undoes every [`bind`](Self::bind) of it.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownPair`], [`Refusal::RingFull`].
+    pub fn unbind(&mut self, pair: PairId) -> Result<Ticket, Refusal> {
+        if !self.pairs.contains_key(&pair) {
+            return Err(Refusal::UnknownPair);
+        }
+        self.room(None)?;
+        Ok(self.send_all(|| Command::Unbind(pair)))
+    }
+
     /// Moves both SAs of a pair to other addresses or UDP ports (RFC 7296 §2.23, RFC 4555).
     ///
     /// # Errors
