@@ -1,0 +1,510 @@
+//! `connections`: from settings to [`ike::config::Connection`].
+//!
+//! Sections of files and `load-conn` of VICI come through here alike.
+
+use super::diagnostic::{Diagnostics, Location};
+use super::fields::{Fields, shown};
+use super::keys;
+use super::syntax::Section;
+use super::value::{self, Endpoint};
+use super::{LeftOut, identity};
+use core::time::Duration;
+use ike::config::{
+    AuthMethod, AuthRound, Child, ChildAction, ChildMode, Connection, Identity, Settings,
+    TrafficSelector, Unique, Version,
+};
+use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
+use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode};
+use ipsec::selector::{AddressRange, Ports};
+use std::sync::Arc;
+
+/// Traffic selectors of one side of a child: RFC 7296 §3.13 counts them in one octet.
+const MAX_SELECTORS: usize = 255;
+
+/// What a section under `connections` comes to.
+pub(crate) enum Resolved {
+    /// A connection; complete only if no error was found.
+    Connection(Box<Connection>),
+    /// It needs what cannot be done.
+    LeftOut(LeftOut),
+}
+
+/// Resolves one connection.
+pub(crate) fn resolve(
+    section: &Section,
+    settings: &Settings,
+    findings: &mut Diagnostics,
+) -> Resolved {
+    let path = format!("connections.{}", section.name);
+    let left_out = unsupported_authentication(section);
+    let mut f = Fields::new(section, keys::CONNECTION, path, findings).lenient(left_out.is_some());
+    f.check(|_| false);
+    f.check_sections("local, remote, children", |name| {
+        name == "children" || is_round(name, "local") || is_round(name, "remote")
+    });
+
+    let version = f
+        .word("version", &[("0", Version::Any), ("1", Version::Ikev1), ("2", Version::Ikev2)])
+        .unwrap_or_default();
+    if version == Version::Ikev1 {
+        f.warn("version", "IKEv1 is not done yet: this connection can not come up");
+    }
+    let local_addrs = endpoints(&mut f, "local_addrs");
+    let remote_addrs = endpoints(&mut f, "remote_addrs");
+    let local_port = port(&mut f, "local_port").unwrap_or(settings.port);
+    if local_port != settings.port && local_port != settings.port_nat_t {
+        let message = format!(
+            "the sockets are bound to {} and {} only; change gateway.ike.port instead",
+            settings.port, settings.port_nat_t
+        );
+        f.error("local_port", message);
+    }
+    let remote_port = port(&mut f, "remote_port").unwrap_or(500);
+    let proposals = proposals(&mut f, "proposals", ProposalProtocol::Ike).unwrap_or_default();
+    let encap = f.boolean("encap").unwrap_or(false);
+    let mobike = f.boolean("mobike").unwrap_or(true);
+    let fragmentation = f
+        .word("fragmentation", &[("yes", true), ("accept", true), ("force", true), ("no", false)])
+        .unwrap_or(true);
+    let dpd_delay = f.duration("dpd_delay").unwrap_or_default();
+    let unique = f
+        .word(
+            "unique",
+            &[
+                ("never", Unique::Never),
+                ("no", Unique::No),
+                ("replace", Unique::Replace),
+                ("keep", Unique::Keep),
+            ],
+        )
+        .unwrap_or_default();
+    let keyingtries = f.number("keyingtries", 0, u32::MAX.into()).unwrap_or(1);
+    let times = ike_times(&mut f);
+
+    let local = round(&mut f, "local");
+    let remote = round(&mut f, "remote");
+    let children = children(&mut f, &remote_addrs);
+
+    if let Some(reason) = left_out {
+        let message = format!("left out: {}", reason.message);
+        f.findings.warn(
+            &reason.at,
+            &format!("connections.{}.{}", section.name, reason.key),
+            message,
+        );
+        return Resolved::LeftOut(LeftOut {
+            name: section.name.clone(),
+            reason: reason.message.to_owned(),
+            children,
+        });
+    }
+    Resolved::Connection(Box::new(Connection {
+        name: section.name.clone(),
+        version,
+        local_addrs,
+        remote_addrs,
+        local_port,
+        remote_port,
+        proposals,
+        local,
+        remote,
+        children,
+        encap,
+        mobike,
+        fragmentation,
+        dpd_delay,
+        rekey_time: times.rekey,
+        reauth_time: times.reauth,
+        over_time: times.over,
+        rand_time: times.rand,
+        unique,
+        keyingtries: u32::try_from(keyingtries).unwrap_or(u32::MAX),
+    }))
+}
+
+/// `local`, `local-1`, `local1` and the like.
+fn is_round(name: &str, side: &str) -> bool {
+    name.get(..side.len()).is_some_and(|start| start.eq_ignore_ascii_case(side))
+}
+
+struct Unsupported {
+    at: Location,
+    key: String,
+    message: &'static str,
+}
+
+/// Authentication that the engine has no state machine for: the connection could never come up.
+fn unsupported_authentication(section: &Section) -> Option<Unsupported> {
+    for side in ["local", "remote"] {
+        let mut rounds = section.sections.iter().filter(|s| is_round(&s.name, side));
+        let first = rounds.next();
+        if let Some(second) = rounds.next() {
+            return Some(Unsupported {
+                at: second.at.clone(),
+                key: second.name.clone(),
+                message: "a second authentication round (RFC 4739, XAuth) is not supported yet",
+            });
+        }
+        let auth = first.and_then(|s| s.settings.iter().find(|s| s.key == "auth"));
+        if let (Some(round), Some(auth)) = (first, auth)
+            && let Some(super::syntax::Value::Text(text)) = &auth.value
+        {
+            let lower = text.as_str().to_ascii_lowercase();
+            let message = if lower.starts_with("eap") {
+                "EAP is not supported yet"
+            } else if lower.starts_with("xauth") {
+                "XAuth is not supported yet"
+            } else {
+                continue;
+            };
+            let key = format!("{}.auth", round.name);
+            return Some(Unsupported { at: auth.at.clone(), key, message });
+        }
+    }
+    None
+}
+
+fn endpoints(f: &mut Fields<'_>, key: &str) -> Vec<AddressRange> {
+    let mut ranges = Vec::new();
+    let mut any = false;
+    for item in f.list(key) {
+        match value::endpoint(item) {
+            Endpoint::Any => any = true,
+            Endpoint::Addresses(range) => ranges.push(range),
+            Endpoint::Name => {
+                let message = format!(
+                    "'{}' is not an address, a prefix or a range; host names are not looked up",
+                    shown(item)
+                );
+                f.error(key, message);
+            }
+        }
+    }
+    // `%any` accepts every address, but a single one beside it still says where to initiate.
+    if any && !ranges.is_empty() {
+        for whole in ["0.0.0.0", "::"] {
+            ranges.extend(whole.parse().ok().and_then(|a| AddressRange::prefix(a, 0)));
+        }
+    }
+    ranges
+}
+
+fn port(f: &mut Fields<'_>, key: &str) -> Option<u16> {
+    f.number(key, 1, u16::MAX.into()).and_then(|n| u16::try_from(n).ok())
+}
+
+/// Proposals of `key`, `None` when it is not set; an error is reported when none can be done.
+fn proposals(f: &mut Fields<'_>, key: &str, protocol: ProposalProtocol) -> Option<Vec<Proposal>> {
+    if !f.has(key) {
+        return (protocol != ProposalProtocol::Ah).then(|| Proposal::defaults(protocol));
+    }
+    let mut proposals = Vec::new();
+    let mut left_out = Vec::new();
+    let mut wrong = false;
+    for item in f.list(key) {
+        if item == "default" {
+            proposals.extend(Proposal::defaults(protocol));
+            continue;
+        }
+        match Proposal::parse(protocol, item) {
+            Ok(proposal) => proposals.push(proposal),
+            Err(error @ ProposalError::Unsupported(_)) => left_out.push((item, error)),
+            Err(error) => {
+                wrong = true;
+                f.error(key, format!("'{}': {error}", shown(item)));
+            }
+        }
+    }
+    if proposals.is_empty() && !wrong {
+        let reasons: Vec<String> =
+            left_out.iter().map(|(item, error)| format!("'{}': {error}", shown(item))).collect();
+        let message = match reasons.is_empty() {
+            true => "empty; leave the key away for the default".to_owned(),
+            false => format!("none of the proposals can be done: {}", reasons.join("; ")),
+        };
+        f.error(key, message);
+    } else {
+        for (item, error) in left_out {
+            f.warn(key, format!("'{}' is left out: {error}", shown(item)));
+        }
+    }
+    Some(proposals)
+}
+
+struct IkeTimes {
+    rekey: Duration,
+    reauth: Duration,
+    over: Duration,
+    rand: Duration,
+}
+
+/// charon's defaults: they depend on each other.
+fn ike_times(f: &mut Fields<'_>) -> IkeTimes {
+    let reauth = f.duration("reauth_time");
+    let rekey = f.duration("rekey_time").unwrap_or(match reauth {
+        None => Duration::from_secs(4 * 3600),
+        Some(_) => Duration::ZERO,
+    });
+    let reauth = reauth.unwrap_or_default();
+    let longer = rekey.max(reauth);
+    let over = f.duration("over_time").unwrap_or(whole_seconds(longer / 10));
+    let rand = f.duration("rand_time").unwrap_or_else(|| {
+        let shorter = if rekey.is_zero() || reauth.is_zero() { longer } else { rekey.min(reauth) };
+        over.min(whole_seconds(shorter / 2))
+    });
+    IkeTimes { rekey, reauth, over, rand }
+}
+
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+fn round(f: &mut Fields<'_>, side: &'static str) -> AuthRound {
+    let Some(section) = f.section.sections.iter().find(|s| is_round(&s.name, side)) else {
+        let message = format!(
+            "there is no '{side}' section, so that public keys are meant, which are not done yet: \
+             this connection can not come up"
+        );
+        let (at, path) = (f.section.at.clone(), f.path.clone());
+        f.findings.warn(&at, &path, message);
+        return AuthRound { method: AuthMethod::Pubkey, id: Identity::Any };
+    };
+    let path = f.path_of(&section.name);
+    let mut r = Fields::new(section, keys::AUTH, path, f.findings);
+    r.check(|_| false);
+    r.check_sections("cert<suffix>, cacert<suffix>", |name| {
+        is_round(name, "cert") || is_round(name, "cacert")
+    });
+    for certificate in &section.sections {
+        let path = r.path_of(&certificate.name);
+        r.findings.warn(&certificate.at, &path, "has no effect: certificates are not done yet");
+    }
+    let _ = r.number("round", 0, u32::MAX.into());
+    let method = match r.text("auth") {
+        Some(auth) if auth.eq_ignore_ascii_case("psk") => AuthMethod::Psk,
+        // Reported already, as the reason why the connection is left out.
+        Some(auth) if is_round(auth, "eap") || is_round(auth, "xauth") => AuthMethod::Pubkey,
+        auth => {
+            let pubkey = |a: &str| {
+                ["pubkey", "rsa", "ecdsa", "bliss", "ed25519", "ed448", "ike:"]
+                    .iter()
+                    .any(|prefix| a.starts_with(prefix))
+            };
+            match auth {
+                Some(auth) if !pubkey(auth) => {
+                    r.error("auth", format!("'{}' is not one of: psk, pubkey", shown(auth)));
+                }
+                _ => r.warn(
+                    "auth",
+                    "public-key authentication is not done yet: this connection can not come up",
+                ),
+            }
+            AuthMethod::Pubkey
+        }
+    };
+    let id = match r.text("id") {
+        None => Identity::Any,
+        Some(text) => identity::parse(text).unwrap_or_else(|error| {
+            r.error("id", format!("'{}': {error}", shown(text)));
+            Identity::Any
+        }),
+    };
+    AuthRound { method, id }
+}
+
+fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Vec<Arc<Child>> {
+    let Some(section) = f.section.section("children") else {
+        return Vec::new();
+    };
+    let path = f.path_of("children");
+    for setting in &section.settings {
+        let message = "unknown key; 'children' has one section for each child";
+        f.findings.error(&setting.at, &format!("{path}.{}", setting.key), message);
+    }
+    section
+        .sections
+        .iter()
+        .map(|child| {
+            let path = format!("{path}.{}", child.name);
+            let mut c = Fields::new(child, keys::CHILD, path, f.findings);
+            Arc::new(self::child(&mut c, remote_addrs))
+        })
+        .collect()
+}
+
+const ACTIONS: &[(&str, ChildAction)] = &[
+    ("none", ChildAction::None),
+    ("clear", ChildAction::None),
+    ("trap", ChildAction::Trap),
+    ("route", ChildAction::Trap),
+    ("start", ChildAction::Start),
+    ("restart", ChildAction::Start),
+];
+
+fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Child {
+    c.check(|_| false);
+    c.check_sections("", |_| false);
+    let mode = c
+        .word(
+            "mode",
+            &[
+                ("tunnel", Some(ChildMode::Protect(Mode::Tunnel))),
+                ("transport", Some(ChildMode::Protect(Mode::Transport))),
+                ("pass", Some(ChildMode::Pass)),
+                ("drop", Some(ChildMode::Drop)),
+                ("beet", None),
+                ("transport_proxy", None),
+            ],
+        )
+        .unwrap_or(Some(ChildMode::Protect(Mode::Tunnel)))
+        .unwrap_or_else(|| {
+            c.error("mode", "this mode is not supported; there are: tunnel, transport, pass, drop");
+            ChildMode::Protect(Mode::Tunnel)
+        });
+    let local_ts = selectors(c, "local_ts");
+    let remote_ts = selectors(c, "remote_ts");
+    if !families_meet(&local_ts, &remote_ts) {
+        c.error("remote_ts", "is of another address family than local_ts: no packet can match");
+    }
+    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)));
+    let rekey_time = c.duration("rekey_time").unwrap_or(Duration::from_secs(3600));
+    let life_time = c.duration("life_time").unwrap_or(whole_seconds(rekey_time * 11 / 10));
+    if !life_time.is_zero() && life_time < rekey_time {
+        c.warn("life_time", "is shorter than rekey_time, so the child ends instead of rekeying");
+    }
+    let rand_time = c.duration("rand_time").unwrap_or(life_time.saturating_sub(rekey_time));
+    let (soft_bytes, hard_bytes) = volume(c, "rekey_bytes", "life_bytes", |t| value::bytes(t));
+    let (soft_packets, hard_packets) =
+        volume(c, "rekey_packets", "life_packets", |t| value::number(t));
+    let start_action = start_action(c);
+    if start_action != ChildAction::None
+        && matches!(mode, ChildMode::Protect(_))
+        && !remote_addrs.iter().any(|r| r.first() == r.last())
+    {
+        c.warn("start_action", "has no effect: remote_addrs has no single address to initiate to");
+    }
+    if matches!(mode, ChildMode::Pass | ChildMode::Drop) && start_action == ChildAction::None {
+        c.warn(
+            "start_action",
+            "is 'none', so this policy is not installed; write start_action = trap",
+        );
+    }
+    if c.text("hw_offload").is_some_and(|text| text.eq_ignore_ascii_case("yes")) {
+        c.error("hw_offload", "not supported; write 'auto' or 'no'");
+    }
+    Child {
+        name: c.section.name.clone(),
+        local_ts,
+        remote_ts,
+        proposals,
+        mode,
+        start_action,
+        close_action: c.word("close_action", ACTIONS).unwrap_or_default(),
+        dpd_action: c.word("dpd_action", ACTIONS).unwrap_or_default(),
+        rekey_time,
+        life_time,
+        rand_time,
+        rekey_limits: Limits { bytes: soft_bytes, packets: soft_packets },
+        life_limits: Limits { bytes: hard_bytes, packets: hard_packets },
+        replay_window: match c.number("replay_window", 0, 65_536) {
+            // The window works in words of at least 32; a wider one than asked for does no harm.
+            Some(1..=31) | None => 32,
+            Some(window) => u32::try_from(window).unwrap_or(32),
+        },
+        headers: headers(c),
+        priority: c
+            .number("priority", 0, u32::MAX.into())
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0),
+    }
+}
+
+fn child_proposals(c: &mut Fields<'_>, protects: bool) -> Vec<Proposal> {
+    let ah = proposals(c, "ah_proposals", ProposalProtocol::Ah);
+    let esp = (ah.is_none() || c.has("esp_proposals"))
+        .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp))
+        .flatten();
+    if ah.is_some() && esp.is_some() {
+        c.error("ah_proposals", "a child has AH or ESP proposals, not both");
+    }
+    if protects { esp.or(ah).unwrap_or_default() } else { Vec::new() }
+}
+
+fn selectors(c: &mut Fields<'_>, key: &str) -> Vec<TrafficSelector> {
+    if !c.has(key) {
+        return vec![TrafficSelector { addresses: None, protocol: None, ports: Ports::Any }];
+    }
+    let items = c.list(key);
+    if items.is_empty() {
+        c.error(key, "empty; leave the key away for 'dynamic'");
+    }
+    if items.len() > MAX_SELECTORS {
+        c.error(key, format!("more than {MAX_SELECTORS} selectors; use another child"));
+    }
+    let mut selectors = Vec::with_capacity(items.len());
+    for item in items {
+        match value::traffic_selector(item) {
+            Ok(selector) => selectors.push(selector),
+            Err(error) => c.error(key, format!("'{}': {error}", shown(item))),
+        }
+    }
+    selectors
+}
+
+fn families_meet(local: &[TrafficSelector], remote: &[TrafficSelector]) -> bool {
+    let family = |ts: &TrafficSelector| ts.addresses.map(|a| a.first().is_ipv4());
+    // With a selector missing for an error there is nothing to compare.
+    local.is_empty()
+        || remote.is_empty()
+        || local.iter().any(|l| {
+            remote.iter().any(|r| match (family(l), family(r)) {
+                (Some(l), Some(r)) => l == r,
+                _ => true,
+            })
+        })
+}
+
+/// A soft limit and the hard one, 110 % of it unless set; zero is none.
+fn volume(
+    c: &mut Fields<'_>,
+    soft: &str,
+    hard: &str,
+    parse: impl Fn(&str) -> Option<u64>,
+) -> (Option<u64>, Option<u64>) {
+    let wanted = if soft == "rekey_bytes" {
+        "a number of bytes, or with k, m or g behind it"
+    } else {
+        "a number"
+    };
+    let rekey = c.parse(soft, wanted, &parse).unwrap_or(0);
+    let life = c.parse(hard, wanted, &parse).unwrap_or_else(|| rekey.saturating_add(rekey / 10));
+    ((rekey > 0).then_some(rekey), (life > 0).then_some(life))
+}
+
+fn start_action(c: &mut Fields<'_>) -> ChildAction {
+    let both = |text: &str| {
+        let mut parts: Vec<String> =
+            text.split('|').map(|p| p.trim().to_ascii_lowercase()).collect();
+        parts.sort();
+        parts == ["start", "trap"]
+    };
+    if c.text("start_action").is_some_and(both) {
+        c.warn("start_action", "taken as 'trap': the child comes up with its first packet");
+        return ChildAction::Trap;
+    }
+    c.word("start_action", ACTIONS).unwrap_or_default()
+}
+
+fn headers(c: &mut Fields<'_>) -> HeaderRules {
+    let dscp = [
+        ("out", DscpRule::Out),
+        ("in", DscpRule::In),
+        ("yes", DscpRule::Both),
+        ("no", DscpRule::None),
+    ];
+    HeaderRules {
+        df: if c.boolean("copy_df").unwrap_or(true) { DfRule::Copy } else { DfRule::Clear },
+        dscp: c.word("copy_dscp", &dscp).unwrap_or_default(),
+        ecn: c.boolean("copy_ecn").unwrap_or(true),
+    }
+}

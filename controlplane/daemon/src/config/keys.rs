@@ -1,0 +1,344 @@
+//! Every key that may be written, what it means, its default, and what Culvert makes of it.
+//!
+//! The tables decide what is accepted, and docs/configuration.md is generated from them.
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Support {
+    /// It does what swanctl.conf(5) says.
+    Full,
+    /// Accepted; a value other than the default has no effect but a warning.
+    Ignored,
+    /// A value other than the default is an error: without it, security or traffic would differ
+    /// from what is configured.
+    Refused,
+}
+
+/// One key of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// As it would be written; empty for none.
+    pub(crate) default: &'static str,
+    pub(crate) support: Support,
+    /// One sentence for the reference.
+    pub(crate) meaning: &'static str,
+}
+
+const fn full(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, support: Support::Full, meaning }
+}
+
+const fn ignored(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, support: Support::Ignored, meaning }
+}
+
+const fn refused(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, default, support: Support::Refused, meaning }
+}
+
+/// `connections.<conn>`
+pub(crate) const CONNECTION: &[Key] = &[
+    full("version", "0", "IKE version: 1, 2, or 0 to initiate with 2 and answer both."),
+    full(
+        "local_addrs",
+        "%any",
+        "Addresses, prefixes and ranges that the connection answers on; the first single address \
+         is the one to initiate from. Host names are an error.",
+    ),
+    full(
+        "remote_addrs",
+        "%any",
+        "Addresses, prefixes and ranges of the peer; the first single address is the one to \
+         initiate to. Host names are an error.",
+    ),
+    full("local_port", "500", "UDP port to send from; only the ports of `gateway.ike`."),
+    full("remote_port", "500", "UDP port of the peer."),
+    full(
+        "proposals",
+        "default",
+        "IKE proposals in order of preference. One that cannot be done is left out with a \
+         warning while another remains.",
+    ),
+    refused("vips", "", "Virtual addresses to ask the peer for."),
+    refused("aggressive", "no", "IKEv1 aggressive mode."),
+    refused("pull", "yes", "Mode Config in pull mode; `no` is push mode."),
+    ignored("dscp", "000000", "DSCP of outgoing IKE packets, six binary digits."),
+    full("encap", "no", "Forces UDP encapsulation by faking a NAT."),
+    full("mobike", "yes", "RFC 4555 MOBIKE; not announced yet, so the default costs nothing."),
+    full("dpd_delay", "0s", "Idle time after which the peer's liveness is checked; 0 for never."),
+    ignored("dpd_timeout", "0s", "Time after which a silent peer is dead (IKEv1 only)."),
+    full(
+        "fragmentation",
+        "yes",
+        "RFC 7383: `yes`, `accept`, `force` or `no`. `accept` and `force` are taken as `yes`.",
+    ),
+    ignored("childless", "allow", "Childless initiation (RFC 6023): `allow`, `force` or `never`."),
+    ignored("send_certreq", "yes", "Sends certificate requests."),
+    ignored("send_cert", "ifasked", "Sends certificates: `ifasked`, `always` or `never`."),
+    refused("ppk_id", "", "Identity of a postquantum preshared key (RFC 8784)."),
+    refused("ppk_required", "no", "Whether that key must be used."),
+    full("keyingtries", "1", "Retransmission sequences before initiation fails; 0 is for ever."),
+    full(
+        "unique",
+        "no",
+        "What a second IKE SA of one identity means: `never`, `no`, `keep` or `replace`.",
+    ),
+    full("reauth_time", "0s", "Reauthentication after this time; 0 for never."),
+    full("rekey_time", "4h", "IKE rekeying after this time; 0 if only `reauth_time` is set."),
+    full(
+        "over_time",
+        "10% of the longer of rekey_time and reauth_time",
+        "Grace after which an SA that could not be rekeyed is given up.",
+    ),
+    full(
+        "rand_time",
+        "over_time",
+        "Up to this much is taken off the times at random; the default is at most half of them.",
+    ),
+    refused("pools", "", "Pools that virtual addresses are taken from."),
+    refused("if_id_in", "0", "Interface ID of inbound SAs (route-based tunnels)."),
+    refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
+    refused("mediation", "no", "Mediation connection."),
+    refused("mediated_by", "", "Mediation connection to use."),
+    refused("mediation_peer", "", "Identity at the mediation server."),
+];
+
+/// `connections.<conn>.local<suffix>` and `remote<suffix>`
+pub(crate) const AUTH: &[Key] = &[
+    full("round", "0", "Orders the rounds; Culvert does one."),
+    full(
+        "auth",
+        "pubkey",
+        "`psk`; `pubkey` and its variants load with a warning, as signatures are not done yet; a \
+         connection with `eap` or `xauth` is left out with a warning.",
+    ),
+    full("id", "%any", "IKE identity; the local default is the address. No wildcards."),
+    ignored("certs", "", "Certificates, relative to x509/."),
+    ignored("cacerts", "", "CA certificates to accept, relative to x509ca/ (remote only)."),
+    ignored("pubkeys", "", "Raw public keys, relative to pubkey/."),
+    ignored("eap_id", "id", "EAP identity."),
+    ignored("aaa_id", "remote-id", "Identity of the server in the EAP method."),
+    ignored("xauth_id", "id", "XAuth user name."),
+    refused("groups", "", "Group memberships to require (remote only)."),
+    refused("cert_policy", "", "Certificate policies to require (remote only)."),
+    refused("ca_id", "", "Identity that a CA of the peer must have (remote only)."),
+    refused(
+        "revocation",
+        "relaxed",
+        "Revocation checks: `strict`, `ifuri` or `relaxed` (remote only).",
+    ),
+];
+
+/// `connections.<conn>.children.<child>`
+pub(crate) const CHILD: &[Key] = &[
+    full("ah_proposals", "", "AH proposals."),
+    full("esp_proposals", "default", "ESP proposals, if there are none for AH."),
+    refused("sha256_96", "no", "HMAC-SHA-256 with 96 bits, which is not the standard."),
+    full("local_ts", "dynamic", "Our side's traffic: `10.0.0.0/8[tcp/80]`, ranges, `dynamic`."),
+    full("remote_ts", "dynamic", "The peer's side's traffic."),
+    full("rekey_time", "1h", "Rekeying after this time; 0 for never."),
+    full("life_time", "110% of rekey_time", "Deleted after this time."),
+    full("rand_time", "life_time - rekey_time", "Up to this much is taken off at random."),
+    full("rekey_bytes", "0", "Rekeying after so many bytes; k, m, g are powers of 1024."),
+    full("life_bytes", "110% of rekey_bytes", "Refused after so many bytes."),
+    ignored("rand_bytes", "life_bytes - rekey_bytes", "Taken off rekey_bytes at random."),
+    full("rekey_packets", "0", "Rekeying after so many packets."),
+    full("life_packets", "110% of rekey_packets", "Refused after so many packets."),
+    ignored("rand_packets", "life_packets - rekey_packets", "Taken off rekey_packets at random."),
+    ignored("updown", "", "Script to run when the child comes up and goes down."),
+    ignored("hostaccess", "no", "A variable for that script."),
+    full(
+        "mode",
+        "tunnel",
+        "`tunnel`, `transport`, `pass` or `drop`; `beet` and `transport_proxy` are errors.",
+    ),
+    refused("policies", "yes", "Whether policies are installed."),
+    ignored("policies_fwd_out", "no", "Forward policies of the kernel; Culvert needs none."),
+    full("dpd_action", "clear", "When the peer is dead: `clear`, `trap` or `restart`."),
+    refused("ipcomp", "no", "IPComp compression."),
+    ignored("inactivity", "0s", "Closes the child after this time without traffic."),
+    ignored("reqid", "0", "A fixed reqid of kernel policies; Culvert has none."),
+    full("priority", "0", "Policy priority; 0 makes one from the selectors."),
+    refused("interface", "", "Restricts the policies to an interface."),
+    refused("mark_in", "0/0x00000000", "Netfilter mark of inbound policies."),
+    refused("mark_in_sa", "no", "Sets `mark_in` on the SA."),
+    refused("mark_out", "0/0x00000000", "Netfilter mark of outbound policies."),
+    refused("set_mark_in", "0/0x00000000", "Mark set on decrypted packets."),
+    refused("set_mark_out", "0/0x00000000", "Mark set on encrypted packets."),
+    refused("if_id_in", "0", "Interface ID of inbound SAs (route-based tunnels)."),
+    refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
+    refused("label", "", "Security label."),
+    ignored("label_mode", "system", "How the label is used."),
+    ignored("tfc_padding", "0", "Pads ESP packets to this size, or to `mtu`."),
+    full("replay_window", "32", "Replay window in packets, up to 65536; 0 turns the check off."),
+    ignored("hw_offload", "no", "Hardware offload; `yes` is an error."),
+    full("copy_df", "yes", "Copies DF to the outer IPv4 header; `no` clears it."),
+    full("copy_ecn", "yes", "Copies ECN to and from the outer header (RFC 6040)."),
+    full("copy_dscp", "out", "Copies DSCP: `out`, `in`, `yes` (both) or `no`."),
+    full(
+        "start_action",
+        "none",
+        "On load: `none`, `trap`, `start`; `trap|start` traps now and comes up with traffic.",
+    ),
+    full("close_action", "none", "When the peer deletes it: `none`, `trap` or `start`."),
+];
+
+/// `secrets.ike<suffix>`, `eap<suffix>`, `xauth<suffix>`, `ntlm<suffix>`, `ppk<suffix>`; any key
+/// that begins with `id` is an owner.
+pub(crate) const SECRET: &[Key] = &[
+    full("secret", "", "The secret: text, `0x` and hexadecimal, or `0s` and Base64."),
+    full("id", "", "`id<suffix>`: an identity that the secret is for; none means any."),
+];
+
+/// `secrets.private<suffix>`, `rsa<suffix>`, `ecdsa<suffix>`, `pkcs8<suffix>`, `pkcs12<suffix>`,
+/// `token<suffix>`
+pub(crate) const KEY_SECRET: &[Key] = &[
+    ignored("file", "", "The key file that the passphrase is for."),
+    ignored("secret", "", "The passphrase."),
+    ignored("handle", "", "CKA_ID of the key (token)."),
+    ignored("slot", "", "Slot number (token)."),
+    ignored("module", "", "PKCS#11 module (token)."),
+    ignored("pin", "", "PIN (token)."),
+];
+
+/// `authorities.<name>`
+pub(crate) const AUTHORITY: &[Key] = &[
+    ignored("cacert", "", "CA certificate, relative to x509ca/."),
+    ignored("file", "", "CA certificate by absolute path."),
+    ignored("handle", "", "CKA_ID of the certificate on a token."),
+    ignored("slot", "", "Slot of the token."),
+    ignored("module", "", "PKCS#11 module."),
+    ignored("crl_uris", "", "CRL distribution points."),
+    ignored("ocsp_uris", "", "OCSP responders."),
+    ignored("cert_uri_base", "", "Base of hash-and-URL certificates."),
+];
+
+/// `pools.<name>`; a number is an attribute type, too.
+pub(crate) const POOL: &[Key] = &[
+    ignored("addrs", "", "Prefix or range that virtual addresses are taken from."),
+    ignored("dns", "", "DNS servers."),
+    ignored("nbns", "", "WINS servers."),
+    ignored("dhcp", "", "DHCP servers."),
+    ignored("netmask", "", "Netmask."),
+    ignored("server", "", "Servers."),
+    ignored("subnet", "", "Protected subnets."),
+    ignored("split_include", "", "Subnets to tunnel."),
+    ignored("split_exclude", "", "Subnets not to tunnel."),
+];
+
+/// `gateway`
+pub(crate) const GATEWAY: &[Key] = &[
+    full("workers", "one per core but one, at least one", "Worker cores."),
+    full("idle", "sleep", "What a worker without packets does: `sleep` or `spin`."),
+    full(
+        "on_failure",
+        "closed",
+        "`closed`: protected traffic stays blocked while the daemon is down; `open`: it does not.",
+    ),
+];
+
+/// `gateway.ports.<port>`
+pub(crate) const PORT: &[Key] = &[
+    full("interface", "the name of the section", "The device that AF_XDP takes packets from."),
+    full("queues", "all of the device", "How many of its queues are used."),
+    full("mode", "auto", "`auto`, `zerocopy`, `copy` (native driver) or `generic`."),
+];
+
+/// `gateway.host`
+pub(crate) const HOST: &[Key] =
+    &[full("interface", "culvert0", "The TUN that the host's own traffic enters and leaves by.")];
+
+/// `gateway.statistics`
+pub(crate) const STATISTICS: &[Key] =
+    &[full("file", "/run/culvert/stats", "The shared-memory segment.")];
+
+/// `gateway.vici`
+pub(crate) const VICI: &[Key] =
+    &[full("socket", "/run/culvert/vici", "The control socket; `unix://` may stand before it.")];
+
+/// `gateway.limits`
+pub(crate) const LIMITS: &[Key] = &[
+    full("half_open", "1000", "Half-open IKE SAs; more are refused."),
+    full("sas", "65536", "SAs of each direction that one worker can own."),
+    full("waiting_packets", "256", "Packets of one worker that wait for an SA or a next hop."),
+    full("waiting_per_policy", "64", "Of these, for one policy, SPI or next hop."),
+    full("icmp_per_second", "200", "ICMP errors of one worker in a second."),
+];
+
+/// `gateway.ike`: what strongswan.conf(5) has under `charon`.
+pub(crate) const IKE: &[Key] = &[
+    full("retransmit_timeout", "4.0", "Seconds before the first retransmission."),
+    full("retransmit_base", "1.8", "Each further one after this many times the last."),
+    full("retransmit_tries", "5", "Retransmissions before the peer is given up."),
+    full("cookie_threshold", "30", "Half-open IKE SAs from which cookies are asked; 0 never."),
+    full("block_threshold", "5", "Half-open IKE SAs of one address from which it is ignored."),
+    full("half_open_timeout", "30", "Seconds after which a half-open IKE SA is forgotten."),
+    full("keep_alive", "20s", "NAT keepalives after this idle time; 0 for none."),
+    full("fragment_size", "1280", "Largest IKE datagram sent in one piece, in bytes."),
+    full("port", "500", "UDP port of IKE."),
+    full("port_nat_t", "4500", "UDP port of IKE and ESP behind the non-ESP marker."),
+];
+
+/// A table and what the reference calls its section.
+pub(crate) struct Table {
+    pub(crate) section: &'static str,
+    pub(crate) keys: &'static [Key],
+}
+
+/// All tables in the order of the reference.
+pub(crate) const TABLES: &[Table] = &[
+    Table { section: "connections.<conn>", keys: CONNECTION },
+    Table { section: "connections.<conn>.local<suffix>, remote<suffix>", keys: AUTH },
+    Table { section: "connections.<conn>.children.<child>", keys: CHILD },
+    Table { section: "secrets.ike<suffix>, eap, xauth, ntlm, ppk", keys: SECRET },
+    Table {
+        section: "secrets.private<suffix>, rsa, ecdsa, pkcs8, pkcs12, token",
+        keys: KEY_SECRET,
+    },
+    Table { section: "pools.<name>", keys: POOL },
+    Table { section: "authorities.<name>", keys: AUTHORITY },
+    Table { section: "gateway", keys: GATEWAY },
+    Table { section: "gateway.ports.<port>", keys: PORT },
+    Table { section: "gateway.host", keys: HOST },
+    Table { section: "gateway.statistics", keys: STATISTICS },
+    Table { section: "gateway.vici", keys: VICI },
+    Table { section: "gateway.limits", keys: LIMITS },
+    Table { section: "gateway.ike", keys: IKE },
+];
+
+/// The known name that `wrong` was likely meant to be.
+pub(crate) fn nearest<'a>(
+    wrong: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    // Longer ones are nobody's typing error, and the distance costs their product.
+    if wrong.len() > 64 {
+        return None;
+    }
+    known
+        .into_iter()
+        .map(|name| (distance(wrong, name), name))
+        .filter(|(d, name)| *d <= 1 + name.len() / 4)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, name)| name)
+}
+
+/// Edits (insert, remove, replace) that make one text of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = *cell;
+            left = replaced.min(diagonal + 1).min(left + 1);
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}

@@ -1,0 +1,258 @@
+//! swanctl.conf and the `gateway` section: read, resolved, and every fault named.
+//!
+//! ```text
+//!   files ─► syntax (sections, includes) ─► flatten (references) ─► fields against keys ─┐
+//!   VICI load-conn ─► the same sections ─────────────────────────────────────────────────┤
+//!                                         Configuration { ike, gateway, secrets, … } ◄───┘
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `syntax` | strongSwan's settings format |
+//! | `keys` | the tables of keys, which the reference is generated from |
+//! | `fields` | one section against its table |
+//! | `connection`, `secrets`, `pools`, `gateway` | one top-level section each |
+//! | `value`, `identity` | what values mean |
+//! | `store` | what is loaded: files and VICI together, and what a reload changes |
+//!
+//! It opens the files it is told to and nothing else, and never prints a secret.
+
+mod connection;
+mod diagnostic;
+mod fields;
+mod gateway;
+pub mod identity;
+mod keys;
+mod secrets;
+mod syntax;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Location, Severity, Source};
+pub use gateway::{
+    DEFAULT_HOST_INTERFACE, DEFAULT_STATISTICS_FILE, DEFAULT_VICI_SOCKET, Gateway, GatewayLimits,
+    Idle, OnFailure, Port, PortMode, patience,
+};
+pub use secrets::{Secret, SecretKind, psks};
+
+use crate::vici::{Bytes, Element, Message};
+use connection::Resolved;
+use ike::config::{AuthMethod, Child, Config, Connection, Identity, Settings};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use syntax::{Section, Setting, Text, Value};
+
+/// How a configuration is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Takes secrets from files that every user can read.
+    pub readable_secrets: bool,
+}
+
+/// A connection that is configured but cannot be done, so that it is not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+    /// Its children: their traffic is protected by nothing.
+    pub children: Vec<Arc<Child>>,
+}
+
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Configuration {
+    /// What the engine is told.
+    pub ike: Config,
+    /// The `gateway` section.
+    pub gateway: Gateway,
+    /// All shared secrets, with their names; the preshared keys among them are in `ike`, too.
+    pub secrets: Vec<Secret>,
+    /// Connections that are not loaded.
+    pub left_out: Vec<LeftOut>,
+    /// What has no effect or a different one.
+    pub warnings: Vec<Diagnostic>,
+}
+
+const SECTIONS: [&str; 5] = ["connections", "secrets", "pools", "authorities", "gateway"];
+
+impl Configuration {
+    /// Reads the file at `path` and all that it includes.
+    ///
+    /// # Errors
+    /// Every error and warning found, when one of them is an error.
+    pub fn load(path: &Path, options: Options) -> Result<Self, Diagnostics> {
+        let mut findings = Diagnostics::default();
+        let root = syntax::read(path, &mut findings);
+        Self::resolve(&root, options, findings)
+    }
+
+    /// Reads `text` as the content of a file of the name that `source` tells.
+    ///
+    /// # Errors
+    /// As [`Configuration::load`].
+    pub fn parse(text: &str, source: Source, options: Options) -> Result<Self, Diagnostics> {
+        let mut findings = Diagnostics::default();
+        let root = syntax::read_text(text, source, &mut findings);
+        Self::resolve(&root, options, findings)
+    }
+
+    fn resolve(
+        root: &Section,
+        options: Options,
+        mut findings: Diagnostics,
+    ) -> Result<Self, Diagnostics> {
+        let flat = |name, findings: &mut Diagnostics| syntax::flatten(root, name, findings);
+        for setting in &root.settings {
+            let message =
+                format!("unknown key outside of a section; there are: {}", SECTIONS.join(", "));
+            findings.error(&setting.at, &setting.key, message);
+        }
+        let (gateway, settings) = match flat("gateway", &mut findings) {
+            Some(section) => gateway::resolve(&section, &mut findings),
+            None => (Gateway::default(), Settings::default()),
+        };
+        let mut connections = Vec::new();
+        let mut left_out = Vec::new();
+        if let Some(section) = flat("connections", &mut findings) {
+            for setting in &section.settings {
+                let path = format!("connections.{}", setting.key);
+                let message = "unknown key; 'connections' has one section for each connection";
+                findings.error(&setting.at, &path, message);
+            }
+            for section in &section.sections {
+                match connection::resolve(section, &settings, &mut findings) {
+                    Resolved::Connection(connection) => connections.push(Arc::new(*connection)),
+                    Resolved::LeftOut(connection) => left_out.push(connection),
+                }
+            }
+        }
+        let secrets = match flat("secrets", &mut findings) {
+            Some(section) => secrets::resolve(&section, options, &mut findings),
+            None => Vec::new(),
+        };
+        for (name, keys) in [("pools", keys::POOL), ("authorities", keys::AUTHORITY)] {
+            if let Some(section) = flat(name, &mut findings) {
+                check_only(&section, keys, &mut findings);
+            }
+        }
+        for section in &root.sections {
+            if !SECTIONS.contains(&section.name.as_str()) && !root.refers_to(&section.name) {
+                let known = SECTIONS.join(", ");
+                let message =
+                    format!("has no effect: no section refers to it, and it is none of: {known}");
+                findings.warn(&section.at, &section.name, message);
+            }
+        }
+        if findings.has_errors() {
+            return Err(findings);
+        }
+        if let Some(section) = root.section("connections") {
+            warn_without_secret(section, &connections, &secrets, &mut findings);
+        }
+        let psks = psks(&secrets);
+        Ok(Self {
+            ike: Config { connections, psks, settings },
+            gateway,
+            secrets,
+            left_out,
+            warnings: findings.into_vec(),
+        })
+    }
+}
+
+/// Resolves the one connection in the arguments of VICI's `load-conn`, as one of a file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn connection_from_vici(
+    arguments: &Message,
+    settings: &Settings,
+) -> Result<(Connection, Vec<Diagnostic>), Diagnostics> {
+    let mut findings = Diagnostics::default();
+    let source = Source { name: "vici".to_owned(), mode: None, directory: PathBuf::new() };
+    let at = Location { source: Arc::new(source), line: 0 };
+    let mut connections = arguments.elements();
+    let (Some((name, Element::Section(section))), None) = (connections.next(), connections.next())
+    else {
+        findings.error(&at, "load-conn", "takes one section, the connection");
+        return Err(findings);
+    };
+    let section = &section_from_vici(name, section, &at);
+    match connection::resolve(section, settings, &mut findings) {
+        Resolved::Connection(connection) if !findings.has_errors() => {
+            Ok((*connection, findings.into_vec()))
+        }
+        Resolved::Connection(_) => Err(findings),
+        Resolved::LeftOut(left_out) => {
+            findings.error(&section.at, &left_out.name, left_out.reason);
+            Err(findings)
+        }
+    }
+}
+
+fn section_from_vici(name: &str, message: &Message, at: &Location) -> Section {
+    let text = |bytes: &Bytes| bytes.as_str().map(|t| Text::new(t.to_owned()));
+    let mut section = Section::new(name.to_owned(), at.clone());
+    for (key, element) in message.elements() {
+        let value = match element {
+            Element::Section(sub) => {
+                section.push(section_from_vici(key, sub, at));
+                continue;
+            }
+            Element::Value(bytes) => text(bytes).map(Value::Text),
+            Element::List(items) => items.iter().map(text).collect::<Option<_>>().map(Value::List),
+        };
+        let value = Some(value.unwrap_or(Value::Binary));
+        section.set(Setting { key: key.to_owned(), at: at.clone(), value });
+    }
+    section
+}
+
+/// Checks the keys of sections that nothing is made of yet.
+fn check_only(section: &Section, keys: &'static [keys::Key], findings: &mut Diagnostics) {
+    for setting in &section.settings {
+        let path = format!("{}.{}", section.name, setting.key);
+        let message = format!("unknown key; '{}' has one section for each", section.name);
+        findings.error(&setting.at, &path, message);
+    }
+    for part in &section.sections {
+        let path = format!("{}.{}", section.name, part.name);
+        let mut f = fields::Fields::new(part, keys, path, findings);
+        f.check(|key| keys == keys::POOL && value::number(key).is_some());
+        f.check_sections("", |_| false);
+    }
+}
+
+/// A connection that authenticates by a preshared key fails without one.
+fn warn_without_secret(
+    section: &Section,
+    connections: &[Arc<Connection>],
+    secrets: &[Secret],
+    findings: &mut Diagnostics,
+) {
+    for connection in connections {
+        let psk = |method| method == AuthMethod::Psk;
+        if !psk(connection.local.method) && !psk(connection.remote.method) {
+            continue;
+        }
+        let peer = &connection.remote.id;
+        let found = secrets.iter().filter(|s| s.kind == SecretKind::Ike).any(|s| {
+            s.owners.is_empty()
+                || s.owners.contains(&Identity::Any)
+                || s.owners.contains(peer)
+                || s.owners.contains(&connection.local.id)
+                // Which one it is shows when the peer says who it is, or what addresses are used.
+                || *peer == Identity::Any
+        });
+        if !found {
+            let at = section.section(&connection.name).map_or(&section.at, |s| &s.at);
+            let path = format!("connections.{}", connection.name);
+            let peer = fields::shown(&identity::display(peer));
+            findings.warn(at, &path, format!("no secret in 'secrets' is for the peer '{peer}'"));
+        }
+    }
+}

@@ -1,0 +1,672 @@
+//! The settings format that swanctl.conf is written in (strongswan.conf(5), SYNTAX).
+//!
+//! ```text
+//! settings   := (section | setting | include)*
+//! section    := name [: reference, reference …] { settings }
+//! setting    := name = [value] NEWLINE
+//! include    := include pattern NEWLINE
+//! ```
+//!
+//! A value ends at the end of its line, at `#` or at `}`; words in it are joined by one space; a
+//! quoted string may hold anything and span lines. Sections of one name extend each other, a
+//! later setting replaces an earlier one, an empty one removes it. What is read is merged while it
+//! is read, so that an included file counts as standing where it is included.
+
+use super::diagnostic::{Diagnostics, Location, Source};
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Included files may include others this deep, as in strongSwan.
+const MAX_INCLUDE_DEPTH: u32 = 10;
+/// A pattern that matches its own file multiplies at each depth; a real configuration has a few
+/// files for each connection.
+const MAX_FILES: u32 = 10_000;
+/// Bounds what one file can make us read (a device, say).
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Real configurations nest six deep; the parser recurses.
+const MAX_NESTING: u32 = 32;
+/// References of references; real ones have one or two.
+const MAX_REFERENCE_DEPTH: u32 = 16;
+/// References can double what they name at each level, so that a few lines stand for millions of
+/// settings. A gateway of 100,000 connections stays below this.
+const MAX_SETTINGS: u32 = 8_000_000;
+
+/// The text of a value: it may be a secret, so it is wiped on drop and has no `Debug`.
+pub(crate) struct Text(Zeroizing<String>);
+
+impl Text {
+    pub(crate) fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn duplicate(&self) -> Self {
+        Self::new(self.as_str().to_owned())
+    }
+}
+
+/// What a setting is set to.
+pub(crate) enum Value {
+    /// From a file: lists are comma separated.
+    Text(Text),
+    /// From VICI: lists are lists.
+    List(Vec<Text>),
+    /// From VICI: bytes that are not text (a certificate in DER).
+    Binary,
+}
+
+impl Value {
+    fn duplicate(&self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(text.duplicate()),
+            Self::List(items) => Self::List(items.iter().map(Text::duplicate).collect()),
+            Self::Binary => Self::Binary,
+        }
+    }
+}
+
+/// `key = value`
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) at: Location,
+    /// `None` removes the setting, an inherited one too.
+    pub(crate) value: Option<Value>,
+}
+
+/// A section with all that was merged into it.
+pub(crate) struct Section {
+    pub(crate) name: String,
+    pub(crate) at: Location,
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) sections: Vec<Self>,
+    references: Vec<(String, Location)>,
+    /// Where in `sections` a name is: `connections` may have a hundred thousand.
+    index: HashMap<String, usize>,
+}
+
+impl Section {
+    pub(crate) fn new(name: String, at: Location) -> Self {
+        Self {
+            name,
+            at,
+            settings: Vec::new(),
+            sections: Vec::new(),
+            references: Vec::new(),
+            index: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn section(&self, name: &str) -> Option<&Self> {
+        self.index.get(name).and_then(|at| self.sections.get(*at))
+    }
+
+    /// Whether a reference in this section or below it begins with `name`.
+    pub(crate) fn refers_to(&self, name: &str) -> bool {
+        let first = |reference: &str| reference.split('.').next() == Some(name);
+        self.references.iter().any(|(reference, _)| first(reference))
+            || self.sections.iter().any(|s| s.refers_to(name))
+    }
+
+    pub(crate) fn push(&mut self, section: Self) {
+        self.index.insert(section.name.clone(), self.sections.len());
+        self.sections.push(section);
+    }
+
+    fn open(&mut self, name: String, at: Location) -> &mut Self {
+        let index = match self.index.get(&name) {
+            Some(index) => *index,
+            None => {
+                self.push(Self::new(name, at));
+                self.sections.len() - 1
+            }
+        };
+        &mut self.sections[index]
+    }
+
+    pub(crate) fn set(&mut self, setting: Setting) {
+        match self.settings.iter_mut().find(|s| s.key == setting.key) {
+            Some(existing) => *existing = setting,
+            None => self.settings.push(setting),
+        }
+    }
+}
+
+/// Reads `path` and all that it includes.
+pub(crate) fn read(path: &Path, findings: &mut Diagnostics) -> Section {
+    let source = Arc::new(Source {
+        name: path.display().to_string(),
+        mode: None,
+        directory: path.parent().unwrap_or(Path::new("")).to_owned(),
+    });
+    let mut root = Section::new(String::new(), Location { source: source.clone(), line: 0 });
+    let mut reader = Reader { findings, files: 0 };
+    reader.file(path, &Location { source, line: 0 }, &mut root, 0, 0);
+    root
+}
+
+/// Reads `text` as the content of `source`.
+pub(crate) fn read_text(text: &str, source: Source, findings: &mut Diagnostics) -> Section {
+    let source = Arc::new(source);
+    let mut root = Section::new(String::new(), Location { source: source.clone(), line: 0 });
+    let mut reader = Reader { findings, files: 0 };
+    reader.text(text, source, &mut root, 0, 0);
+    root
+}
+
+struct Reader<'a> {
+    findings: &'a mut Diagnostics,
+    files: u32,
+}
+
+impl Reader<'_> {
+    fn file(&mut self, path: &Path, at: &Location, into: &mut Section, depth: u32, nesting: u32) {
+        self.files += 1;
+        if self.files > MAX_FILES {
+            if self.files == MAX_FILES + 1 {
+                self.findings.error(at, "include", format!("more than {MAX_FILES} files"));
+            }
+            return;
+        }
+        let content = std::fs::File::open(path).and_then(|file| {
+            use std::io::Read as _;
+            let metadata = file.metadata()?;
+            // Room from the start: growing would leave copies of secrets behind.
+            let room = usize::try_from(metadata.len().min(MAX_FILE_BYTES)).unwrap_or(0);
+            let mut bytes = Zeroizing::new(Vec::with_capacity(room + 1));
+            file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+            Ok((bytes, metadata.permissions().mode() & 0o7777))
+        });
+        let (bytes, mode) = match content {
+            Ok(content) => content,
+            Err(error) => {
+                return self.findings.error(at, "", format!("{}: {error}", path.display()));
+            }
+        };
+        let source = Arc::new(Source {
+            name: path.display().to_string(),
+            mode: Some(mode),
+            directory: path.parent().unwrap_or(Path::new("")).to_owned(),
+        });
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            let limit = MAX_FILE_BYTES >> 20;
+            return self.findings.error(
+                &Location { source, line: 0 },
+                "",
+                format!("larger than {limit} MiB, which no configuration is"),
+            );
+        }
+        match core::str::from_utf8(&bytes) {
+            Ok(text) => self.text(text, source, into, depth, nesting),
+            Err(error) => {
+                let before = &bytes[..error.valid_up_to()];
+                let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+                let at = Location { source, line: u32::try_from(line).unwrap_or(u32::MAX) };
+                self.findings.error(&at, "", "not UTF-8 text");
+            }
+        }
+    }
+
+    fn text(
+        &mut self,
+        text: &str,
+        source: Arc<Source>,
+        into: &mut Section,
+        depth: u32,
+        nesting: u32,
+    ) {
+        let mut lexer = Lexer { rest: text, line: 1, source };
+        while !self.settings(&mut lexer, into, depth, nesting) {
+            self.findings.error(&lexer.here(), "", "'}' closes no section");
+        }
+    }
+
+    /// Reads up to the end of the section; true at the end of the file.
+    fn settings(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        into: &mut Section,
+        depth: u32,
+        nesting: u32,
+    ) -> bool {
+        loop {
+            lexer.skip_blank_lines();
+            let at = lexer.here();
+            let Some(next) = lexer.peek() else { return true };
+            match next {
+                '}' => {
+                    lexer.advance(1);
+                    return false;
+                }
+                '{' => {
+                    self.findings.error(&at, "", "'{' needs the name of the section before it");
+                    lexer.advance(1);
+                    let mut nameless = Section::new(String::new(), at.clone());
+                    if self.section(lexer, &mut nameless, &at, depth, nesting) {
+                        return true;
+                    }
+                }
+                '=' | ':' | ',' | '"' => {
+                    self.findings.error(&at, "", format!("a name is needed before '{next}'"));
+                    lexer.skip_line();
+                }
+                _ => {
+                    let name = lexer.name();
+                    if name == "include" && lexer.peek_is_blank() {
+                        lexer.skip_blanks();
+                        if lexer.peek() != Some('=') {
+                            self.include(lexer, at, into, depth, nesting);
+                            continue;
+                        }
+                    }
+                    if self.named(lexer, name, at, into, depth, nesting) {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What follows a name: a value, or a section. True at the end of the file.
+    fn named(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        name: &str,
+        at: Location,
+        into: &mut Section,
+        depth: u32,
+        nesting: u32,
+    ) -> bool {
+        lexer.skip_blanks();
+        if lexer.peek() == Some('=') {
+            lexer.advance(1);
+            match lexer.value() {
+                Ok(value) => {
+                    if value.hash_in_word {
+                        let message = "'#' begins a comment, so the value ends before it; put the \
+                                       value in double quotes if the '#' belongs to it";
+                        self.findings.warn(&at, name, message);
+                    }
+                    let value = value.text.map(Value::Text);
+                    into.set(Setting { key: name.to_owned(), at, value });
+                }
+                Err(Unterminated) => {
+                    self.findings.error(&at, name, "the string has no closing double quote");
+                }
+            }
+            return false;
+        }
+        let mut references = Vec::new();
+        if lexer.peek() == Some(':') {
+            lexer.advance(1);
+            loop {
+                lexer.skip_blanks();
+                let here = lexer.here();
+                let reference = lexer.name();
+                if reference.is_empty() {
+                    self.findings.error(&here, name, "':' needs the name of a section behind it");
+                } else {
+                    references.push((reference.to_owned(), here));
+                }
+                lexer.skip_blanks();
+                if lexer.peek() != Some(',') {
+                    break;
+                }
+                lexer.advance(1);
+            }
+        }
+        lexer.skip_blank_lines();
+        if lexer.peek() != Some('{') {
+            self.findings.error(
+                &at,
+                name,
+                format!("neither a setting nor a section; write '{name} = value' or '{name} {{'"),
+            );
+            // The line that follows was looked at already; it is read as the next statement.
+            if lexer.line == at.line {
+                lexer.skip_line();
+            }
+            return false;
+        }
+        lexer.advance(1);
+        let section = into.open(name.to_owned(), at.clone());
+        section.references.extend(references);
+        self.section(lexer, section, &at, depth, nesting)
+    }
+
+    /// The body of a section behind its `{`; true at the end of the file.
+    fn section(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        section: &mut Section,
+        opened: &Location,
+        depth: u32,
+        nesting: u32,
+    ) -> bool {
+        if nesting >= MAX_NESTING {
+            let message = format!("sections nested more than {MAX_NESTING} deep");
+            self.findings.error(opened, &section.name, message);
+            lexer.rest = "";
+            return true;
+        }
+        let ended = self.settings(lexer, section, depth, nesting + 1);
+        if ended {
+            self.findings.error(opened, &section.name, "the section has no closing '}'");
+        }
+        ended
+    }
+
+    fn include(
+        &mut self,
+        lexer: &mut Lexer<'_>,
+        at: Location,
+        into: &mut Section,
+        depth: u32,
+        nesting: u32,
+    ) {
+        let pattern = match lexer.pattern() {
+            Ok(pattern) if !pattern.is_empty() => pattern,
+            Ok(_) => return self.findings.error(&at, "include", "needs the name of a file"),
+            Err(Unterminated) => {
+                return self.findings.error(&at, "include", "the name has no closing double quote");
+            }
+        };
+        if depth >= MAX_INCLUDE_DEPTH {
+            let message = format!("included more than {MAX_INCLUDE_DEPTH} deep: in a circle?");
+            return self.findings.error(&at, "include", message);
+        }
+        let path = at.source.directory.join(&pattern);
+        for path in self.matching(&path, &at) {
+            self.file(&path, &at, into, depth + 1, nesting);
+        }
+    }
+
+    fn matching(&mut self, path: &Path, at: &Location) -> Vec<PathBuf> {
+        // A wildcard may match nothing (`include conf.d/*.conf`); a plain name must exist.
+        let pattern = path.to_string_lossy();
+        if !pattern.contains(['*', '?', '[']) {
+            return vec![path.to_owned()];
+        }
+        match glob::glob(&pattern) {
+            Ok(paths) => paths
+                .filter_map(|found| match found {
+                    Ok(path) => path.is_file().then_some(path),
+                    Err(error) => {
+                        self.findings.error(at, "include", error.to_string());
+                        None
+                    }
+                })
+                .collect(),
+            Err(error) => {
+                self.findings.error(at, "include", format!("'{pattern}': {}", error.msg));
+                Vec::new()
+            }
+        }
+    }
+}
+
+struct Unterminated;
+
+struct Found {
+    text: Option<Text>,
+    hash_in_word: bool,
+}
+
+struct Lexer<'t> {
+    rest: &'t str,
+    line: u32,
+    source: Arc<Source>,
+}
+
+fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r')
+}
+
+impl<'t> Lexer<'t> {
+    fn here(&self) -> Location {
+        Location { source: self.source.clone(), line: self.line }
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn peek_is_blank(&self) -> bool {
+        self.peek().is_some_and(is_blank)
+    }
+
+    /// Past `count` bytes of ASCII, none of them a newline.
+    fn advance(&mut self, count: usize) {
+        self.rest = self.rest.get(count..).unwrap_or("");
+    }
+
+    /// The longest start of the rest without any of `ends`.
+    fn until(&mut self, ends: &[char]) -> &'t str {
+        let (taken, rest) = self.rest.split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+
+    fn skip_blanks(&mut self) {
+        self.rest = self.rest.trim_start_matches(is_blank);
+    }
+
+    fn skip_line(&mut self) {
+        self.until(&['\n']);
+    }
+
+    /// Past blanks, newlines and comments.
+    fn skip_blank_lines(&mut self) {
+        loop {
+            self.skip_blanks();
+            match self.peek() {
+                Some('\n') => {
+                    self.advance(1);
+                    self.line = self.line.saturating_add(1);
+                }
+                Some('#') => self.skip_line(),
+                _ => return,
+            }
+        }
+    }
+
+    fn name(&mut self) -> &'t str {
+        self.until(&['#', '{', '}', ':', ',', '=', '"', '\r', '\n', '\t', ' '])
+    }
+
+    /// The rest of the line behind `=`; `None` when there is nothing.
+    fn value(&mut self) -> Result<Found, Unterminated> {
+        let mut text: Option<Zeroizing<String>> = None;
+        let mut hash_in_word = false;
+        loop {
+            self.skip_blanks();
+            let word = match self.peek() {
+                None | Some('\n' | '}' | '#') => break,
+                Some('"') => self.string()?,
+                Some(_) => {
+                    let word = self.until(&['#', '}', '"', '\r', '\n', '\t', ' ']);
+                    hash_in_word |= self.peek() == Some('#');
+                    Zeroizing::new(word.to_owned())
+                }
+            };
+            text = Some(match text {
+                None => word,
+                Some(text) => Zeroizing::new(format!("{} {}", *text, *word)),
+            });
+        }
+        let text = text.map(Text);
+        Ok(Found { text, hash_in_word })
+    }
+
+    /// A string in double quotes, which may go over several lines.
+    fn string(&mut self) -> Result<Zeroizing<String>, Unterminated> {
+        self.advance(1);
+        // Room for all that can follow up to the closing quote, so that it never grows.
+        let mut text = Zeroizing::new(String::with_capacity(self.quoted_len()));
+        loop {
+            let part = self.until(&['"', '\\', '\r', '\n']);
+            text.push_str(part);
+            let next = self.peek().ok_or(Unterminated)?;
+            self.advance(1);
+            match next {
+                '"' => return Ok(text),
+                '\n' => {
+                    self.line = self.line.saturating_add(1);
+                    text.push('\n');
+                }
+                '\\' => {
+                    let escaped = self.peek().ok_or(Unterminated)?;
+                    self.rest = self.rest.get(escaped.len_utf8()..).unwrap_or("");
+                    match escaped {
+                        'n' => text.push('\n'),
+                        'r' => text.push('\r'),
+                        't' => text.push('\t'),
+                        '\n' => self.line = self.line.saturating_add(1),
+                        '\r' if self.peek() == Some('\n') => {
+                            self.advance(1);
+                            self.line = self.line.saturating_add(1);
+                        }
+                        other => text.push(other),
+                    }
+                }
+                _ => {} // a carriage return
+            }
+        }
+    }
+
+    fn quoted_len(&self) -> usize {
+        let mut escaped = false;
+        self.rest
+            .bytes()
+            .position(|b| {
+                let closes = b == b'"' && !escaped;
+                escaped = b == b'\\' && !escaped;
+                closes
+            })
+            .unwrap_or(self.rest.len())
+    }
+
+    /// The pattern behind `include`.
+    fn pattern(&mut self) -> Result<String, Unterminated> {
+        let mut pattern = String::new();
+        loop {
+            pattern.push_str(self.until(&['"', '\\', '#', '}', '\r', '\n', '\t', ' ']));
+            match self.peek() {
+                Some('"') => {
+                    pattern.push_str(&self.string()?);
+                    return Ok(pattern);
+                }
+                Some('\\') => {
+                    self.advance(1);
+                    match self.peek() {
+                        Some(c @ ('"' | '#' | '}' | ' ')) => {
+                            self.advance(1);
+                            pattern.push(c);
+                        }
+                        _ => pattern.push('\\'),
+                    }
+                }
+                _ => return Ok(pattern),
+            }
+        }
+    }
+}
+
+/// The section `name` of `root` with everything that it and its subsections inherit, and without
+/// what was removed.
+pub(crate) fn flatten(root: &Section, name: &str, findings: &mut Diagnostics) -> Option<Section> {
+    let section = root.section(name)?;
+    let mut flattener = Flattener { root, findings, budget: MAX_SETTINGS };
+    let mut flat = flattener.flatten(section, 0);
+    drop_removed(&mut flat);
+    Some(flat)
+}
+
+struct Flattener<'a> {
+    root: &'a Section,
+    findings: &'a mut Diagnostics,
+    budget: u32,
+}
+
+impl Flattener<'_> {
+    fn flatten(&mut self, section: &Section, depth: u32) -> Section {
+        let mut flat = Section::new(section.name.clone(), section.at.clone());
+        self.spend(section.settings.len(), &section.at);
+        if self.budget == 0 {
+            return flat;
+        }
+        flat.settings = section.settings.iter().map(duplicate).collect();
+        for sub in &section.sections {
+            let sub = self.flatten(sub, depth);
+            flat.push(sub);
+        }
+        for (reference, at) in &section.references {
+            if depth >= MAX_REFERENCE_DEPTH {
+                let message = format!("references more than {MAX_REFERENCE_DEPTH} deep: a circle?");
+                self.findings.error(at, &section.name, message);
+                break;
+            }
+            let mut found = Some(self.root);
+            for part in reference.split('.') {
+                found = found.and_then(|s| s.section(part));
+            }
+            match found {
+                Some(inherited) => {
+                    let inherited = self.flatten(inherited, depth + 1);
+                    inherit(&mut flat, inherited);
+                }
+                None => {
+                    let message = format!("there is no section '{reference}' to inherit from");
+                    self.findings.error(at, &section.name, message);
+                }
+            }
+        }
+        flat
+    }
+
+    fn spend(&mut self, settings: usize, at: &Location) {
+        let cost = u32::try_from(settings).unwrap_or(u32::MAX).saturating_add(1);
+        if self.budget > 0 && self.budget <= cost {
+            let message = format!("references make this more than {MAX_SETTINGS} settings");
+            self.findings.error(at, "", message);
+        }
+        self.budget = self.budget.saturating_sub(cost);
+    }
+}
+
+fn duplicate(setting: &Setting) -> Setting {
+    Setting {
+        key: setting.key.clone(),
+        at: setting.at.clone(),
+        value: setting.value.as_ref().map(Value::duplicate),
+    }
+}
+
+/// What `section` does not say itself it takes from `inherited`, behind its own.
+fn inherit(section: &mut Section, inherited: Section) {
+    for setting in inherited.settings {
+        if !section.settings.iter().any(|s| s.key == setting.key) {
+            section.settings.push(setting);
+        }
+    }
+    for sub in inherited.sections {
+        match section.index.get(&sub.name) {
+            Some(index) => inherit(&mut section.sections[*index], sub),
+            None => section.push(sub),
+        }
+    }
+}
+
+fn drop_removed(section: &mut Section) {
+    section.settings.retain(|s| s.value.is_some());
+    section.sections.iter_mut().for_each(drop_removed);
+}
+
+#[cfg(test)]
+#[path = "syntax_tests.rs"]
+mod tests;
