@@ -65,6 +65,17 @@ pub struct Protected {
     pub source: IpAddr,
     /// UDP source port when encapsulated.
     pub source_port: Option<u16>,
+    /// The offset of the next-header field that names ESP, AH or UDP.
+    pub named_at: u16,
+}
+
+impl Protected {
+    /// Bytes of the IP header with its options or extension headers.
+    #[inline]
+    pub fn ip_len(&self) -> usize {
+        let udp = if self.source_port.is_some() { wire::udp::HEADER_LEN } else { 0 };
+        usize::from(self.offset).saturating_sub(udp)
+    }
 }
 
 /// What a received packet is.
@@ -151,6 +162,7 @@ pub fn classify(
         traffic_class: ip.traffic_class(),
         source: ip.source(),
         source_port,
+        named_at: narrow(upper.named_at)?,
     }))
 }
 

@@ -96,6 +96,8 @@ causes! {
         "The SA has carried the bytes or packets of its hard lifetime (RFC 4301 §4.4.2.1).";
     SequenceExhausted, "sequence_exhausted", None,
         "The outbound sequence counter is at its end; it never wraps (RFC 4303 §3.3.3).";
+    FragmentInTransport, "fragment_in_transport", None,
+        "Transport mode protects whole packets, not fragments (RFC 4303 §3.3.4).";
     NoSa, "no_sa", None,
         "The outbound SA that the packet was given to is gone.";
     NoRoom, "no_room", None,

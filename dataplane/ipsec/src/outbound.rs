@@ -95,14 +95,13 @@ fn prepare<B: PacketBuffer>(
 fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
     let mut jobs = ArrayVec::<SealJob<'_>, BURST>::new();
     for (packet, prepared) in packets.iter_mut().zip(stage) {
-        let Some(Prepared { text_len, sequence }) = prepared else { continue };
+        let Some(Prepared { text, text_len, sequence }) = prepared else { continue };
         // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
         packet.outcome = Outcome::Dropped(DropCause::NoSa);
         let Some(sa) = sad.get(packet.sa) else { continue };
         match sa.suite() {
             Suite::Gcm { key, salt } => {
-                let front = sa.headroom();
-                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(front)
+                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(*text)
                 else {
                     continue;
                 };
@@ -124,11 +123,11 @@ fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], s
 #[inline]
 fn finish<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
     for (packet, prepared) in packets.iter_mut().zip(stage) {
-        if prepared.is_some()
+        if let Some(prepared) = prepared
             && packet.outcome == Outcome::Sealed
             && let Some(sa) = sad.get(packet.sa)
         {
-            sa.finish(packet.buffer.data_mut());
+            sa.finish(packet.buffer.data_mut(), prepared);
         }
     }
 }

@@ -17,6 +17,12 @@ impl Spi {
         if value < 256 { None } else { Some(Self(value)) }
     }
 
+    /// Any number, reserved ones too: published packets carry such SPIs. No SPI that is negotiated is
+    /// made by this.
+    pub const fn for_known_answer(value: u32) -> Self {
+        Self(value)
+    }
+
     /// The number in host order.
     pub const fn get(self) -> u32 {
         self.0

@@ -2,7 +2,7 @@
 
 use crate::ipv4::{self, Ipv4};
 use crate::ipv6::{self, Ipv6};
-use crate::{Malformed, protocol};
+use crate::{Malformed, checksum, protocol};
 use core::net::IpAddr;
 
 /// A packet of either version.
@@ -32,6 +32,8 @@ pub struct Upper<'a> {
     pub protocol: u8,
     /// Its offset from the start of the IP header.
     pub offset: usize,
+    /// The offset of the field that names its protocol.
+    pub named_at: usize,
     /// Whether these are the bytes of a whole packet.
     pub fragment: Fragment,
     /// Its bytes; for a later fragment, the piece.
@@ -118,6 +120,7 @@ impl<'a> Ip<'a> {
             Self::V4(ip) => Ok(Upper {
                 protocol: ip.protocol(),
                 offset: ip.header_len(),
+                named_at: ipv4::PROTOCOL_AT,
                 fragment: match (ip.is_fragment(), ip.fragment_offset()) {
                     (false, _) => Fragment::Whole,
                     (true, 0) => Fragment::First,
@@ -131,6 +134,7 @@ impl<'a> Ip<'a> {
                 Ok(Upper {
                     protocol: upper.protocol,
                     offset: upper.offset,
+                    named_at: upper.named_at,
                     fragment: match upper.fragment {
                         None => Fragment::Whole,
                         Some((0, _)) => Fragment::First,
@@ -176,4 +180,56 @@ pub fn decrement_hop_limit(packet: &mut [u8]) -> Option<u8> {
         Some(6) => ipv6::decrement_hop_limit(packet),
         _ => None,
     }
+}
+
+/// Makes the checksum of a TCP segment or UDP datagram right again after a NAT changed the addresses it
+/// covers (RFC 3948 §3.1.2): TCP's is computed, UDP's cleared over IPv4 and computed over IPv6. Other
+/// protocols and fragments stay as they are.
+pub fn repair_upper_checksum(packet: &mut [u8]) {
+    let Some((offset, end, at, pseudo)) = upper_checksum(packet) else { return };
+    let Some(upper) = packet.get_mut(offset..end) else { return };
+    let Some(field) = upper.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) else {
+        return;
+    };
+    *field = [0, 0];
+    let Some(pseudo) = pseudo else { return };
+    let sum = match pseudo.add_bytes(upper).checksum() {
+        // 0 would mean none (RFC 768).
+        0 if at == UDP_CHECKSUM_AT => 0xffff,
+        sum => sum,
+    };
+    if let Some(field) = upper.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) {
+        *field = sum.to_be_bytes();
+    }
+}
+
+const UDP_CHECKSUM_AT: usize = 6;
+const TCP_CHECKSUM_AT: usize = 16;
+
+/// Where the upper layer lies, where in it the checksum, and the pseudo header; `None` in its place
+/// where no checksum is needed.
+fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, Option<checksum::Sum>)> {
+    let ip = Ip::parse(packet).ok()?;
+    let upper = ip.upper().ok().filter(|upper| upper.fragment == Fragment::Whole)?;
+    let at = match upper.protocol {
+        protocol::TCP => TCP_CHECKSUM_AT,
+        protocol::UDP => UDP_CHECKSUM_AT,
+        _ => return None,
+    };
+    let pseudo = match ip {
+        Ip::V4(_) if upper.protocol == protocol::UDP => None,
+        Ip::V4(ip) => Some(checksum::pseudo_v4(
+            ip.source(),
+            ip.destination(),
+            upper.protocol,
+            u16::try_from(upper.bytes.len()).ok()?,
+        )),
+        Ip::V6(ip) => Some(checksum::pseudo_v6(
+            ip.source(),
+            ip.destination(),
+            upper.protocol,
+            u32::try_from(upper.bytes.len()).ok()?,
+        )),
+    };
+    Some((upper.offset, upper.offset.checked_add(upper.bytes.len())?, at, pseudo))
 }

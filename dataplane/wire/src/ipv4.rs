@@ -14,6 +14,9 @@ use core::net::Ipv4Addr;
 /// Bytes of a header without options.
 pub const MIN_HEADER_LEN: usize = 20;
 
+/// Offset of the protocol field.
+pub const PROTOCOL_AT: usize = 9;
+
 const DF: u16 = 0x4000;
 const MF: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
@@ -214,4 +217,21 @@ pub fn set_traffic_class(packet: &mut [u8], traffic_class: u8) {
     let sum = checksum::update(u16::from_be_bytes([header[10], header[11]]), old, new);
     header[1] = traffic_class;
     [header[10], header[11]] = sum.to_be_bytes();
+}
+
+/// Replaces total length and protocol and computes the checksum anew, over options too.
+pub fn set_len_and_protocol(packet: &mut [u8], total_len: u16, protocol: u8) {
+    let Some(header_len) = packet.first().map(|b| usize::from(b & 0x0f).saturating_mul(4)) else {
+        return;
+    };
+    let Some(header) = packet.get_mut(..header_len) else { return };
+    if let Some(fixed) = header.first_chunk_mut::<MIN_HEADER_LEN>() {
+        [fixed[2], fixed[3]] = total_len.to_be_bytes();
+        fixed[PROTOCOL_AT] = protocol;
+        [fixed[10], fixed[11]] = [0, 0];
+    }
+    let sum = checksum::of(header);
+    if let Some(fixed) = header.first_chunk_mut::<MIN_HEADER_LEN>() {
+        [fixed[10], fixed[11]] = sum.to_be_bytes();
+    }
 }

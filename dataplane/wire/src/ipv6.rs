@@ -11,6 +11,9 @@ use core::net::Ipv6Addr;
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 40;
 
+/// Offset of the next-header field of the fixed header.
+const NEXT_HEADER_AT: usize = 6;
+
 /// How many extension headers a walk passes: RFC 8200 §4.1 names seven, and a chain longer than this is
 /// an attempt to make us work.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -30,6 +33,8 @@ pub struct UpperLayer {
     pub protocol: u8,
     /// Its offset from the start of the IPv6 header.
     pub offset: usize,
+    /// The offset of the next-header field that names it.
+    pub named_at: usize,
     /// Fragment offset in bytes and the more-fragments flag, when there is a fragment header and it is
     /// not an atomic one (RFC 6946).
     pub fragment: Option<(usize, bool)>,
@@ -113,7 +118,12 @@ impl<'a> Ipv6<'a> {
     /// [`Malformed::Options`] when a header does not fit or there are too many.
     #[inline]
     pub fn upper_layer(&self) -> Result<UpperLayer, Malformed> {
-        let mut upper = UpperLayer { protocol: self.header[6], offset: HEADER_LEN, fragment: None };
+        let mut upper = UpperLayer {
+            protocol: self.header[6],
+            offset: HEADER_LEN,
+            named_at: NEXT_HEADER_AT,
+            fragment: None,
+        };
         let mut rest = self.payload;
         for _ in 0..=MAX_EXTENSION_HEADERS {
             let len = match upper.protocol {
@@ -135,6 +145,7 @@ impl<'a> Ipv6<'a> {
                     }
                     if offset != 0 {
                         upper.protocol = h[0];
+                        upper.named_at = upper.offset;
                         upper.offset = upper.offset.saturating_add(8);
                         return Ok(upper);
                     }
@@ -145,7 +156,41 @@ impl<'a> Ipv6<'a> {
             let next = rest.first().copied().ok_or(Malformed::Options)?;
             rest = rest.get(len..).ok_or(Malformed::Options)?;
             upper.protocol = next;
+            upper.named_at = upper.offset;
             upper.offset = upper.offset.saturating_add(len);
+        }
+        Err(Malformed::Options)
+    }
+
+    /// Where transport mode puts its header: behind what routers on the way read, which is hop-by-hop
+    /// options, routing headers and destination options before a routing header (RFC 4303 §3.1.1).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed::Options`] as [`Ipv6::upper_layer`].
+    pub fn transport_insertion(&self) -> Result<UpperLayer, Malformed> {
+        let mut at = UpperLayer {
+            protocol: self.header[6],
+            offset: HEADER_LEN,
+            named_at: NEXT_HEADER_AT,
+            fragment: None,
+        };
+        let mut rest = self.payload;
+        for _ in 0..=MAX_EXTENSION_HEADERS {
+            let [next, units, ..] = *rest else { return Ok(at) };
+            let per_hop = match at.protocol {
+                protocol::HOP_BY_HOP | protocol::ROUTING => true,
+                protocol::DESTINATION_OPTIONS => next == protocol::ROUTING,
+                _ => false,
+            };
+            if !per_hop {
+                return Ok(at);
+            }
+            let len = usize::from(units).saturating_add(1).saturating_mul(8);
+            rest = rest.get(len..).ok_or(Malformed::Options)?;
+            at.protocol = next;
+            at.named_at = at.offset;
+            at.offset = at.offset.saturating_add(len);
         }
         Err(Malformed::Options)
     }
@@ -197,6 +242,13 @@ pub fn decrement_hop_limit(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<HEADER_LEN>().filter(|h| h[0] >> 4 == 6)?;
     header[7] = header[7].checked_sub(1).filter(|&limit| limit > 0)?;
     Some(header[7])
+}
+
+/// Replaces the payload length.
+pub fn set_payload_len(packet: &mut [u8], payload_len: u16) {
+    if let Some(header) = packet.first_chunk_mut::<HEADER_LEN>() {
+        [header[4], header[5]] = payload_len.to_be_bytes();
+    }
 }
 
 /// Replaces the traffic class.

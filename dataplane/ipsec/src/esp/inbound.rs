@@ -17,7 +17,7 @@ use crate::selector::Selector;
 use core::net::IpAddr;
 use wire::ecn::Ecn;
 use wire::ip::Ip;
-use wire::{esp, protocol};
+use wire::{esp, ipv4, ipv6, protocol};
 
 /// Where the peer's packets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,25 +206,36 @@ impl InboundSa {
         if next_header == protocol::NO_NEXT_HEADER {
             return Err(DropCause::Dummy);
         }
-        let payload = plain.get_mut(..payload_len).ok_or(DropCause::BadPadding)?;
-        let (inner, flow) = read_inner(payload, next_header)?;
+        let (start, len, flow) = if self.contribution.tunnel {
+            let payload = plain.get_mut(..payload_len).ok_or(DropCause::BadPadding)?;
+            let inner = read_inner(payload, next_header)?;
+            let traffic_class =
+                self.inner_traffic_class(inner.traffic_class, header.traffic_class)?;
+            if traffic_class != inner.traffic_class {
+                wire::ip::set_traffic_class(payload, traffic_class);
+            }
+            (text, inner.len, inner.flow)
+        } else {
+            let (start, end) =
+                (join_transport(buffer.data_mut(), header, text), text + payload_len);
+            let start = start.ok_or(DropCause::BadLength)?;
+            let packet = buffer.data_mut().get_mut(start..end).ok_or(DropCause::BadPadding)?;
+            let flow = restore_transport(packet, next_header, header)?;
+            (start, end - start, flow)
+        };
         if !self.selectors.iter().any(|selector| selector.matches(&flow.inbound())) {
             return Err(DropCause::SelectorMismatch);
         }
-        let traffic_class = self.inner_traffic_class(inner.traffic_class, header.traffic_class)?;
-        if traffic_class != inner.traffic_class {
-            wire::ip::set_traffic_class(payload, traffic_class);
-        }
 
-        let bytes = inner.len as u64;
+        let bytes = len as u64;
         if !self.usage.admits(bytes) {
             *events |= self.usage.refuse();
             return Err(DropCause::LifetimeReached);
         }
         *events |= self.usage.charge(bytes);
         totals.add(self.contribution, bytes);
-        buffer.trim_front(text);
-        buffer.set_len(inner.len).map_err(|_| DropCause::NoRoom)?;
+        buffer.trim_front(start);
+        buffer.set_len(len).map_err(|_| DropCause::NoRoom)?;
         Ok(Inner { flow })
     }
 
@@ -291,6 +302,7 @@ pub struct Inner {
 struct InnerHeader {
     len: usize,
     traffic_class: u8,
+    flow: Flow,
 }
 
 /// Reads and checks pad length, padding and next header (RFC 4303 §2.4 to §2.6): the length of what
@@ -310,7 +322,7 @@ fn read_trailer(plain: &[u8]) -> Result<(usize, u8), DropCause> {
 /// Checks that the payload begins with the IP packet that the next header promises; what follows it is
 /// traffic flow confidentiality padding (RFC 4303 §2.7).
 #[inline]
-fn read_inner(payload: &[u8], next_header: u8) -> Result<(InnerHeader, Flow), DropCause> {
+fn read_inner(payload: &[u8], next_header: u8) -> Result<InnerHeader, DropCause> {
     if !matches!(next_header, protocol::IPV4 | protocol::IPV6) {
         return Err(DropCause::BadNextHeader);
     }
@@ -324,5 +336,39 @@ fn read_inner(payload: &[u8], next_header: u8) -> Result<(InnerHeader, Flow), Dr
         return Err(DropCause::InnerMalformed);
     }
     let flow = Flow::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
-    Ok((InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class() }, flow))
+    Ok(InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class(), flow })
+}
+
+/// Moves the IP header of a transport-mode packet up to its payload at `text`; the offset where the
+/// packet now begins.
+#[inline]
+fn join_transport(data: &mut [u8], header: &Protected, text: usize) -> Option<usize> {
+    let ip_len = header.ip_len();
+    let start = text.checked_sub(ip_len)?;
+    data.get(..text)?;
+    data.copy_within(..ip_len, start);
+    Some(start)
+}
+
+/// Gives the joined packet the length and the protocol it had before it was protected, and repairs
+/// checksums that a NAT made wrong (RFC 3948 §3.1.2).
+#[inline]
+fn restore_transport(
+    packet: &mut [u8],
+    next_header: u8,
+    header: &Protected,
+) -> Result<Flow, DropCause> {
+    let len = u16::try_from(packet.len()).map_err(|_| DropCause::InnerMalformed)?;
+    if packet.first().is_some_and(|b| b >> 4 == 4) {
+        ipv4::set_len_and_protocol(packet, len, next_header);
+    } else {
+        ipv6::set_payload_len(packet, len.saturating_sub(ipv6::HEADER_LEN as u16));
+        let named = packet.get_mut(usize::from(header.named_at));
+        *named.ok_or(DropCause::InnerMalformed)? = next_header;
+    }
+    if header.source_port.is_some() {
+        wire::ip::repair_upper_checksum(packet);
+    }
+    let ip = Ip::parse(packet).map_err(|_| DropCause::InnerMalformed)?;
+    Flow::of(&ip).map_err(|_| DropCause::InnerMalformed)
 }

@@ -1,10 +1,13 @@
 //! ESP as sent (RFC 4303 §3.3).
 //!
 //! ```text
-//!  push_front                                                       set_len
-//!  ◄────────────────────────────────────┐                     ┌──────────────────────────────►
-//!  outer IP │ UDP │ SPI, sequence │ IV │ inner packet │ 1 2 3 … │ pad length │ next │ ICV
+//!             push_front                                     set_len
+//!            ◄────────────────────────────────┐            ┌──────────────────────────────►
+//! tunnel:    outer IP │ UDP │ SPI, sequence │ IV │ IP packet  │ 1 2 3 … │ pad length │ next │ ICV
+//! transport: IP       │ UDP │ SPI, sequence │ IV │ IP payload │ 1 2 3 … │ pad length │ next │ ICV
 //! ```
+//!
+//! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
 use super::suite::{self, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Totals, Usage};
@@ -17,7 +20,7 @@ use crate::sa::{
 use crate::selector::Selector;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::ecn::Ecn;
-use wire::ip::Ip;
+use wire::ip::{Fragment, Ip};
 use wire::{checksum, esp, ipv4, ipv6, protocol, udp};
 
 /// TTL and hop limit of tunnel headers (RFC 4301 §5.1.2.1 note 4 leaves it to configuration; 64 is the
@@ -38,8 +41,8 @@ pub struct OutboundSa {
     contribution: Contribution,
     headers: HeaderRules,
     path_mtu: u16,
-    /// Bytes in front of the inner packet.
-    front: u8,
+    /// Bytes between the IP header and the ciphertext: UDP, clear header and IV.
+    middle: u8,
     suite: Suite,
     /// The last sequence number used.
     sequence: u64,
@@ -92,7 +95,7 @@ impl OutboundSa {
             contribution,
             headers: parameters.headers,
             path_mtu: DEFAULT_PATH_MTU,
-            front: 0,
+            middle: 0,
             suite,
             sequence: 0,
             last_sequence: if parameters.esn { u64::MAX } else { u64::from(u32::MAX) },
@@ -193,16 +196,21 @@ impl OutboundSa {
         self.path_mtu
     }
 
-    /// The largest inner packet whose outer packet fits the path MTU (RFC 4301 §8.2.1).
+    /// The largest packet that fits the path MTU when it is protected (RFC 4301 §8.2.1).
     pub fn inner_mtu(&self) -> u16 {
-        let fixed = u16::from(self.front) + u16::from(self.sizes.icv);
+        // In transport mode the IP header stays outside; options are not counted.
+        let ip_len = self.endpoints.header_len() as u16;
+        let fixed = ip_len + u16::from(self.middle) + u16::from(self.sizes.icv);
         let room = self.path_mtu.saturating_sub(fixed);
-        (room - room % u16::from(self.sizes.align)).saturating_sub(esp::TRAILER_LEN as u16)
+        let carried =
+            (room - room % u16::from(self.sizes.align)).saturating_sub(esp::TRAILER_LEN as u16);
+        if self.contribution.tunnel { carried } else { carried + ip_len }
     }
 
-    /// Bytes that the SA puts in front of a packet.
+    /// The most bytes that the SA puts in front of a packet.
     pub fn headroom(&self) -> usize {
-        usize::from(self.front)
+        let ip_len = if self.contribution.tunnel { self.endpoints.header_len() } else { 0 };
+        ip_len + usize::from(self.middle)
     }
 
     /// The most bytes that it puts behind one.
@@ -212,10 +220,8 @@ impl OutboundSa {
 
     fn measure(&mut self) {
         let udp = if self.encap.is_some() { udp::HEADER_LEN } else { 0 };
-        let front =
-            self.endpoints.header_len() + udp + esp::HEADER_LEN + usize::from(self.sizes.iv);
-        // At most 40 + 8 + 8 + 16.
-        self.front = front as u8;
+        // At most 8 + 8 + 16.
+        self.middle = (udp + esp::HEADER_LEN + usize::from(self.sizes.iv)) as u8;
     }
 
     #[inline]
@@ -234,7 +240,7 @@ impl OutboundSa {
     }
 
     /// Takes a sequence number and writes everything that needs no key: padding, trailer, IV, ESP and
-    /// tunnel headers (RFC 4303 §3.3.1 to §3.3.3, RFC 4301 §5.1.2).
+    /// outer headers (RFC 4303 §3.3.1 to §3.3.3, RFC 4301 §5.1.2).
     #[inline]
     pub(crate) fn prepare<B: PacketBuffer>(
         &mut self,
@@ -242,28 +248,24 @@ impl OutboundSa {
         totals: &mut Totals,
         events: &mut Events,
     ) -> Result<Prepared, Refusal> {
-        let inner = Ip::parse(buffer.data()).map_err(|_| DropCause::MalformedHeader)?;
-        let (inner_len, traffic_class) = (inner.total_len(), inner.traffic_class());
-        let (next_header, dont_fragment) = match inner {
-            Ip::V4(ip) => (protocol::IPV4, ip.dont_fragment()),
-            Ip::V6(_) => (protocol::IPV6, true),
-        };
+        let plan = self.plan(buffer.data())?;
         let Sizes { icv, align, .. } = self.sizes;
-        let align = usize::from(align);
-        let pad_len = (align - (inner_len + esp::TRAILER_LEN) % align) % align;
-        let text_len = inner_len + pad_len + esp::TRAILER_LEN;
-        let front = usize::from(self.front);
-        let outer_len = front + text_len + usize::from(icv);
+        let (align, icv) = (usize::from(align), usize::from(icv));
+        let pad_len = (align - (plan.carried + esp::TRAILER_LEN) % align) % align;
+        let text_len = plan.carried + pad_len + esp::TRAILER_LEN;
+        let text = plan.ip_len + usize::from(self.middle);
+        let outer_len = text + text_len + icv;
         if outer_len > usize::from(self.path_mtu) {
-            return Err(self.too_big(next_header, dont_fragment));
+            return Err(self.too_big(&plan));
         }
         let total_len = u16::try_from(outer_len).map_err(|_| DropCause::PacketTooBig)?;
-        if buffer.headroom() < front
-            || buffer.data().len() + buffer.tailroom() < text_len + usize::from(icv)
+        let trailer_end = plan.len + pad_len + esp::TRAILER_LEN;
+        if buffer.headroom() < self.headroom()
+            || buffer.data().len() + buffer.tailroom() < trailer_end + icv
         {
             return Err(DropCause::NoRoom.into());
         }
-        let bytes = inner_len as u64;
+        let bytes = plan.len as u64;
         if !self.usage.admits(bytes) {
             *events |= self.usage.refuse();
             return Err(DropCause::LifetimeReached.into());
@@ -275,19 +277,55 @@ impl OutboundSa {
         *events |= self.usage.charge(bytes);
         totals.add(self.contribution, bytes);
 
-        buffer.set_len(text_len + usize::from(icv)).map_err(|_| DropCause::NoRoom)?;
-        let trailer = buffer.data_mut().get_mut(inner_len..text_len).ok_or(DropCause::NoRoom)?;
-        write_trailer(trailer, next_header);
-        buffer.push_front(front).map_err(|_| DropCause::NoRoom)?;
-        let headers = buffer.data_mut().get_mut(..front).ok_or(DropCause::NoRoom)?;
-        let dont_fragment = match self.headers.df {
-            DfRule::Copy => dont_fragment,
-            DfRule::Set => true,
-            DfRule::Clear => false,
+        buffer.set_len(trailer_end + icv).map_err(|_| DropCause::NoRoom)?;
+        let trailer = buffer.data_mut().get_mut(plan.len..trailer_end).ok_or(DropCause::NoRoom)?;
+        write_trailer(trailer, plan.next_header);
+        buffer.push_front(self.headroom()).map_err(|_| DropCause::NoRoom)?;
+        let packet = buffer.data_mut();
+        match plan.named_at {
+            None => self.write_tunnel_header(packet, total_len, sequence, &plan),
+            Some(named_at) => {
+                let from = usize::from(self.middle);
+                packet.copy_within(from..from + plan.ip_len, 0);
+                self.patch_transport_header(packet, total_len, named_at);
+            }
+        }
+        let middle = packet.get_mut(plan.ip_len..text).ok_or(DropCause::NoRoom)?;
+        self.write_middle(middle, total_len - plan.ip_len as u16, sequence);
+        Ok(Prepared { text, text_len, sequence })
+    }
+
+    /// What of the packet is carried, and how (RFC 4303 §3.1).
+    #[inline]
+    fn plan(&self, packet: &[u8]) -> Result<Plan, DropCause> {
+        let ip = Ip::parse(packet).map_err(|_| DropCause::MalformedHeader)?;
+        let plan = Plan {
+            len: ip.total_len(),
+            carried: ip.total_len(),
+            ip_len: self.endpoints.header_len(),
+            next_header: if matches!(ip, Ip::V4(_)) { protocol::IPV4 } else { protocol::IPV6 },
+            named_at: None,
+            traffic_class: ip.traffic_class(),
+            dont_fragment: ip.dont_fragment(),
+            is_v4: matches!(ip, Ip::V4(_)),
         };
-        let traffic_class = self.outer_traffic_class(traffic_class);
-        self.write_headers(headers, total_len, sequence, traffic_class, dont_fragment);
-        Ok(Prepared { text_len, sequence })
+        if self.contribution.tunnel {
+            return Ok(plan);
+        }
+        let (ip_len, next_header, named_at) = match ip {
+            Ip::V4(ip) => (ip.header_len(), ip.protocol(), ipv4::PROTOCOL_AT),
+            Ip::V6(ip) => {
+                let at = ip.transport_insertion().map_err(|_| DropCause::MalformedHeader)?;
+                (at.offset, at.protocol, at.named_at)
+            }
+        };
+        // Transport mode protects whole packets only (RFC 4303 §3.3.4).
+        let upper = ip.upper().map_err(|_| DropCause::MalformedHeader)?;
+        if upper.fragment != Fragment::Whole {
+            return Err(DropCause::FragmentInTransport);
+        }
+        let carried = plan.len.checked_sub(ip_len).ok_or(DropCause::MalformedHeader)?;
+        Ok(Plan { carried, ip_len, next_header, named_at: Some(named_at), ..plan })
     }
 
     /// The next number, which is never one used before (RFC 4303 §3.3.3); `None` at the end.
@@ -301,12 +339,12 @@ impl OutboundSa {
     }
 
     #[cold]
-    fn too_big(&self, next_header: u8, dont_fragment: bool) -> Refusal {
+    fn too_big(&self, plan: &Plan) -> Refusal {
         let mtu = self.inner_mtu();
-        match (next_header, dont_fragment) {
-            (protocol::IPV4, false) => Refusal::Fragment(mtu),
-            (protocol::IPV4, true) => Refusal::TooBig(mtu),
-            _ => Refusal::TooBig(mtu.max(IPV6_MIN_MTU)),
+        match (plan.is_v4, plan.dont_fragment) {
+            (true, false) => Refusal::Fragment(mtu),
+            (true, true) => Refusal::TooBig(mtu),
+            (false, _) => Refusal::TooBig(mtu.max(IPV6_MIN_MTU)),
         }
     }
 
@@ -322,21 +360,17 @@ impl OutboundSa {
     }
 
     #[inline]
-    fn write_headers(
-        &self,
-        headers: &mut [u8],
-        total_len: u16,
-        sequence: u64,
-        traffic_class: u8,
-        dont_fragment: bool,
-    ) {
-        let ip_len = self.endpoints.header_len();
-        let payload_len = total_len - ip_len as u16;
-        let Some((ip, rest)) = headers.split_at_mut_checked(ip_len) else { return };
-        let protocol = if self.encap.is_some() { protocol::UDP } else { protocol::ESP };
+    fn write_tunnel_header(&self, out: &mut [u8], total_len: u16, sequence: u64, plan: &Plan) {
+        let protocol = self.outer_protocol();
+        let traffic_class = self.outer_traffic_class(plan.traffic_class);
         match self.endpoints {
-            Endpoints::V4 { local, remote } => ip.copy_from_slice(
-                &ipv4::Header {
+            Endpoints::V4 { local, remote } => {
+                let dont_fragment = match self.headers.df {
+                    DfRule::Copy => plan.dont_fragment,
+                    DfRule::Set => true,
+                    DfRule::Clear => false,
+                };
+                let header = ipv4::Header {
                     traffic_class,
                     total_len,
                     // A packet that may be fragmented needs an identification of its own (RFC 6864 §4).
@@ -346,35 +380,63 @@ impl OutboundSa {
                     protocol,
                     source: local,
                     destination: remote,
+                };
+                if let Some(out) = out.first_chunk_mut() {
+                    *out = header.emit();
                 }
-                .emit(),
-            ),
-            Endpoints::V6 { local, remote } => ip.copy_from_slice(
-                &ipv6::Header {
+            }
+            Endpoints::V6 { local, remote } => {
+                let header = ipv6::Header {
                     traffic_class,
                     // One label per SA keeps its packets on one path and tells nothing about the flows
                     // inside (RFC 6437 §3).
                     flow_label: self.spi.get(),
-                    payload_len,
+                    payload_len: total_len - ipv6::HEADER_LEN as u16,
                     next_header: protocol,
                     hop_limit: OUTER_TTL,
                     source: local,
                     destination: remote,
+                };
+                if let Some(out) = out.first_chunk_mut() {
+                    *out = header.emit();
                 }
-                .emit(),
-            ),
+            }
         }
-        let rest = match self.encap {
-            None => rest,
+    }
+
+    #[inline]
+    fn patch_transport_header(&self, packet: &mut [u8], total_len: u16, named_at: usize) {
+        let protocol = self.outer_protocol();
+        match self.endpoints {
+            Endpoints::V4 { .. } => ipv4::set_len_and_protocol(packet, total_len, protocol),
+            Endpoints::V6 { .. } => {
+                ipv6::set_payload_len(packet, total_len - ipv6::HEADER_LEN as u16);
+                if let Some(named) = packet.get_mut(named_at) {
+                    *named = protocol;
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn outer_protocol(&self) -> u8 {
+        if self.encap.is_some() { protocol::UDP } else { protocol::ESP }
+    }
+
+    /// UDP header, clear header and IV; `payload_len` counts from here to the end of the packet.
+    #[inline]
+    fn write_middle(&self, out: &mut [u8], payload_len: u16, sequence: u64) {
+        let out = match self.encap {
+            None => out,
             Some(UdpEncap { local_port, remote_port }) => {
-                let Some((udp, rest)) = rest.split_at_mut_checked(udp::HEADER_LEN) else { return };
+                let Some((udp, rest)) = out.split_first_chunk_mut() else { return };
                 // RFC 3948 §2.1: no checksum over IPv4. That over IPv6 follows the ciphertext.
-                udp.copy_from_slice(&udp::emit(local_port, remote_port, payload_len, 0));
+                *udp = udp::emit(local_port, remote_port, payload_len, 0);
                 rest
             }
         };
-        let Some((clear, iv)) = rest.split_at_mut_checked(esp::HEADER_LEN) else { return };
-        clear.copy_from_slice(&esp::emit(self.spi.get(), sequence as u32));
+        let Some((clear, iv)) = out.split_first_chunk_mut() else { return };
+        *clear = esp::emit(self.spi.get(), sequence as u32);
         if let Some(iv) = iv.first_chunk_mut::<{ suite::GCM_IV_LEN }>() {
             *iv = self.given_iv.unwrap_or(sequence.to_be_bytes());
         }
@@ -383,13 +445,16 @@ impl OutboundSa {
     /// Writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
     /// checksums (RFC 6935) drop them, and RFC 3948 does not ask for them over IPv6.
     #[inline]
-    pub(crate) fn finish(&self, packet: &mut [u8]) {
-        let (Endpoints::V6 { local, remote }, Some(_)) = (self.endpoints, self.encap) else {
+    pub(crate) fn finish(&self, packet: &mut [u8], prepared: &Prepared) {
+        if self.encap.is_none() || packet.first().is_none_or(|b| b >> 4 != 6) {
             return;
-        };
-        let Some(datagram) = packet.get_mut(ipv6::HEADER_LEN..) else { return };
+        }
+        let Ok(Ip::V6(ip)) = Ip::parse(packet) else { return };
+        let (source, destination) = (ip.source(), ip.destination());
+        let datagram = prepared.text - usize::from(self.middle);
+        let Some(datagram) = packet.get_mut(datagram..) else { return };
         let len = datagram.len() as u32;
-        let sum = checksum::pseudo_v6(local, remote, protocol::UDP, len).add_bytes(datagram);
+        let sum = checksum::pseudo_v6(source, destination, protocol::UDP, len).add_bytes(datagram);
         // 0 would mean none (RFC 768).
         let sum = if sum.checksum() == 0 { 0xffff } else { sum.checksum() };
         if let Some(field) = datagram.get_mut(6..8) {
@@ -410,9 +475,27 @@ impl core::fmt::Debug for OutboundSa {
     }
 }
 
+/// How a packet is carried.
+struct Plan {
+    /// Bytes of the packet.
+    len: usize,
+    /// Bytes of it that are encrypted: all of it, or what follows its IP header.
+    carried: usize,
+    /// Bytes of the IP header in front of the ESP header.
+    ip_len: usize,
+    next_header: u8,
+    /// Transport mode: the offset of the field that is to name ESP or UDP.
+    named_at: Option<usize>,
+    traffic_class: u8,
+    dont_fragment: bool,
+    is_v4: bool,
+}
+
 /// A packet whose headers are written and whose text waits for the cipher.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// Where the text begins in the packet.
+    pub(crate) text: usize,
     pub(crate) text_len: usize,
     pub(crate) sequence: u64,
 }

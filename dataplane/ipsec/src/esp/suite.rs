@@ -80,9 +80,6 @@ pub(crate) fn check(parameters: &SaParameters) -> Result<Contribution, SaError> 
         Protocol::Ah if encap.is_some() => return Err(SaError::EncapWithAh),
         Protocol::Ah if transform.cipher != Cipher::Null => return Err(SaError::CipherWithAh),
         Protocol::Ah => return Err(SaError::UnsupportedMode(*protocol, *mode)),
-        Protocol::Esp if *mode == Mode::Transport => {
-            return Err(SaError::UnsupportedMode(*protocol, *mode));
-        }
         Protocol::Esp => {}
     }
     Ok(Contribution {

@@ -13,10 +13,20 @@ pub struct InboundSad {
 }
 
 struct Entry {
-    /// 0 when the slot is empty.
-    spi: u32,
+    /// `None` when the slot is empty.
+    spi: Option<Spi>,
     /// `None` for a larval SPI.
     sa: Option<Box<InboundSa>>,
+}
+
+// Four to a cache line: a lookup touches one line of the table, whatever its size.
+const _: () = assert!(size_of::<Entry>() == 16);
+
+impl Entry {
+    /// Whether `spi` may be put here.
+    fn is_free_for(&self, spi: Spi) -> bool {
+        self.sa.is_none() && self.spi.is_none_or(|there| there == spi)
+    }
 }
 
 /// What the table has for an SPI.
@@ -33,7 +43,7 @@ pub enum Lookup<T> {
 impl InboundSad {
     /// An empty table of `slots` entries for the worker `core`.
     pub fn new(core: CoreId, slots: usize) -> Self {
-        let entries = (0..slots.min(MAX_SLOTS)).map(|_| Entry { spi: 0, sa: None }).collect();
+        let entries = (0..slots.min(MAX_SLOTS)).map(|_| Entry { spi: None, sa: None }).collect();
         Self { core, entries, live: 0 }
     }
 
@@ -44,10 +54,10 @@ impl InboundSad {
     /// [`SadError`]; [`SadError::InUse`] also when the SA is there already.
     pub fn reserve(&mut self, spi: Spi) -> Result<(), SadError> {
         let entry = self.entry(spi)?;
-        if entry.sa.is_some() || (entry.spi != 0 && entry.spi != spi.get()) {
+        if !entry.is_free_for(spi) {
             return Err(SadError::InUse);
         }
-        entry.spi = spi.get();
+        entry.spi = Some(spi);
         Ok(())
     }
 
@@ -60,11 +70,9 @@ impl InboundSad {
         let spi = sa.spi();
         match self.entry(spi) {
             Err(error) => Err((error, sa)),
-            Ok(entry) if entry.sa.is_some() || (entry.spi != 0 && entry.spi != spi.get()) => {
-                Err((SadError::InUse, sa))
-            }
+            Ok(entry) if !entry.is_free_for(spi) => Err((SadError::InUse, sa)),
             Ok(entry) => {
-                *entry = Entry { spi: spi.get(), sa: Some(sa) };
+                *entry = Entry { spi: Some(spi), sa: Some(sa) };
                 self.live += 1;
                 Ok(())
             }
@@ -73,8 +81,8 @@ impl InboundSad {
 
     /// Forgets an SPI, larval or live, and gives the SA back, to be dropped off the packet path.
     pub fn remove(&mut self, spi: Spi) -> Option<Box<InboundSa>> {
-        let entry = self.entry(spi).ok().filter(|entry| entry.spi == spi.get())?;
-        entry.spi = 0;
+        let entry = self.entry(spi).ok().filter(|entry| entry.spi == Some(spi))?;
+        entry.spi = None;
         let sa = entry.sa.take();
         self.live -= usize::from(sa.is_some());
         sa
@@ -83,8 +91,10 @@ impl InboundSad {
     /// Looks an SPI up as it stands in a packet.
     #[inline]
     pub fn lookup(&self, spi: u32) -> Lookup<&InboundSa> {
-        match Spi::new(spi).and_then(|spi| self.entries.get(spi.slot())) {
-            Some(Entry { spi: found, sa }) if *found == spi => match sa {
+        // A reserved number is in no entry.
+        let spi = Spi::for_known_answer(spi);
+        match self.entries.get(spi.slot()) {
+            Some(Entry { spi: found, sa }) if *found == Some(spi) => match sa {
                 Some(sa) => Lookup::Live(sa),
                 None => Lookup::Larval,
             },
@@ -97,7 +107,7 @@ impl InboundSad {
     pub fn get_mut(&mut self, spi: Spi) -> Option<&mut InboundSa> {
         self.entries
             .get_mut(spi.slot())
-            .filter(|entry| entry.spi == spi.get())
+            .filter(|entry| entry.spi == Some(spi))
             .and_then(|entry| entry.sa.as_deref_mut())
     }
 

@@ -14,10 +14,16 @@ pub struct Slot(pub u32);
 /// A rekey inserts the new SA, binds it (from then on it is chosen) and later removes the old one: at no
 /// moment is the policy without an SA.
 pub struct OutboundSad {
-    entries: Box<[Option<Box<OutboundSa>>]>,
+    entries: Box<[Option<Entry>]>,
     /// By policy number, the slots bound to it, newest first.
     bindings: Box<[Vec<Slot>]>,
     live: usize,
+}
+
+struct Entry {
+    sa: Box<OutboundSa>,
+    /// What it is bound to, so that removing it looks nowhere else.
+    policies: Vec<PolicyId>,
 }
 
 impl OutboundSad {
@@ -44,7 +50,7 @@ impl OutboundSad {
             None => Err((SadError::OutOfRange, sa)),
             Some(Some(_)) => Err((SadError::InUse, sa)),
             Some(entry) => {
-                *entry = Some(sa);
+                *entry = Some(Entry { sa, policies: Vec::new() });
                 self.live += 1;
                 Ok(())
             }
@@ -57,8 +63,12 @@ impl OutboundSad {
     ///
     /// [`SadError::OutOfRange`] for a policy number beyond the table or an empty slot.
     pub fn bind(&mut self, policy: PolicyId, slot: Slot) -> Result<(), SadError> {
-        self.get(slot).ok_or(SadError::OutOfRange)?;
+        let entry = self.entries.get_mut(slot.0 as usize).and_then(Option::as_mut);
+        let entry = entry.ok_or(SadError::OutOfRange)?;
         let bound = self.bindings.get_mut(policy.0 as usize).ok_or(SadError::OutOfRange)?;
+        if !entry.policies.contains(&policy) {
+            entry.policies.push(policy);
+        }
         bound.retain(|&other| other != slot);
         bound.insert(0, slot);
         Ok(())
@@ -69,15 +79,20 @@ impl OutboundSad {
         if let Some(bound) = self.bindings.get_mut(policy.0 as usize) {
             bound.retain(|&other| other != slot);
         }
+        if let Some(Some(entry)) = self.entries.get_mut(slot.0 as usize) {
+            entry.policies.retain(|&other| other != policy);
+        }
     }
 
     /// Takes an SA out of its slot and all its bindings, and gives it back, to be dropped off the packet
-    /// path. Walks the policy table.
+    /// path.
     pub fn remove(&mut self, slot: Slot) -> Option<Box<OutboundSa>> {
-        let sa = self.entries.get_mut(slot.0 as usize)?.take()?;
+        let Entry { sa, policies } = self.entries.get_mut(slot.0 as usize)?.take()?;
         self.live -= 1;
-        for bound in &mut self.bindings {
-            bound.retain(|&other| other != slot);
+        for policy in policies {
+            if let Some(bound) = self.bindings.get_mut(policy.0 as usize) {
+                bound.retain(|&other| other != slot);
+            }
         }
         Some(sa)
     }
@@ -92,18 +107,21 @@ impl OutboundSad {
     /// The SA in `slot`.
     #[inline]
     pub fn get(&self, slot: Slot) -> Option<&OutboundSa> {
-        self.entries.get(slot.0 as usize)?.as_deref()
+        self.entries.get(slot.0 as usize)?.as_ref().map(|entry| &*entry.sa)
     }
 
     /// The SA in `slot`, to be changed.
     #[inline]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut OutboundSa> {
-        self.entries.get_mut(slot.0 as usize)?.as_deref_mut()
+        self.entries.get_mut(slot.0 as usize)?.as_mut().map(|entry| &mut *entry.sa)
     }
 
     /// Every SA with its slot.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &OutboundSa)> {
-        (0..).map(Slot).zip(&self.entries).filter_map(|(slot, sa)| Some((slot, sa.as_deref()?)))
+        (0..)
+            .map(Slot)
+            .zip(&self.entries)
+            .filter_map(|(slot, entry)| Some((slot, &*entry.as_ref()?.sa)))
     }
 
     /// How many SAs there are.

@@ -1,1 +1,284 @@
+use super::*;
+use crate::algorithm::{Cipher, KeyMaterial};
+use crate::esp::inbound::InboundSa;
+use crate::esp::outbound::OutboundSa;
+use crate::flow::FlowKey;
+use crate::sa::{
+    HeaderRules, Lifetime, Mode, PairId, Protocol, SaError, SaParameters, Spi, Transform,
+};
+use crate::selector::{AddressRange, PolicyId, Ports, Selector};
+use crate::spi::{CoreId, QUARANTINE, SpiAllocator, SpiError};
+use proptest::prelude::*;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
+fn parameters(spi: Spi) -> SaParameters {
+    let all = AddressRange::prefix([0, 0, 0, 0].into(), 0).unwrap();
+    SaParameters {
+        pair: PairId(1),
+        spi,
+        protocol: Protocol::Esp,
+        mode: Mode::Tunnel,
+        local: [192, 0, 2, 1].into(),
+        remote: [192, 0, 2, 2].into(),
+        encap: None,
+        transform: Transform {
+            cipher: Cipher::AesGcm(16),
+            cipher_key: KeyMaterial::new(vec![7; 20]),
+            integrity: None,
+        },
+        esn: false,
+        replay_window: 32,
+        selectors: vec![Selector {
+            local: all,
+            remote: all,
+            protocol: None,
+            local_ports: Ports::Any,
+            remote_ports: Ports::Any,
+        }],
+        lifetime: Lifetime::default(),
+        headers: HeaderRules::default(),
+    }
+}
+
+fn inbound(spi: Spi) -> Box<InboundSa> {
+    Box::new(InboundSa::new(&parameters(spi)).unwrap())
+}
+
+fn core(index: usize) -> CoreId {
+    CoreId::new(index).unwrap()
+}
+
+#[test]
+fn an_spi_says_its_core_and_slot() {
+    let spi = Spi::new((3 << 26) | (5 << 6) | 7).unwrap();
+    assert_eq!((spi.core(), spi.slot()), (core(3), 5));
+}
+
+#[test]
+fn spis_are_unique_not_reserved_and_of_the_core_asked_for() {
+    let now = Instant::now();
+    let mut allocator = SpiAllocator::new(3, 1000, usize::MAX);
+    let mut seen = HashSet::new();
+    for n in 0..2900usize {
+        let core = core(n % 3);
+        let spi = allocator.allocate(core, now, n as u8).unwrap();
+        assert!(spi.get() >= 256 && spi.core() == core && spi.slot() < 1000);
+        assert!(seen.insert(spi));
+    }
+    assert_eq!((allocator.in_use(), allocator.allocated()), (2900, 2900));
+}
+
+#[test]
+fn refusals_are_told_apart_and_counted() {
+    let now = Instant::now();
+    let mut allocator = SpiAllocator::new(2, 8, 10);
+    for _ in 0..8 {
+        allocator.allocate(core(1), now, 0).unwrap();
+    }
+    assert_eq!(allocator.allocate(core(1), now, 0), Err(SpiError::Full));
+    assert_eq!(allocator.allocate(core(2), now, 0), Err(SpiError::NoSuchCore));
+    allocator.allocate(core(0), now, 0).unwrap();
+    let last = allocator.allocate(core(0), now, 0).unwrap();
+    assert_eq!(allocator.allocate(core(0), now, 0), Err(SpiError::Limit));
+    assert_eq!(allocator.refused(), 3);
+    assert!(allocator.release(last, now));
+    assert!(!allocator.release(last, now));
+    allocator.allocate(core(0), now, 0).unwrap();
+}
+
+#[test]
+fn a_released_spi_rests_and_comes_back_with_another_generation() {
+    let now = Instant::now();
+    let mut allocator = SpiAllocator::new(2, 1, usize::MAX);
+    let first = allocator.allocate(core(1), now, 63).unwrap();
+    allocator.release(first, now);
+    let almost = now + QUARANTINE - Duration::from_nanos(1);
+    assert_eq!(allocator.allocate(core(1), almost, 0), Err(SpiError::Full));
+    let second = allocator.allocate(core(1), now + QUARANTINE, 0).unwrap();
+    assert_eq!((second.core(), second.slot()), (first.core(), first.slot()));
+    assert_ne!(second, first);
+    assert!(!allocator.release(first, now), "the old one is not taken for the new one");
+}
+
+#[test]
+fn a_table_takes_only_its_own_spis_once() {
+    let mut sad = InboundSad::new(core(1), 16);
+    let spi = |core: u32, slot: u32, generation: u32| {
+        Spi::new((core << 26) | (slot << 6) | generation).unwrap()
+    };
+    assert_eq!(sad.reserve(spi(0, 5, 0)), Err(SadError::OtherCore));
+    assert_eq!(sad.reserve(spi(1, 16, 0)), Err(SadError::OutOfRange));
+    sad.insert(inbound(spi(1, 3, 1))).unwrap();
+    assert_eq!(sad.insert(inbound(spi(1, 3, 1))).unwrap_err().0, SadError::InUse);
+    assert_eq!(sad.insert(inbound(spi(1, 3, 2))).unwrap_err().0, SadError::InUse);
+    assert_eq!(sad.reserve(spi(1, 3, 1)), Err(SadError::InUse));
+    assert!(sad.remove(spi(1, 3, 2)).is_none());
+    assert!(sad.remove(spi(1, 3, 1)).is_some());
+    assert!(sad.is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Reserve(u8, u8),
+    Insert(u8, u8),
+    Remove(u8, u8),
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn the_inbound_table_is_a_map(
+        changes in prop::collection::vec(
+            (0u8..3, 0u8..8, 0u8..3).prop_map(|(kind, slot, generation)| match kind {
+                0 => Change::Reserve(slot, generation),
+                1 => Change::Insert(slot, generation),
+                _ => Change::Remove(slot, generation),
+            }),
+            1..60,
+        ),
+    ) {
+        let spi = |slot: u8, generation: u8| {
+            Spi::new((2 << 26) | (u32::from(slot) << 6) | u32::from(generation)).unwrap()
+        };
+        let mut sad = InboundSad::new(core(2), 8);
+        let mut map: HashMap<Spi, bool> = HashMap::new();
+        for change in changes {
+            match change {
+                Change::Reserve(slot, generation) => {
+                    let spi = spi(slot, generation);
+                    let taken = map.keys().any(|other| other.slot() == spi.slot() && *other != spi);
+                    let expected = !taken && map.get(&spi) != Some(&true);
+                    prop_assert_eq!(sad.reserve(spi).is_ok(), expected);
+                    if expected {
+                        map.insert(spi, false);
+                    }
+                }
+                Change::Insert(slot, generation) => {
+                    let spi = spi(slot, generation);
+                    let taken = map.keys().any(|other| other.slot() == spi.slot() && *other != spi);
+                    let expected = !taken && map.get(&spi) != Some(&true);
+                    prop_assert_eq!(sad.insert(inbound(spi)).is_ok(), expected);
+                    if expected {
+                        map.insert(spi, true);
+                    }
+                }
+                Change::Remove(slot, generation) => {
+                    let spi = spi(slot, generation);
+                    let expected = map.remove(&spi) == Some(true);
+                    prop_assert_eq!(sad.remove(spi).is_some(), expected);
+                }
+            }
+            for (slot, generation) in (0..8).flat_map(|s| (0..3).map(move |g| (s, g))) {
+                let spi = spi(slot, generation);
+                let found = match sad.lookup(spi.get()) {
+                    Lookup::Live(sa) => {
+                        prop_assert_eq!(sa.spi(), spi);
+                        Some(true)
+                    }
+                    Lookup::Larval => Some(false),
+                    Lookup::Unknown => None,
+                };
+                prop_assert_eq!(found, map.get(&spi).copied());
+            }
+            prop_assert_eq!(sad.len(), map.values().filter(|live| **live).count());
+        }
+    }
+
+    #[test]
+    fn any_spi_can_be_looked_up(spi in any::<u32>()) {
+        let sad = InboundSad::new(core(0), 64);
+        prop_assert!(matches!(sad.lookup(spi), Lookup::Unknown));
+    }
+}
+
+fn key(remote: [u8; 4]) -> FlowKey {
+    FlowKey {
+        local: [10, 0, 0, 1].into(),
+        remote: remote.into(),
+        protocol: 17,
+        ports: Some((1, 2)),
+    }
+}
+
+#[test]
+fn the_newest_sa_of_a_policy_that_fits_is_chosen() {
+    let outbound = |remote: Option<[u8; 4]>| {
+        let mut parameters = parameters(Spi::new(4096).unwrap());
+        if let Some(remote) = remote {
+            parameters.selectors[0].remote = AddressRange::host(remote.into());
+        }
+        Box::new(OutboundSa::new(&parameters).unwrap())
+    };
+    let mut sad = OutboundSad::new(4, 8);
+    let (old, new, narrow) = (Slot(0), Slot(1), Slot(2));
+    let policy = PolicyId(3);
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None);
+    sad.insert(old, outbound(None)).unwrap();
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None, "not before it is bound");
+    sad.bind(policy, old).unwrap();
+    sad.insert(new, outbound(None)).unwrap();
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
+    sad.bind(policy, new).unwrap();
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(new));
+    sad.insert(narrow, outbound(Some([10, 1, 0, 9]))).unwrap();
+    sad.bind(policy, narrow).unwrap();
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(new));
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 9])), Some(narrow));
+    assert!(sad.remove(new).is_some());
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
+    // The slot serves another policy later, and not this one.
+    sad.insert(new, outbound(None)).unwrap();
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
+    assert_eq!(sad.bind(PolicyId(8), new), Err(SadError::OutOfRange));
+    assert_eq!(sad.bind(policy, Slot(3)), Err(SadError::OutOfRange));
+    assert_eq!(sad.insert(new, outbound(None)).unwrap_err().0, SadError::InUse);
+    sad.unbind(policy, old);
+    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None);
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_refused_with_the_reason() {
+    let spi = Spi::new(4096).unwrap();
+    let refused = |edit: &dyn Fn(&mut SaParameters)| {
+        let mut parameters = parameters(spi);
+        edit(&mut parameters);
+        let inbound = InboundSa::new(&parameters).map(drop);
+        match OutboundSa::new(&parameters).map(drop) {
+            // The window concerns the receiver alone.
+            Ok(()) => assert!(matches!(inbound, Err(SaError::Window(_)))),
+            Err(error) => assert_eq!(inbound, Err(error)),
+        }
+        inbound.unwrap_err()
+    };
+    let key = |bytes: usize| KeyMaterial::new(vec![1; bytes]);
+    let gcm = Cipher::AesGcm(16);
+    for bytes in [0, 4, 16, 19, 21, 32, 40] {
+        let error = refused(&|p| p.transform.cipher_key = key(bytes));
+        assert_eq!(error, SaError::CipherKeyLength { cipher: gcm, got: bytes });
+    }
+    let error = refused(&|p| p.transform.cipher = Cipher::AesGcm(10));
+    assert_eq!(error, SaError::IcvLength(Cipher::AesGcm(10)));
+    let hmac = crate::algorithm::Integrity::HmacSha256_128;
+    let error = refused(&|p| p.transform.integrity = Some((hmac, key(32))));
+    assert_eq!(error, SaError::UnwantedIntegrity(gcm));
+    let cbc = |p: &mut SaParameters| {
+        p.transform.cipher = Cipher::AesCbc;
+        p.transform.cipher_key = key(16);
+    };
+    assert_eq!(refused(&cbc), SaError::MissingIntegrity(Cipher::AesCbc));
+    let error = refused(&|p| {
+        cbc(p);
+        p.transform.integrity = Some((hmac, key(20)));
+    });
+    assert_eq!(error, SaError::IntegrityKeyLength { integrity: hmac, got: 20 });
+    assert_eq!(
+        refused(&|p| p.replay_window = 65_537),
+        SaError::Window(crate::replay::WindowSize(65_537))
+    );
+    assert_eq!(refused(&|p| p.remote = [0u16; 8].into()), SaError::AddressFamilies);
+    assert_eq!(refused(&|p| p.selectors.clear()), SaError::NoSelectors);
+    assert_eq!(refused(&|p| p.protocol = Protocol::Ah), SaError::CipherWithAh);
+    assert_eq!(Spi::new(255), None);
+}

@@ -1,0 +1,177 @@
+//! Published ESP packets, byte for byte in both directions (`tests/vectors/esp_ah_packets.json`; each
+//! record names its origin).
+
+use crate::fixture::{Shape, Tunnel, any};
+use ipsec::algorithm::{Cipher, KeyMaterial};
+use ipsec::esp::inbound::InboundSa;
+use ipsec::esp::outbound::OutboundSa;
+use ipsec::sa::{Mode, SaParameters, Spi};
+use serde::Deserialize;
+use wire::ip::Ip;
+use wire::{ipv4, protocol};
+
+#[derive(Deserialize)]
+struct File {
+    vectors: Vec<Record>,
+}
+
+#[derive(Deserialize)]
+struct Record {
+    id: String,
+    proto: String,
+    mode: String,
+    spi: u32,
+    seq: u64,
+    esn: bool,
+    enc: Enc,
+    auth: Auth,
+    packet_start: String,
+    packet: String,
+    iv: Option<String>,
+    plain: String,
+    next_header: Option<u8>,
+}
+
+#[derive(Deserialize)]
+struct Enc {
+    alg: String,
+    key: Option<String>,
+    salt: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    icv_len: u8,
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+}
+
+fn records() -> Vec<Record> {
+    let file = include_str!("../vectors/esp_ah_packets.json");
+    serde_json::from_str::<File>(file).unwrap().vectors
+}
+
+/// Puts an IP header before a packet that was published without one.
+fn with_outer_header(record: &Record) -> Vec<u8> {
+    let mut packet = unhex(&record.packet);
+    if record.packet_start == "esp" {
+        let header = ipv4::Header {
+            traffic_class: 0,
+            total_len: 20 + packet.len() as u16,
+            id: 0,
+            dont_fragment: true,
+            ttl: 64,
+            protocol: protocol::ESP,
+            source: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
+        };
+        packet.splice(..0, header.emit());
+    }
+    packet
+}
+
+/// What the record protects: an inner packet, or for records that are a bare payload (no IP packet is
+/// promised by their next header) what transport mode would carry.
+struct Case {
+    shape: Shape,
+    parameters: Box<dyn Fn(bool) -> SaParameters>,
+    outer: Vec<u8>,
+    plain: Vec<u8>,
+    iv: [u8; 8],
+}
+
+fn case(record: &Record, cipher: Cipher) -> Case {
+    let outer = with_outer_header(record);
+    let ip = Ip::parse(&outer).unwrap();
+    let (source, destination) = (ip.source(), ip.destination());
+    let mut plain = unhex(&record.plain);
+    let mode = if record.mode == "tunnel" { Mode::Tunnel } else { Mode::Transport };
+    if record.mode == "payload" {
+        let pad_len = plain[plain.len() - 2];
+        plain.truncate(plain.len() - 2 - usize::from(pad_len));
+        let header = ipv4::Header {
+            traffic_class: 0,
+            total_len: 20 + plain.len() as u16,
+            id: 0,
+            dont_fragment: true,
+            ttl: 64,
+            protocol: record.next_header.unwrap(),
+            source: [192, 0, 2, 1].into(),
+            destination: [192, 0, 2, 2].into(),
+        };
+        plain.splice(..0, header.emit());
+    }
+    let key = [unhex(record.enc.key.as_ref().unwrap()), unhex(record.enc.salt.as_ref().unwrap())];
+    let (spi, esn) = (record.spi, record.esn);
+    let shape = Shape { cipher, mode, esn, ..Shape::default() };
+    let template = shape.clone();
+    let parameters = move |sending| {
+        let mut parameters = if sending { template.sending() } else { template.receiving() };
+        parameters.spi = Spi::for_known_answer(spi);
+        parameters.transform.cipher_key = KeyMaterial::new(key.concat());
+        parameters.selectors = vec![any(false)];
+        (parameters.local, parameters.remote) =
+            if sending { (source, destination) } else { (destination, source) };
+        parameters
+    };
+    let iv = unhex(record.iv.as_ref().unwrap()).try_into().unwrap();
+    Case { shape, parameters: Box::new(parameters), outer, plain, iv }
+}
+
+fn gcm_records() -> impl Iterator<Item = (Record, Cipher)> {
+    records().into_iter().filter_map(|record| {
+        (record.proto == "esp" && record.enc.alg == "AES_GCM").then(|| {
+            let cipher = Cipher::AesGcm(record.auth.icv_len);
+            (record, cipher)
+        })
+    })
+}
+
+#[test]
+fn published_packets_open_to_their_plaintext() {
+    let mut count = 0;
+    for (record, cipher) in gcm_records() {
+        let case = case(&record, cipher);
+        let sending = OutboundSa::new(&(case.parameters)(true)).unwrap();
+        let receiving = InboundSa::new(&(case.parameters)(false)).unwrap();
+        let receiving = receiving.resume_at(64, record.seq).unwrap();
+        let mut tunnel = Tunnel::with(case.shape, sending, receiving);
+        let header = protected(&case.outer);
+        let (outcome, _, plain) = tunnel.open_as(&case.outer, header);
+        assert!(
+            matches!(outcome, ipsec::inbound::Outcome::Accepted(_)),
+            "{}: {outcome:?}",
+            record.id
+        );
+        assert_eq!(plain, case.plain, "{}", record.id);
+        count += 1;
+    }
+    assert_eq!(count, 9);
+}
+
+#[test]
+fn sealing_the_plaintext_gives_the_published_packets() {
+    for (record, cipher) in gcm_records() {
+        let case = case(&record, cipher);
+        let sending = OutboundSa::new(&(case.parameters)(true)).unwrap();
+        let sending = sending.for_known_answer(record.seq, case.iv);
+        let receiving = InboundSa::new(&(case.parameters)(false)).unwrap();
+        let mut tunnel = Tunnel::with(case.shape, sending, receiving);
+        let sealed = tunnel.sealed(&case.plain);
+        // The outer header's identification, flags and TTL are this gateway's own.
+        assert_eq!(sealed[20..], case.outer[20..], "{}", record.id);
+        assert_eq!(sealed[2..4], case.outer[2..4], "{}", record.id);
+        assert_eq!(sealed[12..20], case.outer[12..20], "{}", record.id);
+    }
+}
+
+fn protected(packet: &[u8]) -> ipsec::classify::Protected {
+    use ipsec::classify::{Class, LocalAddresses, classify};
+    let destination = Ip::parse(packet).unwrap().destination();
+    match classify(packet, &LocalAddresses::new([destination]), 4500) {
+        Ok(Class::Protected(header)) => header,
+        other => panic!("taken for {other:?}"),
+    }
+}
