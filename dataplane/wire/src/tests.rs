@@ -222,7 +222,7 @@ proptest! {
         options.extend(mss.to_be_bytes());
         options.resize(options.len().next_multiple_of(4), 0);
         let mut segment = vec![0; 12];
-        segment.push(((20 + options.len()) / 4 << 4) as u8);
+        segment.push((((20 + options.len()) / 4) << 4) as u8);
         segment.extend([2, 0, 0, 0, 0, 0, 0]);
         segment.extend(&options);
         segment.extend(&payload);
