@@ -8,6 +8,7 @@ use std::collections::HashMap;
 /// the end of the stack.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
+#[expect(dead_code, reason = "a machine's registers are all of them")]
 pub(crate) enum Reg {
     R0,
     R1,
@@ -29,7 +30,6 @@ pub(crate) enum Width {
     Byte = 0x10,
     Half = 0x08,
     Word = 0x00,
-    Double = 0x18,
 }
 
 /// An unsigned comparison.
@@ -131,7 +131,7 @@ impl Asm {
     }
 
     /// Turns the low 16 bits from network order into the machine's and clears the rest.
-    pub(crate) fn from_be16(&mut self, dst: Reg) -> &mut Self {
+    pub(crate) fn swap_be16(&mut self, dst: Reg) -> &mut Self {
         self.emit(0xdc, dst, Reg::R0, 0, 16)
     }
 

@@ -44,11 +44,15 @@ mod port;
 #[cfg(not(loom))]
 pub mod steering;
 pub mod wait;
+#[cfg(not(loom))]
+mod xdp;
 
 pub use bpf::{AttachMode, Rejected};
 pub use device::Device;
 #[cfg(not(loom))]
-pub use pool::{FramePool, PoolGauges};
+pub use pool::{FramePool, PoolGauges, Retired};
 #[cfg(not(loom))]
 pub use port::{Port, PortStatistics};
 pub use umem::{ChunkSize, Frame, HEADROOM, UmemConfig, UmemId};
+#[cfg(not(loom))]
+pub use xdp::{Mode, OpenError, XdpConfig, XdpPort};

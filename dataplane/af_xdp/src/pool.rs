@@ -1,7 +1,8 @@
 //! The free list of one worker's packet memory, and the gauges that show a leak.
 
-use crate::umem::{Frame, HEADROOM, Owner, Umem, UmemConfig, UmemId};
+use crate::umem::{Frame, HEADROOM, Owner, Registration, Umem, UmemConfig, UmemId};
 use std::io;
+use std::time::{Duration, Instant};
 
 /// The frames of one UMEM, owned by one worker.
 ///
@@ -24,6 +25,27 @@ pub struct FramePool {
     transmit: u32,
     /// Frames of other UMEMs that a port gave back to this worker.
     strays: Vec<Frame>,
+    /// The sockets that the memory is registered with, closed ones until they are repossessed.
+    registered: Vec<Registration>,
+}
+
+/// What is left of a closed socket: the chunks it was lent.
+#[derive(Debug)]
+#[must_use = "the chunks come back by FramePool::repossess"]
+pub struct Retired {
+    registration: Registration,
+    since: Instant,
+}
+
+impl Retired {
+    /// How long a device may use memory after its socket is closed: the kernel tears a queue down from a work
+    /// queue, and packets sent in copy mode are read where they lie until they leave. Generous; nothing waits
+    /// for it.
+    pub const REST: Duration = Duration::from_secs(2);
+
+    pub(crate) fn new(registration: Registration) -> Self {
+        Self { registration, since: Instant::now() }
+    }
 }
 
 /// Where the chunks of a pool are at one moment: `total = free + fill + transmit + out`.
@@ -50,7 +72,7 @@ impl FramePool {
         let umem = Umem::new(config)?;
         // Taken from the end, so the first frames are the lowest addresses.
         let free = (0..umem.chunks()).rev().collect();
-        Ok(Self { umem, free, fill: 0, transmit: 0, strays: Vec::new() })
+        Ok(Self { umem, free, fill: 0, transmit: 0, strays: Vec::new(), registered: Vec::new() })
     }
 
     /// The UMEM whose frames this pool takes.
@@ -105,8 +127,45 @@ impl FramePool {
         self.strays.drain(..)
     }
 
+    /// Takes back what a closed socket was lent; how many chunks.
+    ///
+    /// # Errors
+    /// Hands `retired` back within [`Retired::REST`] of the close: the device may still read and write.
+    pub fn repossess(&mut self, retired: Retired) -> Result<usize, Retired> {
+        if retired.since.elapsed() < Retired::REST {
+            return Err(retired);
+        }
+        let before = self.free.len();
+        for (owner, count) in [
+            (Owner::Fill(retired.registration), &mut self.fill),
+            (Owner::Transmit(retired.registration), &mut self.transmit),
+        ] {
+            let held: Vec<u32> = self.umem.held_by(owner).collect();
+            for chunk in held {
+                if self.umem.pass(u64::from(chunk), owner, Owner::Pool) {
+                    *count -= 1;
+                    self.free.push(chunk);
+                }
+            }
+        }
+        self.registered.retain(|r| *r != retired.registration);
+        Ok(self.free.len() - before)
+    }
+
     pub(crate) fn umem(&self) -> &Umem {
         &self.umem
+    }
+
+    /// A name for a socket that is about to be lent chunks; `None` when 256 of them have not been repossessed.
+    pub(crate) fn register(&mut self) -> Option<Registration> {
+        let name = (0..=u8::MAX).map(Registration).find(|r| !self.registered.contains(r))?;
+        self.registered.push(name);
+        Some(name)
+    }
+
+    /// Forgets a socket that was lent nothing.
+    pub(crate) fn unregister(&mut self, registration: Registration) {
+        self.registered.retain(|r| *r != registration);
     }
 
     /// Takes a frame back, whosever it is.
@@ -117,41 +176,46 @@ impl FramePool {
         }
     }
 
-    /// The address of a free chunk for the fill ring.
+    /// The address of a free chunk for a fill ring.
     #[inline]
-    pub(crate) fn lend_for_fill(&mut self) -> Option<u64> {
+    pub(crate) fn lend_for_fill(&mut self, to: Registration) -> Option<u64> {
         let chunk = self.free.pop()?;
-        self.umem.pass(u64::from(chunk), Owner::Pool, Owner::Fill);
+        let passed = self.umem.pass(u64::from(chunk), Owner::Pool, Owner::Fill(to));
+        debug_assert!(passed);
         self.fill += 1;
         Some(self.umem.address(chunk))
     }
 
-    /// The frame of a receive descriptor; `None` for one that the kernel was not lent, or outside its chunk.
+    /// The frame of a receive descriptor; `None` for one that the socket was not lent, or outside its chunk.
     #[inline]
-    pub(crate) fn received(&mut self, address: u64, len: u32) -> Option<Frame> {
+    pub(crate) fn received(&mut self, from: Registration, address: u64, len: u32) -> Option<Frame> {
         let (chunk, start) = self.umem.locate(address);
-        let frame = self.umem.take(chunk, Owner::Fill, start, len as usize)?;
+        let frame = self.umem.take(chunk, Owner::Fill(from), start, len as usize)?;
         self.fill -= 1;
         Some(frame)
     }
 
-    /// The address of a frame for the transmit ring.
+    /// The address of a frame for a transmit ring.
     ///
     /// # Errors
     /// A frame of another UMEM is handed back: the socket cannot reach its memory.
     #[inline]
-    pub(crate) fn lend_for_transmit(&mut self, frame: Frame) -> Result<u64, Frame> {
+    pub(crate) fn lend_for_transmit(
+        &mut self,
+        to: Registration,
+        frame: Frame,
+    ) -> Result<u64, Frame> {
         let start = frame.headroom() as u64;
-        let chunk = self.umem.give(frame, Owner::Transmit)?;
+        let chunk = self.umem.give(frame, Owner::Transmit(to))?;
         self.transmit += 1;
         Ok(self.umem.address(chunk) + start)
     }
 
-    /// Takes back the chunk of a completed transmission; false for one that was not lent.
+    /// Takes back the chunk of a completed transmission; false for one that the socket was not lent.
     #[inline]
-    pub(crate) fn completed(&mut self, address: u64) -> bool {
+    pub(crate) fn completed(&mut self, from: Registration, address: u64) -> bool {
         let (chunk, _) = self.umem.locate(address);
-        let ok = self.umem.pass(chunk, Owner::Transmit, Owner::Pool);
+        let ok = self.umem.pass(chunk, Owner::Transmit(from), Owner::Pool);
         if ok {
             self.transmit -= 1;
             self.free.push(chunk as u32);

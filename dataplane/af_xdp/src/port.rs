@@ -3,6 +3,7 @@
 use crate::memory::MemoryPort;
 use crate::pool::FramePool;
 use crate::umem::Frame;
+use crate::xdp::XdpPort;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -11,6 +12,8 @@ use std::os::fd::BorrowedFd;
 pub enum Port {
     /// The in-memory device.
     Memory(MemoryPort),
+    /// A queue of a network device.
+    Xdp(XdpPort),
 }
 
 /// What a port and the kernel under it have counted since it was opened.
@@ -47,6 +50,7 @@ impl Port {
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
         match self {
             Self::Memory(port) => port.receive(pool, out, max),
+            Self::Xdp(port) => port.receive(pool, out, max),
         }
     }
 
@@ -56,6 +60,7 @@ impl Port {
     pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
         match self {
             Self::Memory(port) => port.transmit(pool, frames),
+            Self::Xdp(port) => port.transmit(pool, frames),
         }
     }
 
@@ -65,14 +70,17 @@ impl Port {
     pub fn complete(&mut self, pool: &mut FramePool) {
         match self {
             Self::Memory(port) => port.complete(pool),
+            Self::Xdp(port) => port.complete(pool),
         }
     }
 
-    /// Gets the device going on what was transmitted, if it has to be told. Once a burst.
+    /// Gets the device going on what was transmitted, if it has to be told. Belongs into every turn of the loop:
+    /// what the device had no room for goes on then, and it costs little when there is nothing.
     #[inline]
     pub fn kick(&mut self) {
         match self {
             Self::Memory(port) => port.kick(),
+            Self::Xdp(port) => port.kick(),
         }
     }
 
@@ -81,6 +89,7 @@ impl Port {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Memory(port) => Some(port.fd()),
+            Self::Xdp(port) => Some(port.fd()),
         }
     }
 
@@ -89,6 +98,7 @@ impl Port {
     pub fn prepare_sleep(&mut self) -> bool {
         match self {
             Self::Memory(port) => port.prepare_sleep(),
+            Self::Xdp(port) => port.prepare_sleep(),
         }
     }
 
@@ -96,6 +106,7 @@ impl Port {
     pub fn wake(&mut self) {
         match self {
             Self::Memory(port) => port.wake(),
+            Self::Xdp(_) => {}
         }
     }
 
@@ -106,6 +117,7 @@ impl Port {
     pub fn statistics(&self) -> io::Result<PortStatistics> {
         match self {
             Self::Memory(port) => Ok(port.statistics()),
+            Self::Xdp(port) => port.statistics(),
         }
     }
 }

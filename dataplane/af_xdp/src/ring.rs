@@ -14,7 +14,7 @@
 //! producer end's Acquire load. Each end caches the other's word and reads it only when the cached one is not
 //! enough. The words come from elsewhere (the kernel), so what they say is bounded by the size.
 //!
-//! The same code runs over the kernel's mapping ([`Mapped`]) and over the heap ([`Heap`]), the latter also
+//! The same code runs over the kernel's mapping (`Mapped`) and over the heap ([`Heap`]), the latter also
 //! under loom.
 
 use std::mem::MaybeUninit;
@@ -213,7 +213,7 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         self.ready(1) == 0
     }
 
-    #[cfg(not(loom))]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
@@ -278,6 +278,11 @@ fn heap_from<T>(size: u32, first: u32) -> (Producer<T, Heap<T>>, Consumer<T, Hea
     let consumer = unsafe { Consumer::new(Heap(words)) };
     (producer, consumer)
 }
+
+#[cfg(not(loom))]
+mod mapped;
+#[cfg(not(loom))]
+pub(crate) use mapped::{Mapped, consumer_of_kernel, producer_to_kernel};
 
 #[cfg(test)]
 mod tests;

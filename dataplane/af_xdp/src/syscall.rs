@@ -1,6 +1,7 @@
 //! The system calls of this crate, each behind a safe signature.
 
 use crate::bpf::Attr;
+use crate::umem::Umem;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -122,7 +123,7 @@ struct EthtoolValue {
 #[derive(Default)]
 struct EthtoolChannels {
     command: u32,
-    max: [u32; 4],
+    _max: [u32; 4],
     rx: u32,
     _tx: u32,
     _other: u32,
@@ -177,7 +178,6 @@ impl<'a> InterfaceQuery<'a> {
     pub(crate) fn channels(&self) -> io::Result<u32> {
         let mut channels = EthtoolChannels { command: ETHTOOL_GCHANNELS, ..Default::default() };
         self.ask(libc::SIOCETHTOOL, (&raw mut channels).cast())?;
-        let _ = channels.max;
         Ok(channels.rx + channels.combined)
     }
 
@@ -186,4 +186,178 @@ impl<'a> InterfaceQuery<'a> {
         self.ask(libc::SIOCETHTOOL, (&raw mut value).cast())?;
         Ok(value.data)
     }
+}
+
+/// Maps a ring of an AF_XDP socket.
+pub(crate) fn map_shared(
+    socket: BorrowedFd<'_>,
+    length: usize,
+    offset: libc::off_t,
+) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let p = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_POPULATE,
+            socket.as_raw_fd(),
+            offset,
+        )
+    };
+    if p == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(p.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Ends a mapping of [`map_shared`].
+///
+/// # Safety
+/// The mapping is the caller's, and nothing borrows from it any more.
+pub(crate) unsafe fn unmap(base: NonNull<u8>, length: usize) {
+    // SAFETY: the caller's.
+    unsafe { libc::munmap(base.as_ptr().cast(), length) };
+}
+
+/// Sets a whole-number option of a socket.
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: u32,
+) -> io::Result<()> {
+    // SAFETY: four readable octets.
+    let r =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Registers packet memory with an AF_XDP socket. The kernel then reads and writes the chunks that descriptors
+/// in the socket's rings lend it, and no others.
+pub(crate) fn register_umem(socket: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
+    let (base, length) = umem.extent();
+    let registration = libc::xdp_umem_reg {
+        addr: base as u64,
+        len: length as u64,
+        chunk_size: umem.chunk_size() as u32,
+        headroom: 0,
+        flags: 0,
+        tx_metadata_len: 0,
+    };
+    // SAFETY: a whole xdp_umem_reg.
+    let r = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            libc::XDP_UMEM_REG,
+            (&raw const registration).cast(),
+            size_of_val(&registration) as libc::socklen_t,
+        )
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// An option structure of AF_XDP that the kernel fills in.
+///
+/// # Safety
+/// Every bit pattern is a valid value, zero among them.
+unsafe trait Plain: Copy {}
+
+// SAFETY: whole numbers only.
+unsafe impl Plain for libc::xdp_mmap_offsets {}
+// SAFETY: whole numbers only.
+unsafe impl Plain for libc::xdp_statistics {}
+// SAFETY: whole numbers only.
+unsafe impl Plain for libc::xdp_options {}
+
+fn get_xdp_option<T: Plain>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
+    // SAFETY: zero is a value of every `Plain` type.
+    let mut value: T = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `length` writable octets, of a type that takes any bit pattern.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            name,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Where the words of the rings are.
+pub(crate) fn ring_offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
+    get_xdp_option(socket, libc::XDP_MMAP_OFFSETS)
+}
+
+/// The kernel's counters of a socket.
+pub(crate) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_statistics> {
+    get_xdp_option(socket, libc::XDP_STATISTICS)
+}
+
+/// Whether a bound socket works without copying.
+pub(crate) fn is_zero_copy(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    get_xdp_option::<libc::xdp_options>(socket, libc::XDP_OPTIONS)
+        .map(|o| o.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
+}
+
+/// Binds an AF_XDP socket to a queue.
+pub(crate) fn bind_xdp(
+    socket: BorrowedFd<'_>,
+    device: u32,
+    queue: u32,
+    flags: u16,
+) -> io::Result<()> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: device,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    // SAFETY: a whole sockaddr_xdp.
+    let r = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes the kernel look at a transmit ring.
+#[inline]
+pub(crate) fn kick_transmit(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no data and no address.
+    let r = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            std::ptr::null(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null(),
+            0,
+        )
+    };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes the kernel look at a fill ring. What fails now is tried again at the next call.
+#[inline]
+pub(crate) fn kick_receive(socket: BorrowedFd<'_>) {
+    // SAFETY: no buffer and no address.
+    unsafe {
+        libc::recvfrom(
+            socket.as_raw_fd(),
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
 }

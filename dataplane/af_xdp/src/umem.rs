@@ -220,18 +220,21 @@ impl fmt::Debug for Frame {
     }
 }
 
+/// Names a socket among those that a pool's memory is registered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registration(pub(crate) u8);
+
 /// Who has a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Owner {
     /// The pool's free list.
     Pool,
     /// A [`Frame`].
     Frame,
-    /// The kernel, for a packet to come (fill ring, or receive ring not yet read).
-    Fill,
-    /// The kernel, to be sent (transmit ring, device, or completion ring not yet read).
-    Transmit,
+    /// A socket, for a packet to come (fill ring, or receive ring not yet read).
+    Fill(Registration),
+    /// A socket, to be sent (transmit ring, device, or completion ring not yet read).
+    Transmit(Registration),
 }
 
 /// The mapping and the owner of each of its chunks.
@@ -313,6 +316,11 @@ impl Umem {
             }
             _ => false,
         }
+    }
+
+    /// The chunks that an owner has.
+    pub(crate) fn held_by(&self, owner: Owner) -> impl Iterator<Item = u32> + '_ {
+        (0..).zip(&self.owners).filter(move |(_, o)| **o == owner).map(|(chunk, _)| chunk)
     }
 
     /// Makes the frame of a chunk that `from` has; `None` when there is no such chunk, when `from` is not
@@ -421,7 +429,7 @@ mod tests {
         let mut umem = small();
         let frame = umem.take(1, Owner::Pool, 256, 10).unwrap();
         assert!(umem.take(1, Owner::Pool, 256, 10).is_none());
-        assert!(umem.take(1, Owner::Fill, 256, 10).is_none());
+        assert!(umem.take(1, Owner::Fill(Registration(0)), 256, 10).is_none());
         assert_eq!(umem.give(frame, Owner::Pool).unwrap(), 1);
         let again = umem.take(1, Owner::Pool, 256, 10).unwrap();
         assert_eq!(umem.give(again, Owner::Pool).unwrap(), 1);

@@ -66,10 +66,8 @@ struct Family {
     bits: i32,
 }
 
-const V4: Family =
-    Family { name: "4", source: 12, destination: 16, words: 1, bits: 32 };
-const V6: Family =
-    Family { name: "6", source: 8, destination: 24, words: 4, bits: 128 };
+const V4: Family = Family { name: "4", source: 12, destination: 16, words: 1, bits: 32 };
+const V6: Family = Family { name: "6", source: 8, destination: 24, words: 4, bits: 128 };
 
 /// Writes the program for one device.
 ///
@@ -212,7 +210,7 @@ fn ours(a: &mut Asm, maps: &Maps) {
     a.jump_if(R0, Eq, 0, "unprotected");
     a.mov(R2, R7).add(R2, R9).mov(R4, R2).add_imm(R4, 12);
     a.jump_if_reg(R4, Gt, R8, "unprotected");
-    a.load(Half, R3, R2, 4).from_be16(R3).jump_if(R3, Lt, 12, "unprotected");
+    a.load(Half, R3, R2, 4).swap_be16(R3).jump_if(R3, Lt, 12, "unprotected");
     a.load(Word, R3, R2, 8).jump_if(R3, Ne, 0, "protected");
 
     // Rule 5: the host's own traffic.

@@ -1,0 +1,420 @@
+//! AF_XDP sockets: one queue of a network device.
+//!
+//! ```text
+//!            fill ──────────► chunks to receive into
+//!   pool ◄─► completion ◄──── chunks that were sent            kernel, device
+//!            receive ◄─────── descriptors of packets
+//!            transmit ──────► descriptors of packets
+//! ```
+//!
+//! Each socket registers its worker's packet memory for itself, so that every port has a mode and a life of its own:
+//! with XDP_SHARED_UMEM the second device takes over the first one's zero-copy or copy mode and cannot be bound
+//! where it lacks it, and the first socket could not be closed and opened again while the second lives. The
+//! memory is the same either way, so a frame received on one port is sent on another as it lies.
+//!
+//! A packet is one buffer here; a device whose MTU does not fit a chunk is refused.
+
+use crate::bpf::AttachMode;
+use crate::device::Device;
+use crate::pool::{FramePool, Retired};
+use crate::port::PortStatistics;
+use crate::ring::{Consumer, Mapped, Producer, consumer_of_kernel, producer_to_kernel};
+use crate::steering::{Attachment, SteeringError};
+use crate::syscall;
+use crate::umem::{Frame, HEADROOM, Registration};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Header octets beside the MTU: Ethernet and one VLAN tag.
+const LINK_HEADER: u32 = 18;
+
+/// How long a queue may be busy: its former socket is torn down after the close that ended it.
+const BUSY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Packets that one call sends in copy mode (the kernel's TX_BATCH_SIZE).
+const COPY_BATCH: u32 = 32;
+
+/// Chunks lent at once at least, so that the fill ring's line is not passed to and fro for each packet.
+const FILL_BATCH: u32 = 32;
+
+/// Send buffer in copy mode: what the packets of a full transmit ring weigh while the device has them.
+const SEND_BUFFER: u32 = 64 << 20;
+
+/// Which way packets take between device and memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The best that works: zero copy, then copies with the program in the driver, then copies with the program
+    /// in the stack.
+    #[default]
+    Auto,
+    /// The device reads and writes the packet memory.
+    ZeroCopy,
+    /// The kernel copies; the program runs in the driver.
+    Copy,
+    /// The kernel copies; the program runs in the stack. Any device can do this.
+    Generic,
+}
+
+impl Mode {
+    /// The ways to attach the steering program for this mode, best first.
+    pub fn attach_modes(self) -> &'static [AttachMode] {
+        match self {
+            Self::Auto => &[AttachMode::Native, AttachMode::Generic],
+            Self::ZeroCopy | Self::Copy => &[AttachMode::Native],
+            Self::Generic => &[AttachMode::Generic],
+        }
+    }
+
+    /// The ways to bind under a program attached so.
+    fn bind_flags(self, attached: AttachMode) -> &'static [u16] {
+        match (self, attached) {
+            (Self::Auto, AttachMode::Native) => &[libc::XDP_ZEROCOPY, libc::XDP_COPY],
+            (Self::ZeroCopy, _) => &[libc::XDP_ZEROCOPY],
+            (Self::Auto, AttachMode::Generic) | (Self::Copy | Self::Generic, _) => {
+                &[libc::XDP_COPY]
+            }
+        }
+    }
+}
+
+/// How a queue is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct XdpConfig {
+    /// Which way packets take.
+    pub mode: Mode,
+    /// Slots of the receive and fill rings, and chunks lent for packets to come; a power of two.
+    pub receive_ring: u32,
+    /// Slots of the transmit and completion rings; a power of two.
+    pub transmit_ring: u32,
+}
+
+impl Default for XdpConfig {
+    fn default() -> Self {
+        Self { mode: Mode::Auto, receive_ring: 2048, transmit_ring: 2048 }
+    }
+}
+
+/// Why a queue could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The device's packets do not fit a chunk, and several buffers a packet are not supported.
+    #[error("an MTU of {mtu} does not fit one buffer; at most {max} does")]
+    Mtu {
+        /// The device's.
+        mtu: u32,
+        /// What the chunk size allows.
+        max: u32,
+    },
+    /// The device has no such queue.
+    #[error("no queue {queue}; the device has {queues}")]
+    NoQueue {
+        /// The one asked for.
+        queue: u32,
+        /// How many there are.
+        queues: u32,
+    },
+    /// Another socket has the queue and keeps it.
+    #[error("the queue is in use")]
+    Busy,
+    /// 256 sockets' memory has not been repossessed.
+    #[error("too many sockets were opened on this packet memory")]
+    TooManySockets,
+    /// A step failed in the system.
+    #[error("{step}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The steering program does not take the socket.
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+}
+
+/// One queue of a network device.
+#[derive(Debug)]
+pub struct XdpPort {
+    fill: Producer<u64, Mapped<u64>>,
+    completion: Consumer<u64, Mapped<u64>>,
+    receive: Consumer<libc::xdp_desc, Mapped<libc::xdp_desc>>,
+    transmit: Producer<libc::xdp_desc, Mapped<libc::xdp_desc>>,
+    socket: OwnedFd,
+    registration: Registration,
+    zero_copy: bool,
+    /// Chunks in the fill ring, the device and the receive ring; at most `receive_ring`.
+    lent: u32,
+    receive_ring: u32,
+    statistics: PortStatistics,
+}
+
+impl XdpPort {
+    /// Opens a queue of a device that the steering program is attached to, lends it chunks and has packets
+    /// steered to it. Waits up to three seconds for a queue that was just closed.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left open then.
+    pub fn open(
+        device: &Device,
+        queue: u32,
+        attachment: &Attachment,
+        pool: &mut FramePool,
+        config: &XdpConfig,
+    ) -> Result<Self, OpenError> {
+        let max = (pool.chunk_size() - HEADROOM) as u32 - LINK_HEADER;
+        if device.mtu() > max {
+            return Err(OpenError::Mtu { mtu: device.mtu(), max });
+        }
+        if queue >= device.queues() {
+            return Err(OpenError::NoQueue { queue, queues: device.queues() });
+        }
+        let registration = pool.register().ok_or(OpenError::TooManySockets)?;
+        let mut failure = OpenError::Busy;
+        for flags in config.mode.bind_flags(attachment.mode()) {
+            match Self::bind(device, queue, pool, config, *flags, registration) {
+                Ok(mut port) => {
+                    if let Err(e) = attachment.steer(queue, port.socket.as_fd()) {
+                        pool.unregister(registration);
+                        return Err(e.into());
+                    }
+                    port.complete(pool);
+                    return Ok(port);
+                }
+                Err(e) => failure = e,
+            }
+        }
+        pool.unregister(registration);
+        Err(failure)
+    }
+
+    fn bind(
+        device: &Device,
+        queue: u32,
+        pool: &FramePool,
+        config: &XdpConfig,
+        flags: u16,
+        registration: Registration,
+    ) -> Result<Self, OpenError> {
+        let step = |step| move |source| OpenError::System { step, source };
+        let owned = syscall::socket(libc::AF_XDP, libc::SOCK_RAW).map_err(step("AF_XDP socket"))?;
+        let socket = owned.as_fd();
+        syscall::register_umem(socket, pool.umem()).map_err(step("registering packet memory"))?;
+        for (name, size) in [
+            (libc::XDP_UMEM_FILL_RING, config.receive_ring),
+            (libc::XDP_UMEM_COMPLETION_RING, config.transmit_ring),
+            (libc::XDP_RX_RING, config.receive_ring),
+            (libc::XDP_TX_RING, config.transmit_ring),
+        ] {
+            syscall::set_option(socket, libc::SOL_XDP, name, size).map_err(step("ring size"))?;
+        }
+        let at = syscall::ring_offsets(socket).map_err(step("ring layout"))?;
+        let (rx, tx) = (config.receive_ring, config.transmit_ring);
+        let map = step("mapping a ring");
+        let fill_page = libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t;
+        let fill = Mapped::new(socket, fill_page, &at.fr, rx).map_err(map)?;
+        let completion_page = libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t;
+        let completion = Mapped::new(socket, completion_page, &at.cr, tx).map_err(map)?;
+        let receive = Mapped::new(socket, libc::XDP_PGOFF_RX_RING, &at.rx, rx).map_err(map)?;
+        let transmit = Mapped::new(socket, libc::XDP_PGOFF_TX_RING, &at.tx, tx).map_err(map)?;
+
+        let begin = Instant::now();
+        while let Err(source) =
+            syscall::bind_xdp(socket, device.index(), queue, flags | libc::XDP_USE_NEED_WAKEUP)
+        {
+            if source.raw_os_error() != Some(libc::EBUSY) {
+                return Err(OpenError::System { step: "binding to the queue", source });
+            }
+            if begin.elapsed() > BUSY_PATIENCE {
+                return Err(OpenError::Busy);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let zero_copy = syscall::is_zero_copy(socket).map_err(step("asking for the mode"))?;
+        if !zero_copy
+            && syscall::set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
+                .is_err()
+        {
+            // Without CAP_NET_ADMIN as much as is allowed; bursts are then sent in more calls.
+            let _ = syscall::set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER);
+        }
+        Ok(Self {
+            fill: producer_to_kernel(fill),
+            completion: consumer_of_kernel(completion),
+            receive: consumer_of_kernel(receive),
+            transmit: producer_to_kernel(transmit),
+            socket: owned,
+            registration,
+            zero_copy,
+            lent: 0,
+            receive_ring: rx,
+            statistics: PortStatistics::default(),
+        })
+    }
+
+    /// Whether the device reads and writes packet memory itself.
+    pub fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Closes the socket, as when its device has gone or is to be opened anew. The queue's packets go to the
+    /// kernel, or nowhere, as the steering program's posture has it.
+    pub fn close(self) -> Retired {
+        Retired::new(self.registration)
+    }
+
+    /// See [`Port::receive`](crate::Port::receive).
+    pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let ready = self.receive.ready(max).min(max);
+        let mut received = 0;
+        for _ in 0..ready {
+            let Some(descriptor) = self.receive.pop() else { break };
+            match pool.received(self.registration, descriptor.addr, descriptor.len) {
+                Some(frame) => {
+                    self.lent = self.lent.saturating_sub(1);
+                    // Not bound with XDP_USE_SG, so a packet of several buffers is not to be had.
+                    if descriptor.options & libc::XDP_PKT_CONTD == 0 {
+                        out.push(frame);
+                        received += 1;
+                    } else {
+                        self.statistics.descriptors_refused += 1;
+                        pool.reclaim(frame);
+                    }
+                }
+                None => self.statistics.descriptors_refused += 1,
+            }
+        }
+        if ready > 0 {
+            self.receive.release();
+        }
+        self.statistics.rx_packets += received as u64;
+        received
+    }
+
+    /// See [`Port::transmit`](crate::Port::transmit).
+    pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
+        let want = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+        let taken = self.transmit.room(want).min(want) as usize;
+        for frame in frames.drain(..taken) {
+            let len = frame.len() as u32;
+            if len == 0 {
+                // The kernel would reject it and never give the chunk back.
+                self.statistics.tx_invalid += 1;
+                pool.reclaim(frame);
+                continue;
+            }
+            match pool.lend_for_transmit(self.registration, frame) {
+                Ok(addr) => {
+                    let descriptor = libc::xdp_desc { addr, len, options: 0 };
+                    // There is room for `taken`.
+                    let full = self.transmit.push(descriptor).is_err();
+                    debug_assert!(!full);
+                    self.statistics.tx_packets += 1;
+                }
+                Err(stray) => {
+                    self.statistics.foreign_frames += 1;
+                    pool.reclaim(stray);
+                }
+            }
+        }
+        if taken > 0 {
+            self.transmit.publish();
+        }
+        taken
+    }
+
+    /// See [`Port::complete`](crate::Port::complete).
+    pub fn complete(&mut self, pool: &mut FramePool) {
+        let done = self.completion.ready(u32::MAX);
+        for _ in 0..done {
+            let Some(address) = self.completion.pop() else { break };
+            if !pool.completed(self.registration, address) {
+                self.statistics.descriptors_refused += 1;
+            }
+        }
+        if done > 0 {
+            self.completion.release();
+        }
+
+        // Bounded by what is lent, not by the room in the ring: chunks that wait in the receive ring count,
+        // or a slow worker's ports would take all there is and leave none to send with.
+        let want = self.receive_ring - self.lent;
+        if want >= FILL_BATCH.min(self.receive_ring) {
+            let want = self.fill.room(want).min(want);
+            let mut moved = 0;
+            for _ in 0..want {
+                let Some(address) = pool.lend_for_fill(self.registration) else { break };
+                let full = self.fill.push(address).is_err();
+                debug_assert!(!full);
+                moved += 1;
+            }
+            if moved > 0 {
+                self.lent += moved;
+                self.fill.publish();
+            }
+        }
+        if self.fill.memory().needs_wakeup() {
+            syscall::kick_receive(self.socket.as_fd());
+        }
+    }
+
+    /// See [`Port::kick`](crate::Port::kick).
+    pub fn kick(&mut self) {
+        let mut pending = self.transmit.pending();
+        if pending == 0 || !self.transmit.memory().needs_wakeup() {
+            return;
+        }
+        // Each call in copy mode sends a batch, in this thread; the bound is for a device that takes none.
+        for _ in 0..=pending / COPY_BATCH {
+            match syscall::kick_transmit(self.socket.as_fd()) {
+                Ok(()) => return,
+                Err(e) => match e.raw_os_error() {
+                    // More to send; unless nothing went, it goes on at once.
+                    Some(libc::EAGAIN) => {
+                        let left = self.transmit.pending();
+                        if left == 0 || left == pending {
+                            return;
+                        }
+                        pending = left;
+                    }
+                    // No room now: the next turn tries again.
+                    Some(libc::ENOBUFS | libc::EBUSY) => return,
+                    _ => {
+                        self.statistics.kick_errors += 1;
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The socket, readable when packets arrive.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// See [`Port::prepare_sleep`](crate::Port::prepare_sleep).
+    pub fn prepare_sleep(&mut self) -> bool {
+        self.kick();
+        self.transmit.pending() == 0 && self.receive.is_empty()
+    }
+
+    /// See [`Port::statistics`](crate::Port::statistics).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn statistics(&self) -> io::Result<PortStatistics> {
+        let kernel = syscall::xdp_statistics(self.socket.as_fd())?;
+        Ok(PortStatistics {
+            rx_dropped: kernel.rx_dropped,
+            rx_ring_full: kernel.rx_ring_full,
+            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            rx_invalid: kernel.rx_invalid_descs,
+            tx_invalid: self.statistics.tx_invalid + kernel.tx_invalid_descs,
+            tx_ring_empty: kernel.tx_ring_empty_descs,
+            ..self.statistics
+        })
+    }
+}
