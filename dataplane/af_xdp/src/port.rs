@@ -120,4 +120,15 @@ impl Port {
             Self::Xdp(port) => port.statistics(),
         }
     }
+    /// What has befallen the device since the last call: `NetworkDown` when it was deleted or its queue taken
+    /// away. The port is of no use then; see [`XdpPort::close`].
+    ///
+    /// # Errors
+    /// The system's, when it does not say.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Self::Memory(_) => Ok(None),
+            Self::Xdp(port) => port.take_error(),
+        }
+    }
 }

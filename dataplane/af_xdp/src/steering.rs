@@ -14,7 +14,6 @@
 use crate::asm::AsmError;
 use crate::bpf::{AttachMode, Map, MapKind, Program, Rejected};
 use crate::device::Device;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -23,7 +22,7 @@ mod tables;
 
 pub use tables::{Exempt, HostTraffic, Prefix, Sides, Tables};
 
-use tables::{Entries, MapName};
+use tables::{Change, Entries, MapName};
 
 /// Own addresses at most; more than a host carries, and what a full map costs stays small.
 const MAX_LOCAL: u32 = 4096;
@@ -116,6 +115,9 @@ impl Maps {
 #[derive(Debug)]
 pub struct Steering {
     maps: Maps,
+    /// What was last asked for, or while a change has failed half way, what holds at most.
+    tables: Tables,
+    /// What the maps hold.
     entries: Entries,
 }
 
@@ -126,32 +128,35 @@ impl Steering {
     /// [`SteeringError::Map`]: without CAP_BPF and CAP_NET_ADMIN, or for too many entries.
     pub fn new(tables: &Tables) -> Result<Self, SteeringError> {
         let maps = Maps::new().map_err(SteeringError::Map)?;
-        let mut steering = Self { maps, entries: Entries(BTreeMap::new()) };
+        let mut steering = Self { maps, tables: Tables::default(), entries: Entries::default() };
         steering.set_posture(Posture::Closed)?;
         steering.update(tables)?;
         Ok(steering)
     }
 
-    /// Changes to these rules without a gap: a packet that both the old and the new rules match is matched
-    /// at every moment between, as what is new is set before what is old is removed.
+    /// Changes to these rules without a gap: a packet that both the old and the new rules give to a socket is
+    /// given to it at every moment between.
     ///
     /// # Errors
-    /// [`SteeringError::Map`] when a map is full. The rules are then something between the old and the new,
-    /// and all of the old ones that are also new hold; another call may go on from there.
+    /// [`SteeringError::Map`] when a map is full. The rules are then between the old and the new, without
+    /// a gap; another call goes on from there.
     pub fn update(&mut self, tables: &Tables) -> Result<(), SteeringError> {
-        let new = tables.entries();
-        for ((map, key), value) in &new.0 {
-            if self.entries.0.get(&(*map, key.clone())) != Some(value) {
-                self.maps.named(*map).set(key, &value.to_ne_bytes()).map_err(SteeringError::Map)?;
-                self.entries.0.insert((*map, key.clone()), *value);
+        let between = self.tables.union(tables);
+        for target in [&between, tables] {
+            // While it is under way the rules are some part of the union.
+            self.tables.clone_from(&between);
+            for change in self.entries.changes(&target.entries()) {
+                match &change {
+                    Change::Set(map, key, value) => {
+                        self.maps.named(*map).set(key, &value.to_ne_bytes())
+                    }
+                    Change::Remove(map, key) => self.maps.named(*map).remove(key),
+                }
+                .map_err(SteeringError::Map)?;
+                self.entries.apply(change);
             }
         }
-        let gone: Vec<_> =
-            self.entries.0.keys().filter(|k| !new.0.contains_key(*k)).cloned().collect();
-        for entry in gone {
-            self.maps.named(entry.0).remove(&entry.1).map_err(SteeringError::Map)?;
-            self.entries.0.remove(&entry);
-        }
+        self.tables.clone_from(tables);
         Ok(())
     }
 

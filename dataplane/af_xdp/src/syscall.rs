@@ -361,3 +361,23 @@ pub(crate) fn kick_receive(socket: BorrowedFd<'_>) {
         )
     };
 }
+
+/// The error that a socket has met, which is forgotten by asking.
+pub(crate) fn take_socket_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    let mut error: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: a writable int, and its length.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut error).cast(),
+            &raw mut length,
+        )
+    };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+}

@@ -401,6 +401,14 @@ impl XdpPort {
         self.transmit.pending() == 0 && self.receive.is_empty()
     }
 
+    /// See [`Port::take_error`](crate::Port::take_error).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        syscall::take_socket_error(self.socket.as_fd())
+    }
+
     /// See [`Port::statistics`](crate::Port::statistics).
     ///
     /// # Errors

@@ -10,14 +10,13 @@
 
 #[cfg(test)]
 mod namespaces {
-    use af_xdp::steering::{HostTraffic, Posture, Prefix, Steering, Tables};
+    use af_xdp::steering::{Attachment, HostTraffic, Posture, Prefix, Steering, Tables};
     use af_xdp::wait::{EventFd, PollSet};
     use af_xdp::{Device, FramePool, Mode, Port, UmemConfig, XdpConfig, XdpPort};
     use std::io::{BufRead, BufReader, Read};
     use std::net::IpAddr;
     use std::os::fd::AsFd;
     use std::process::{Child, Command, Stdio};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
@@ -46,7 +45,7 @@ mod namespaces {
 
     impl Net {
         /// `None`, with the reason on one line, where namespaces cannot be made.
-        fn new(test: &str) -> Option<Self> {
+        fn new(test: &str, queues: u32) -> Option<Self> {
             if Command::new("ip").arg("-V").output().is_err() {
                 eprintln!("skipped: no ip command");
                 return None;
@@ -61,8 +60,14 @@ mod namespaces {
             for line in [
                 format!("ip netns add {tag}g"),
                 format!("ip netns add {tag}s"),
-                format!("ip -n {tag}g link add ga type veth peer name c0 netns {tag}c"),
-                format!("ip -n {tag}g link add gb type veth peer name s0 netns {tag}s"),
+                format!(
+                    "ip -n {tag}g link add ga numrxqueues {queues} numtxqueues {queues} type veth peer \
+                     name c0 netns {tag}c numrxqueues {queues} numtxqueues {queues}"
+                ),
+                format!(
+                    "ip -n {tag}g link add gb numrxqueues {queues} numtxqueues {queues} type veth peer \
+                     name s0 netns {tag}s numrxqueues {queues} numtxqueues {queues}"
+                ),
                 format!("ip -n {tag}c link set c0 address {CLIENT_MAC}"),
                 format!("ip -n {tag}s link set s0 address {SERVER_MAC}"),
                 format!("ip -n {tag}c addr add 10.1.0.2/24 dev c0"),
@@ -150,7 +155,7 @@ mod namespaces {
     #[test]
     fn frames_pass_through_af_xdp_and_the_kernel_keeps_its_own() {
         for mode in ["auto", "generic"] {
-            let Some(net) = Net::new(&mode[..1]) else { return };
+            let Some(net) = Net::new(&mode[..1], 1) else { return };
             assert_eq!(net.ping("10.2.0.2", 1, ""), 0, "the kernel forwards");
             let (child, lines, said) = net.forwarder(mode);
             let attached = if mode == "auto" { "Native" } else { "Generic" };
@@ -189,7 +194,7 @@ mod namespaces {
 
     #[test]
     fn a_killed_process_leaves_the_interface_to_the_kernel() {
-        let Some(net) = Net::new("k") else { return };
+        let Some(net) = Net::new("k", 1) else { return };
         for round in 0..3 {
             // The queue was given up the moment before: binding waits for it.
             let (mut child, _lines, _) = net.forwarder("auto");
@@ -209,7 +214,7 @@ mod namespaces {
 
     #[test]
     fn a_port_is_closed_and_opened_again_without_losing_memory() {
-        let Some(net) = Net::new("r") else { return };
+        let Some(net) = Net::new("r", 1) else { return };
         let (child, lines, _) = net.forwarder("reopen");
         assert_eq!(net.ping("10.2.0.2", 10, "-i 0.05"), 10);
         let said = stop(child, lines);
@@ -218,8 +223,39 @@ mod namespaces {
     }
 
     #[test]
+    fn two_workers_share_two_devices() {
+        let Some(net) = Net::new("q", 2) else { return };
+        for host in 3..20 {
+            run(&format!("ip -n {}s addr add 10.2.0.{host}/24 dev s0", net.tag));
+        }
+        let (child, lines, _) = net.forwarder("two");
+        for host in 2..20 {
+            assert_eq!(net.ping(&format!("10.2.0.{host}"), 5, "-i 0.01"), 5, "10.2.0.{host}");
+        }
+        assert_eq!(net.ping("10.1.0.1", 3, "-i 0.05"), 3);
+        let said = stop(child, lines);
+        assert_eq!(number(&said, "received"), 2 * 18 * 5, "{said}");
+        assert_eq!(number(&said, "sent"), 2 * 18 * 5, "{said}");
+        assert_eq!(number(&said, "busy-workers"), 2, "{said}");
+        assert_eq!(number(&said, "out"), 0, "{said}");
+    }
+
+    #[test]
+    fn a_deleted_device_is_noticed_and_harms_nothing_else() {
+        let Some(net) = Net::new("d", 1) else { return };
+        let (child, lines, _) = net.forwarder("auto");
+        assert_eq!(net.ping("10.2.0.2", 3, "-i 0.05"), 3);
+        run(&format!("ip -n {}g link del ga", net.tag));
+        let tag = &net.tag;
+        let (ok, text) = try_run(&format!("ip netns exec {tag}s ping -n -c 2 -i 0.1 10.2.0.1"));
+        assert!(ok, "{text}");
+        let said = stop(child, lines);
+        assert!(said.contains("fault Some(NetworkDown)"), "{said}");
+    }
+
+    #[test]
     fn an_mtu_beyond_one_buffer_is_refused() {
-        let Some(net) = Net::new("m") else { return };
+        let Some(net) = Net::new("m", 1) else { return };
         for device in
             [format!("-n {}g link set ga", net.tag), format!("-n {}c link set c0", net.tag)]
         {
@@ -291,26 +327,76 @@ mod namespaces {
                 reopened += 1;
             }
         }
+        let mut second = (mode == "two").then(|| {
+            let mut pool = FramePool::new(&UmemConfig::default()).unwrap();
+            let ports: Vec<Port> = devices
+                .iter()
+                .map(|(device, attachment)| {
+                    assert_eq!(device.queues(), 2);
+                    XdpPort::open(device, 1, attachment, &mut pool, &config).map(Port::Xdp).unwrap()
+                })
+                .collect();
+            (ports, pool)
+        });
         println!("\nforwarder: {:?}", devices[0].1.mode());
 
-        let stop = Arc::new(AtomicBool::new(false));
-        let bell = Arc::new(EventFd::new().unwrap());
-        {
-            let (stop, bell) = (Arc::clone(&stop), Arc::clone(&bell));
-            std::thread::spawn(move || {
-                let _ = std::io::stdin().read_to_end(&mut Vec::new());
-                stop.store(true, Ordering::Relaxed);
-                bell.ring();
-            });
-        }
+        let stop = Stop { flag: AtomicBool::new(false), bell: EventFd::new().unwrap() };
+        let totals = std::thread::scope(|s| {
+            let mut workers = vec![s.spawn(|| forward(ports, &mut pool, &devices, &stop))];
+            if let Some((ports, pool)) = &mut second {
+                let ports = std::mem::take(ports);
+                workers.push(s.spawn(|| forward(ports, pool, &devices, &stop)));
+            }
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            stop.flag.store(true, Ordering::Relaxed);
+            stop.bell.ring();
+            workers.into_iter().map(|w| w.join().unwrap()).collect::<Vec<_>>()
+        });
+        let sum = |f: fn(&Totals) -> u64| totals.iter().map(f).sum::<u64>();
+        println!(
+            "\n received {} sent {} sleeps {} reopened {reopened} out {} transmitting {} dropped {} \
+             refused {} busy-workers {} fault {:?} ",
+            sum(|t| t.received),
+            sum(|t| t.sent),
+            sum(|t| t.sleeps),
+            pool.gauges().out + second.as_ref().map_or(0, |(_, p)| p.gauges().out),
+            pool.gauges().transmit + second.as_ref().map_or(0, |(_, p)| p.gauges().transmit),
+            sum(|t| t.dropped),
+            sum(|t| t.refused),
+            sum(|t| u64::from(t.received > 0)),
+            totals[0].fault,
+        );
+    }
+
+    struct Stop {
+        flag: AtomicBool,
+        bell: EventFd,
+    }
+
+    struct Totals {
+        received: u64,
+        sent: u64,
+        sleeps: u64,
+        dropped: u64,
+        refused: u64,
+        fault: Option<std::io::ErrorKind>,
+    }
+
+    /// One worker: whatever comes in on one port goes out on the other.
+    fn forward(
+        mut ports: Vec<Port>,
+        pool: &mut FramePool,
+        devices: &[(Device, Attachment)],
+        stop: &Stop,
+    ) -> Totals {
         let next_hops = [mac(SERVER_MAC), mac(CLIENT_MAC)];
         let mut frames = Vec::with_capacity(64);
         let (mut received, mut sent, mut idle, mut sleeps) = (0, 0, 0, 0);
-        while !stop.load(Ordering::Relaxed) || idle < 1000 {
+        while !stop.flag.load(Ordering::Relaxed) || idle < 1000 {
             let mut any = false;
             for i in 0..2 {
-                ports[i].complete(&mut pool);
-                let n = ports[i].receive(&mut pool, &mut frames, 64);
+                ports[i].complete(pool);
+                let n = ports[i].receive(pool, &mut frames, 64) as u64;
                 any |= n > 0;
                 received += n;
                 let from = devices[1 - i].0.address();
@@ -318,15 +404,15 @@ mod namespaces {
                     frame.data_mut()[..6].copy_from_slice(&next_hops[i]);
                     frame.data_mut()[6..12].copy_from_slice(&from);
                 }
-                sent += ports[1 - i].transmit(&mut pool, &mut frames);
+                sent += ports[1 - i].transmit(pool, &mut frames) as u64;
                 assert!(frames.is_empty());
                 ports[1 - i].kick();
             }
             idle = if any { 0 } else { idle + 1 };
-            if idle > 100 && !stop.load(Ordering::Relaxed) {
+            if idle > 100 && !stop.flag.load(Ordering::Relaxed) {
                 if ports.iter_mut().all(Port::prepare_sleep) {
                     let mut set = PollSet::new();
-                    set.add(bell.as_fd());
+                    set.add(stop.bell.as_fd());
                     for port in &ports {
                         set.add(port.fd().unwrap());
                     }
@@ -337,17 +423,16 @@ mod namespaces {
                 idle = 0;
             }
         }
-        let gauges = pool.gauges();
         let statistics: Vec<_> = ports.iter().map(|p| p.statistics().unwrap()).collect();
         let sum = |f: fn(&af_xdp::PortStatistics) -> u64| statistics.iter().map(f).sum::<u64>();
-        println!(
-            "\n received {received} sent {sent} sleeps {sleeps} reopened {reopened} out {} transmitting {} \
-             dropped {} refused {} ",
-            gauges.out,
-            gauges.transmit,
-            sum(|s| s.rx_dropped + s.rx_ring_full + s.tx_invalid + s.kick_errors),
-            sum(|s| s.descriptors_refused + s.foreign_frames),
-        );
+        Totals {
+            received,
+            sent,
+            sleeps,
+            dropped: sum(|s| s.rx_dropped + s.rx_ring_full + s.tx_invalid + s.kick_errors),
+            refused: sum(|s| s.descriptors_refused + s.foreign_frames),
+            fault: ports[0].take_error().unwrap().map(|e| e.kind()),
+        }
     }
 
     /// A stand-in while a port is closed.
