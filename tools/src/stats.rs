@@ -142,4 +142,6 @@ fn interval(argument: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
 mod tests;

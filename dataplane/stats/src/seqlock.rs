@@ -116,3 +116,56 @@ mod loom_tests {
         });
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use super::*;
+    use crate::memory::Memory;
+
+    #[test]
+    fn readers_beside_a_writer_on_the_heap_see_whole_publications() {
+        let memory = Arc::new(Memory::heap(&[0; 4], 128));
+        let writer = {
+            let memory = Arc::clone(&memory);
+            thread::spawn(move || {
+                let mut sequence = 0;
+                for count in 1..=100 {
+                    publish(&memory.words()[..4], &mut sequence, &[&[count], &[count, count]]);
+                    thread::yield_now();
+                }
+            })
+        };
+        let mut last = [0; 3];
+        while last != [100; 3] {
+            let mut seen = [0; 3];
+            if attempt(&*memory, 0, &mut seen).unwrap() == Attempt::Whole {
+                assert!(seen.iter().all(|count| *count == seen[0]) && seen[0] >= last[0]);
+                last = seen;
+            }
+            thread::yield_now();
+        }
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn an_open_write_is_seen_as_one() {
+        let memory = Memory::heap(&[3, 10, 20], 128);
+        let mut seen = [0; 2];
+        assert_eq!(attempt(&memory, 0, &mut seen).unwrap(), Attempt::Writing(3));
+        assert_eq!(seen, [10, 20]);
+    }
+
+    #[test]
+    fn values_that_do_not_fit_the_block_stay_out_of_the_next_one() {
+        let memory = Memory::heap(&[0, 1, 2, 77], 128);
+        publish(&memory.words()[..3], &mut 0, &[&[5, 6, 7], &[8]]);
+        let mut seen = [0; 4];
+        memory.load(0, &mut seen).unwrap();
+        assert_eq!(seen, [2, 5, 6, 77]);
+        publish(&memory.words()[..3], &mut 2, &[&[9]]);
+        memory.load(0, &mut seen).unwrap();
+        assert_eq!(seen, [4, 9, 6, 77]);
+    }
+}

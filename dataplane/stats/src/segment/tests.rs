@@ -53,6 +53,7 @@ fn each_block_has_one_writer() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn what_is_published_is_read_in_memory_and_from_the_file() {
     let directory = Directory::new("published");
     let mut layout = Layout::new();
@@ -100,6 +101,7 @@ fn what_is_published_is_read_in_memory_and_from_the_file() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn the_file_is_not_for_others_and_nothing_is_left_beside_it() {
     let directory = Directory::new("mode");
     let _segment = Segment::create(&directory.segment(), &Layout::new(), start(1)).unwrap();
@@ -109,6 +111,7 @@ fn the_file_is_not_for_others_and_nothing_is_left_beside_it() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn quick_mode_counters_and_epoch_outlive_the_daemon_main_mode_does_not() {
     let directory = Directory::new("outlive");
     let mut layout = Layout::new();
@@ -146,6 +149,7 @@ fn quick_mode_counters_and_epoch_outlive_the_daemon_main_mode_does_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn child_sas_that_died_with_the_daemon_count_as_deleted() {
     let directory = Directory::new("died");
     let layout = Layout::new();
@@ -165,6 +169,7 @@ fn child_sas_that_died_with_the_daemon_count_as_deleted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn a_segment_of_another_boot_is_replaced_and_not_adopted() {
     let directory = Directory::new("boot");
     let layout = Layout::new();
@@ -183,6 +188,7 @@ fn a_segment_of_another_boot_is_replaced_and_not_adopted() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn what_is_no_segment_is_replaced_and_reported() {
     let directory = Directory::new("garbage");
     fs::create_dir_all(&directory.0).unwrap();
@@ -193,6 +199,7 @@ fn what_is_no_segment_is_replaced_and_reported() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn the_segment_of_a_living_writer_is_not_taken() {
     let directory = Directory::new("living");
     let layout = Layout::new();
@@ -207,6 +214,7 @@ fn the_segment_of_a_living_writer_is_not_taken() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn a_writer_that_died_inside_a_write_is_reported() {
     let directory = Directory::new("torn");
     let layout = Layout::new();
@@ -247,6 +255,7 @@ fn victim() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn a_killed_daemon_leaves_its_counts() {
     let directory = Directory::new("killed");
     let path = directory.segment();
@@ -280,6 +289,7 @@ fn a_killed_daemon_leaves_its_counts() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "maps a file")]
 fn readers_beside_a_busy_writer_see_whole_blocks_only() {
     let directory = Directory::new("busy");
     let mut layout = Layout::new();
@@ -303,11 +313,12 @@ fn readers_beside_a_busy_writer_see_whole_blocks_only() {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 count += 1;
                 writer.publish(&[count, count]);
-                std::hint::spin_loop();
+                // A worker's turn is longer still.
+                (0..20).for_each(|_| std::hint::spin_loop());
             }
         });
         let mut whole = 0;
-        for _ in 0..500 {
+        for _ in 0..200 {
             for snapshot in [reader.snapshot().unwrap(), Snapshot::read(&path).unwrap()] {
                 let block = snapshot.blocks().find(|block| block.name() == "pair").unwrap();
                 if block.consistency() == Consistency::Whole {
@@ -322,6 +333,8 @@ fn readers_beside_a_busy_writer_see_whole_blocks_only() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 128 }))]
+
     #[test]
     fn a_reader_reads_what_the_writers_wrote(
         blocks in prop::collection::vec(prop::collection::vec(any::<u64>(), 1..40), 1..8)
@@ -351,6 +364,7 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps a file")]
     fn a_worker_row_of_any_daemon_ends_up_in_the_base(
         lives in prop::collection::vec(prop::collection::vec(0u64..1 << 40, 3), 1..4)
     ) {
