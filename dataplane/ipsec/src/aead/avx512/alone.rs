@@ -76,13 +76,14 @@ unsafe fn short<const SEAL: bool, const R: usize, const G: usize>(
     job: &Job<'_>,
     key: &ExpandedKey,
 ) -> __m128i {
+    let aad = aad_block(job, key);
     let j0 = _mm_xor_si128(j0(job), key.round_key(0));
     let mut hashed = [_mm512_setzero_si512(); G];
     // SAFETY: the text has `G` vectors.
     let mask = unsafe { last_group::<SEAL, R, G, 0, true>(job, key, j0, 0, &mut hashed, None) };
     let end = tail(job.len());
     let blocks = 4 * (G - 1) + end.blocks;
-    let mut sum = ends(job, key, hashed[G - 1], end, blocks);
+    let mut sum = ends(aad, job, key, hashed[G - 1], end, blocks);
     for g in 0..G - 1 {
         sum.add(hashed[g], powers(key, blocks + 1 - 4 * g));
     }
@@ -164,6 +165,7 @@ unsafe fn group<const SEAL: bool, const R: usize, const H: usize>(
         let rk = round_key(key, ROUND);
         for v in &mut s {
             *v = _mm512_aesenc_epi128(*v, rk);
+            in_order(v);
         }
         // Pairs after the even rounds up to the eighth. The first vector waits for the reduction, so it is last.
         if H == GROUP && ROUND.is_multiple_of(2) && ROUND <= GROUP {
@@ -181,6 +183,7 @@ unsafe fn group<const SEAL: bool, const R: usize, const H: usize>(
                 vb = _mm512_xor_si512(vb, in_lane_0(hash.carried));
             }
             hash.sum.add2(va, powers(key, 4 * (GROUP - a)), vb, powers(key, 4 * (GROUP - b)));
+            hash.sum.in_order();
         }
     });
     let rk = round_key(key, R);
@@ -285,6 +288,7 @@ unsafe fn last_group<
         let rk = round_key(key, ROUND);
         for v in &mut s {
             *v = _mm512_aesenc_epi128(*v, rk);
+            in_order(v);
         }
         if H == GROUP && ROUND.is_multiple_of(2) && ROUND <= GROUP {
             let (a, b) = (ROUND - 1, ROUND % GROUP);
@@ -293,6 +297,7 @@ unsafe fn last_group<
                 vb = _mm512_xor_si512(vb, in_lane_0(carried));
             }
             sum.add2(ready[a], powers(key, 4 * (GROUP - a)), vb, powers(key, 4 * (GROUP - b)));
+            sum.in_order();
         }
     });
     if let Some((_, hash)) = before {

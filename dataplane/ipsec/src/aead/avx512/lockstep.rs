@@ -73,6 +73,8 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
 ) {
     // SAFETY: as the caller promised.
     let key = unsafe { jobs[0].expanded_key() };
+    // First, for long AAD is a call, which would spill all that is in registers.
+    let aads = four_aads(jobs, [key; 4]);
     let zero = _mm512_setzero_si512();
     let rk = round_key(key, 0);
     let mut masks =
@@ -92,12 +94,15 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
         for i in 0..4 {
             for g in 0..G {
                 s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
+                in_order(&mut s[i][g]);
             }
         }
         for t in 0..M {
             tails[t] = _mm512_aesenc_epi128(tails[t], rk);
+            in_order(&mut tails[t]);
         }
         masks = _mm512_aesenc_epi128(masks, rk);
+        in_order(&mut masks);
     });
     let rk = round_key(key, R);
     masks = _mm512_aesenclast_epi128(masks, rk);
@@ -107,7 +112,7 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
     let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
     let lengths = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
     let mut sum = Sum::of(lengths, _mm512_broadcast_i32x4(key.power(1)));
-    sum.add(four_aads(jobs, [key; 4]), _mm512_broadcast_i32x4(key.power(blocks + 2)));
+    sum.add(aads, _mm512_broadcast_i32x4(key.power(blocks + 2)));
 
     for g in 0..G {
         let mut hashed = [zero; 4];
@@ -198,6 +203,7 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
         // SAFETY: likewise.
         unsafe { jobs[3].expanded_key() },
     ];
+    let aads = four_aads(jobs, keys);
     let zero = _mm512_setzero_si512();
     let mut s = [[zero; G]; 4];
     let mut masks = [_mm_setzero_si128(); 4];
@@ -213,6 +219,7 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
             let rk = round_key(keys[i], ROUND);
             for g in 0..G {
                 s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
+                in_order(&mut s[i][g]);
             }
             masks[i] = _mm_aesenc_si128(masks[i], _mm512_castsi512_si128(rk));
         }
@@ -254,7 +261,7 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
     let first = lanes(keys[0].power(1), keys[1].power(1), keys[2].power(1), keys[3].power(1));
     let aad_powers = lanes(aad_powers[0], aad_powers[1], aad_powers[2], aad_powers[3]);
     let mut total = Sum::fold_each(sums);
-    total.add2(four_aads(jobs, keys), aad_powers, lengths, first);
+    total.add2(aads, aad_powers, lengths, first);
     let masks = lanes(masks[0], masks[1], masks[2], masks[3]);
     let tags = _mm512_xor_si512(reversed(total.reduced()), masks);
     // SAFETY: as the caller promised.

@@ -100,6 +100,7 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
 ) -> __m128i {
     // SAFETY: the job is of this engine, as the caller promised.
     let key = unsafe { job.expanded_key() };
+    let aad = aad_block(job, key);
     let text = Text::new(job);
     let end = tail(job.len());
     let blocks = 4 * (G - 1) + end.blocks;
@@ -122,6 +123,7 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
         let rk = round_key(key, ROUND);
         for g in 0..G {
             s[g] = _mm512_aesenc_epi128(s[g], rk);
+            in_order(&mut s[g]);
         }
         if HAVE {
             for g in (ROUND - 1) * (G - 1) / (R - 2)..ROUND * (G - 1) / (R - 2) {
@@ -129,6 +131,7 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
                     sum.add(pending.text[g], powers(pending.key, pending.blocks + 1 - 4 * g));
                 }
             }
+            sum.in_order();
         }
     });
     let tag = if HAVE {
@@ -156,8 +159,13 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
     }
     let last = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
 
-    *pending =
-        Pending { key, text: pending.text, sum: ends(job, key, last, end, blocks), mask, blocks };
+    *pending = Pending {
+        key,
+        text: pending.text,
+        sum: ends(aad, job, key, last, end, blocks),
+        mask,
+        blocks,
+    };
     tag
 }
 
@@ -167,13 +175,13 @@ unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE:
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn ends(
+    aad: __m128i,
     job: &Job<'_>,
     key: &ExpandedKey,
     last: __m512i,
     end: Tail,
     blocks: usize,
 ) -> Sum {
-    let aad = aad_block(job, key);
     let lengths = job.length_block();
     let aad_power = key.power(blocks + 2);
     let power = powers(key, end.blocks + 1);
