@@ -281,12 +281,14 @@ pub(crate) const IKE: &[Key] = &[
 ];
 
 /// A table and what the reference calls its section.
+#[cfg(test)]
 pub(crate) struct Table {
     pub(crate) section: &'static str,
     pub(crate) keys: &'static [Key],
 }
 
 /// All tables in the order of the reference.
+#[cfg(test)]
 pub(crate) const TABLES: &[Table] = &[
     Table { section: "connections.<conn>", keys: CONNECTION },
     Table { section: "connections.<conn>.local<suffix>, remote<suffix>", keys: AUTH },

@@ -11,22 +11,26 @@
 //! | `syntax` | strongSwan's settings format |
 //! | `keys` | the tables of keys, which the reference is generated from |
 //! | `fields` | one section against its table |
-//! | `connection`, `secrets`, `pools`, `gateway` | one top-level section each |
-//! | `value`, `identity` | what values mean |
+//! | `connection`, `secrets`, `gateway` | one top-level section each |
+//! | `value`, `identity`, `display` | what values mean, and how they are written |
 //! | `store` | what is loaded: files and VICI together, and what a reload changes |
 //!
 //! It opens the files it is told to and nothing else, and never prints a secret.
 
 mod connection;
 mod diagnostic;
+pub mod display;
 mod fields;
 mod gateway;
 pub mod identity;
 mod keys;
 mod secrets;
+mod store;
 mod syntax;
 mod value;
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +40,7 @@ pub use gateway::{
     Idle, OnFailure, Port, PortMode, patience,
 };
 pub use secrets::{Secret, SecretKind, psks};
+pub use store::{Changes, Store};
 
 use crate::vici::{Bytes, Element, Message};
 use connection::Resolved;

@@ -177,7 +177,7 @@ fn protocol(text: &str) -> Option<u8> {
 }
 
 /// The name that [`traffic_selector`] takes for a protocol.
-pub(crate) fn protocol_name(number: u8) -> Option<&'static str> {
+pub(super) fn protocol_name(number: u8) -> Option<&'static str> {
     PROTOCOLS.iter().find(|(_, n)| *n == number).map(|(name, _)| *name)
 }
 

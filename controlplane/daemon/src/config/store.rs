@@ -1,0 +1,230 @@
+//! What is loaded: connections and secrets of files and of VICI together.
+
+use super::gateway::Gateway;
+use super::secrets::psks;
+use super::{Configuration, Secret};
+use ike::config::{Config, Connection, Settings};
+use std::sync::Arc;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    File,
+    Vici,
+}
+
+/// Connections and secrets by name, in the order they are tried.
+#[derive(Debug)]
+pub struct Store {
+    connections: Vec<(Arc<Connection>, Origin)>,
+    secrets: Vec<(Secret, Origin)>,
+    settings: Settings,
+    gateway: Gateway,
+}
+
+/// What a reload changed among the connections.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New ones, whose start actions are due.
+    pub added: Vec<Arc<Connection>>,
+    /// The old and the new form of changed ones: start actions of the old are undone.
+    pub changed: Vec<(Arc<Connection>, Arc<Connection>)>,
+    /// Gone ones, whose start actions are undone.
+    pub removed: Vec<Arc<Connection>>,
+    /// Settings of the gateway that take effect at the next start only.
+    pub restart: Vec<&'static str>,
+}
+
+impl Store {
+    /// A store of what a configuration has.
+    pub fn new(configuration: Configuration) -> Self {
+        let Configuration { ike, gateway, secrets, .. } = configuration;
+        Self {
+            connections: ike.connections.into_iter().map(|c| (c, Origin::File)).collect(),
+            secrets: secrets.into_iter().map(|s| (s, Origin::File)).collect(),
+            settings: ike.settings,
+            gateway,
+        }
+    }
+
+    /// What the engine is told.
+    pub fn engine_config(&self) -> Config {
+        Config {
+            connections: self.connections.iter().map(|(c, _)| c.clone()).collect(),
+            psks: psks(self.secrets.iter().map(|(s, _)| s)),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// The engine's settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The gateway section of the last load.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.iter().map(|(c, _)| c)
+    }
+
+    /// A connection by name.
+    pub fn connection(&self, name: &str) -> Option<&Arc<Connection>> {
+        self.connections().find(|c| c.name == name)
+    }
+
+    /// Names of all secrets that have one.
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(|(s, _)| s.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Adds or replaces a connection that a client loads, and says what changed. One that is as it
+    /// was changes nothing.
+    pub fn load_connection(&mut self, new: Connection) -> Changes {
+        let mut changes = Changes::default();
+        let new = Arc::new(new);
+        match self.connections.iter_mut().find(|(c, _)| c.name == new.name) {
+            Some((old, _)) if **old == *new => {}
+            Some((old, origin)) => {
+                let old = core::mem::replace(old, new.clone());
+                *origin = Origin::Vici;
+                changes.changed.push((old, new));
+            }
+            None => {
+                self.connections.push((new.clone(), Origin::Vici));
+                changes.added.push(new);
+            }
+        }
+        changes
+    }
+
+    /// Removes a connection; `None` when there is none of that name.
+    pub fn unload_connection(&mut self, name: &str) -> Option<Arc<Connection>> {
+        let index = self.connections.iter().position(|(c, _)| c.name == name)?;
+        Some(self.connections.remove(index).0)
+    }
+
+    /// Adds a secret, in place of one of the same name.
+    pub fn load_secret(&mut self, new: Secret) {
+        let same = |s: &Secret| !new.name.is_empty() && s.name == new.name;
+        match self.secrets.iter_mut().find(|(s, _)| same(s)) {
+            Some(old) => *old = (new, Origin::Vici),
+            None => self.secrets.push((new, Origin::Vici)),
+        }
+    }
+
+    /// Forgets a secret; false when there is none of that name.
+    pub fn unload_secret(&mut self, name: &str) -> bool {
+        let before = self.secrets.len();
+        self.secrets.retain(|(s, _)| s.name.is_empty() || s.name != name);
+        self.secrets.len() < before
+    }
+
+    /// Forgets all secrets.
+    pub fn clear_secrets(&mut self) {
+        self.secrets.clear();
+    }
+
+    /// Takes over a configuration that was read again: all that came from files is as the files
+    /// have it now; what clients loaded stays, unless a file has something of that name.
+    pub fn reload(&mut self, configuration: Configuration) -> Changes {
+        let mut changes = Changes {
+            restart: self.gateway.needs_restart(&configuration.gateway),
+            ..Changes::default()
+        };
+        let new = Self::new(configuration);
+        let old = core::mem::take(&mut self.connections);
+        self.connections = new.connections;
+        for (connection, _) in &self.connections {
+            match old.iter().find(|(c, _)| c.name == connection.name) {
+                None => changes.added.push(connection.clone()),
+                Some((c, _)) if c == connection => {}
+                Some((c, _)) => changes.changed.push((c.clone(), connection.clone())),
+            }
+        }
+        for (connection, origin) in old {
+            if self.connection(&connection.name).is_none() {
+                match origin {
+                    Origin::File => changes.removed.push(connection),
+                    Origin::Vici => self.connections.push((connection, origin)),
+                }
+            }
+        }
+        let old = core::mem::replace(&mut self.secrets, new.secrets);
+        for (secret, origin) in old {
+            let named = |s: &&str| !secret.name.is_empty() && **s == *secret.name;
+            if origin == Origin::Vici && self.secret_names().find(named).is_none() {
+                self.secrets.push((secret, origin));
+            }
+        }
+        self.settings = new.settings;
+        self.gateway = new.gateway;
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Options, SecretKind, Source};
+    use super::*;
+    use ipsec::algorithm::KeyMaterial;
+
+    fn configuration(connections: &[(&str, &str)], secrets: &str) -> Configuration {
+        let mut text = String::from("connections {\n");
+        for (name, settings) in connections {
+            text.push_str(&format!(
+                "{name} {{ {settings}\n local {{ auth = psk }} remote {{ auth = psk }} }}\n"
+            ));
+        }
+        text.push_str(&format!("}}\nsecrets {{ {secrets} }}\n"));
+        let source = Source { name: "t".into(), mode: Some(0o600), directory: "".into() };
+        Configuration::parse(&text, source, Options::default()).unwrap()
+    }
+
+    fn names<'a>(connections: impl IntoIterator<Item = &'a Arc<Connection>>) -> Vec<&'a str> {
+        connections.into_iter().map(|c| c.name.as_str()).collect()
+    }
+
+    fn secret(name: &str) -> Secret {
+        let data = KeyMaterial::new(vec![1]);
+        Secret { name: name.to_owned(), kind: SecretKind::Ike, owners: Vec::new(), data }
+    }
+
+    #[test]
+    fn a_reload_touches_what_changed_only() {
+        let mut store = Store::new(configuration(&[("a", ""), ("b", ""), ("c", "")], ""));
+        let vici =
+            Connection { name: "v".into(), ..Connection::clone(store.connection("a").unwrap()) };
+        assert_eq!(names(&store.load_connection(vici.clone()).added), ["v"]);
+        assert_eq!(store.load_connection(vici), Changes::default());
+        let changes =
+            store.reload(configuration(&[("a", ""), ("b", "version = 2"), ("d", "")], ""));
+        assert_eq!(names(&changes.added), ["d"]);
+        assert_eq!(names(changes.changed.iter().map(|(_, new)| new)), ["b"]);
+        assert_eq!(names(&changes.removed), ["c"]);
+        assert_eq!(names(store.connections()), ["a", "b", "d", "v"]);
+        assert_eq!(store.unload_connection("a").unwrap().name, "a");
+        assert!(store.unload_connection("a").is_none());
+        assert_eq!(names(&store.engine_config().connections), ["b", "d", "v"]);
+    }
+
+    #[test]
+    fn secrets_are_replaced_by_name() {
+        let mut store =
+            Store::new(configuration(&[], "ike-1 { secret = a }\n eap-1 { secret = b }"));
+        store.load_secret(secret("ike-1"));
+        store.load_secret(secret("x"));
+        store.load_secret(secret(""));
+        assert_eq!(store.secret_names().collect::<Vec<_>>(), ["ike-1", "eap-1", "x"]);
+        assert_eq!(store.engine_config().psks.len(), 3);
+        assert!(store.unload_secret("x") && !store.unload_secret("x") && !store.unload_secret(""));
+        store.load_secret(secret("y"));
+        store.reload(configuration(&[], "ike-2 { secret = a }"));
+        // ike-1 was replaced over VICI, so it stays like the others of VICI.
+        assert_eq!(store.secret_names().collect::<Vec<_>>(), ["ike-2", "ike-1", "y"]);
+        store.clear_secrets();
+        assert!(store.engine_config().psks.is_empty());
+    }
+}
