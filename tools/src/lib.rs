@@ -3,7 +3,9 @@
 //! Every command takes its clap arguments, writes data to standard output and nothing else, and
 //! returns a [`Failure`] that says what to do next.
 
+pub mod demo;
 mod failure;
+pub mod run;
 pub mod stats;
 
 pub use failure::Failure;

@@ -18,12 +18,21 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Shows two gateways at work in one process; needs no root and no network
+    Demo(culvert::demo::Args),
+    /// Runs the gateway in the foreground
+    Run(culvert::run::Args),
+    /// Removes the fail-closed rules that a gateway left on the host
+    Cleanup,
     /// Prints the main mode and quick mode statistics, and where every packet went
     Stats(culvert::stats::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Demo(args) => culvert::demo::run(&args),
+        Command::Run(args) => culvert::run::run(&args),
+        Command::Cleanup => culvert::run::cleanup(),
         Command::Stats(args) => culvert::stats::run(&args),
     };
     match result {

@@ -66,7 +66,7 @@ impl Figures {
     /// Publishes both blocks.
     pub fn publish(
         &mut self,
-        engine: &ike::Statistics,
+        engine: &ike::statistics::Statistics,
         active: u64,
         tunnels: u64,
         pending_key_operations: u64,

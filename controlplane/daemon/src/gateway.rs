@@ -10,21 +10,22 @@
 use crate::figures::Figures;
 use crate::jobs::Jobs;
 use crate::policies::{ChildKey, Policies};
+use crate::vici::reply::{PairTraffic, Traffic};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
-use ike::{
-    Activate, Command, CommandError, Engine, Event, Failure, InstallId, InstallRefused, Level,
-    Outcome, Path, RequestId, SpiRefused, SpiSource, Transmit,
+use ike::event::{
+    Activate, CommandError, Failure, InstallRefused, Level, Limit, Origin, Outcome, SpiRefused,
 };
-use ipsec::sa::{Mode, PairId, SaParameters, Spi};
-use ipsec::selector::PolicyId;
+use ike::{Command, Engine, Event, InstallId, Path, RequestId, SpiSource, Transmit};
+use ipsec::sa::{Mode, PairId, SaParameters, Spi, UdpEncap};
+use ipsec::selector::{AddressRange, PolicyId};
 use ipsec::spi::CoreId;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
-use worker::{Activation, Dataplane, Delivery, Refusal, Ticket};
+use worker::{Activation, Dataplane, Delivery, ForwardingTable, Refusal, Ticket};
 
 /// How often the workers' counters are looked at for liveness and published as gauges.
 const TICK: Duration = Duration::from_secs(1);
@@ -167,6 +168,64 @@ impl Gateway {
         &mut self.dataplane
     }
 
+    /// Whether the workers have carried out every command.
+    pub fn is_settled(&self) -> bool {
+        self.outstanding.iter().all(|ticket| self.dataplane.applied(*ticket))
+    }
+
+    /// Replaces the forwarding table.
+    pub fn set_forwarding(&mut self, table: ForwardingTable) {
+        match self.dataplane.set_forwarding(table) {
+            Ok(ticket) => self.outstanding.push(ticket),
+            Err(error) => tracing::warn!(%error, "forwarding table not handed to the workers"),
+        }
+    }
+
+    /// Takes the prefixes of the host's own links, see [`Policies::set_connected`].
+    pub fn set_connected(&mut self, prefixes: &[AddressRange]) {
+        if self.policies.set_connected(prefixes) {
+            self.publish_policies();
+        }
+    }
+
+    /// The outer addresses of peers, of SAs and of connections that name one.
+    pub fn peers(&self) -> Vec<IpAddr> {
+        let config = self.engine.config();
+        let configured = config.connections.iter().flat_map(|c| &c.remote_addrs);
+        self.pairs
+            .values()
+            .map(|pair| pair.remote)
+            .chain(configured.filter(|r| r.first() == r.last()).map(AddressRange::first))
+            .collect()
+    }
+
+    /// Threads for public-key work.
+    pub fn threads(&self) -> usize {
+        self.jobs.threads()
+    }
+
+    /// How many of them work.
+    pub fn busy_threads(&self) -> usize {
+        self.jobs.pending().min(self.jobs.threads())
+    }
+
+    /// Public-key jobs that wait for a thread.
+    pub fn queued_jobs(&self) -> usize {
+        self.jobs.pending().saturating_sub(self.jobs.threads())
+    }
+
+    /// What a pair has carried.
+    pub(crate) fn traffic(&self, pair: PairId, now: Instant) -> PairTraffic {
+        let since_epoch = now.saturating_duration_since(self.dataplane.epoch());
+        let traffic = |usage: worker::Usage| Traffic {
+            bytes: usage.bytes,
+            packets: usage.packets,
+            last: usage.last.map(|at| since_epoch.saturating_sub(at)),
+        };
+        let usage = self.dataplane.usage(pair).unwrap_or_default();
+        PairTraffic { inbound: traffic(usage.inbound), outbound: traffic(usage.outbound) }
+    }
+
     /// The policies in force.
     pub fn policies(&self) -> &Policies {
         &self.policies
@@ -286,8 +345,8 @@ impl Gateway {
             worker::Event::Activated { .. } | worker::Event::Deleted { .. } => {}
             worker::Event::Expire { pair, limit, .. } => {
                 let limit = match limit {
-                    worker::Limit::Soft => ike::Limit::Soft,
-                    worker::Limit::Hard => ike::Limit::Hard,
+                    worker::Limit::Soft => Limit::Soft,
+                    worker::Limit::Hard => Limit::Hard,
                 };
                 engine!(self, handle_expire, now, pair, limit);
             }
@@ -341,7 +400,7 @@ impl Gateway {
                 let _ = self.dataplane.activate(pair);
             }
             Event::RemoveOutbound { pair } => {
-                let _ = self.dataplane.deactivate(pair);
+                let _ = self.dataplane.unbind(pair);
             }
             Event::RemovePair { pair } => self.remove(pair),
             Event::ChildUp { name, selectors, replaces } => {
@@ -370,7 +429,7 @@ impl Gateway {
                     let command = Command::InitiateChild {
                         connection: Some(name.connection),
                         child: name.child,
-                        origin: ike::Origin::StartAction,
+                        origin: Origin::StartAction,
                     };
                     // Refused when the child is gone from the configuration: nothing to start.
                     let _ = engine!(self, handle_command, now, command);
@@ -392,7 +451,17 @@ impl Gateway {
                         known.endpoints.port = port;
                         known.remote = path.remote.ip();
                     }
-                    let _ = self.dataplane.set_peer(pair, path.remote.ip(), port);
+                    let endpoints = worker::Endpoints {
+                        local: path.local.ip(),
+                        remote: path.remote.ip(),
+                        encap: encap.then(|| UdpEncap {
+                            local_port: path.local.port(),
+                            remote_port: path.remote.port(),
+                        }),
+                    };
+                    if let Err(error) = self.dataplane.set_endpoints(pair, endpoints) {
+                        tracing::warn!(%error, pair = pair.0, "the peer's move is not followed");
+                    }
                 }
             }
             Event::Log { level, text } => match level {
@@ -420,7 +489,11 @@ impl Gateway {
         }
     }
 
-    fn install_outbound(&mut self, sa: &SaParameters, activate: Activate) -> Result<Ticket, Refusal> {
+    fn install_outbound(
+        &mut self,
+        sa: &SaParameters,
+        activate: Activate,
+    ) -> Result<Ticket, Refusal> {
         self.dataplane.add_outbound(sa)?;
         let pair = self.pairs.get_mut(&sa.pair).ok_or(Refusal::UnknownPair)?;
         let (policy, new) = self.policies.serve(&pair.key, sa.pair, &sa.selectors);

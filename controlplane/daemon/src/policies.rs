@@ -39,6 +39,9 @@ struct Entry {
 pub struct Policies {
     configured: Vec<Entry>,
     negotiated: Vec<Entry>,
+    /// Traffic within one connected prefix that a wider policy would catch: the gateway's own
+    /// neighbours stay reachable under 0.0.0.0/0.
+    connected: Vec<Entry>,
     ids: BTreeMap<ChildKey, PolicyId>,
     last: u32,
 }
@@ -54,10 +57,8 @@ impl Policies {
                 if selectors.is_empty() {
                     continue;
                 }
-                let key = ChildKey {
-                    connection: connection.name.clone(),
-                    child: child.name.clone(),
-                };
+                let key =
+                    ChildKey { connection: connection.name.clone(), child: child.name.clone() };
                 let action = match child.mode {
                     ChildMode::Protect(_) => Action::Protect,
                     ChildMode::Pass => Action::Bypass,
@@ -83,6 +84,42 @@ impl Policies {
                 });
             }
         }
+    }
+
+    /// Takes the prefixes of the host's own links; true when the SPD changed by it.
+    ///
+    /// Packets between two addresses of one such prefix never had to pass the gateway. Where a
+    /// PROTECT policy covers the whole prefix on both its sides, as 0.0.0.0/0 does, they are
+    /// bypassed; a policy that is about the prefix or less stays in force.
+    pub fn set_connected(&mut self, prefixes: &[AddressRange]) -> bool {
+        let caught: Vec<_> = prefixes
+            .iter()
+            .map(|prefix| between(*prefix, *prefix))
+            .filter(|inside| {
+                let wider = |entry: &&Entry| {
+                    entry.action == Action::Protect
+                        && entry.selectors.iter().any(|s| covers(s, inside) && s != inside)
+                };
+                self.configured.iter().chain(&self.negotiated).any(|e| wider(&e))
+            })
+            .collect();
+        if self.connected.iter().map(|entry| &entry.selectors[0]).eq(&caught) {
+            return false;
+        }
+        self.connected.clear();
+        for inside in caught {
+            let entry = Entry {
+                id: self.fresh(),
+                key: ChildKey { connection: String::new(), child: "connected".to_owned() },
+                order: order(0, Action::Protect, core::slice::from_ref(&inside)),
+                selectors: vec![inside],
+                action: Action::Bypass,
+                trap: false,
+                pairs: BTreeSet::new(),
+            };
+            self.connected.push(entry);
+        }
+        true
     }
 
     /// The policy that a negotiated pair serves, and whether the SPD changed by it.
@@ -130,7 +167,7 @@ impl Policies {
 
     /// The database, in order, with the default at its end.
     pub fn ordered(&self) -> Vec<Policy> {
-        let mut entries: Vec<_> = self.configured.iter().chain(&self.negotiated).collect();
+        let mut entries: Vec<_> = self.all().collect();
         entries.sort_by_key(|entry| (entry.order, entry.id));
         entries
             .into_iter()
@@ -139,25 +176,23 @@ impl Policies {
                 selectors: entry.selectors.clone(),
                 action: entry.action,
             })
-            .chain([Policy {
-                id: DEFAULT_POLICY,
-                selectors: everything(),
-                action: Action::Bypass,
-            }])
+            .chain([Policy { id: DEFAULT_POLICY, selectors: everything(), action: Action::Bypass }])
             .collect()
     }
 
     /// What must never be on a wire in clear, and what is exempt from that although it overlaps.
     pub fn guarded(&self) -> (Vec<Selector>, Vec<Selector>) {
         let of = |actions: &[Action]| {
-            self.configured
-                .iter()
-                .chain(&self.negotiated)
+            self.all()
                 .filter(|entry| actions.contains(&entry.action))
                 .flat_map(|entry| entry.selectors.iter().cloned())
                 .collect()
         };
         (of(&[Action::Protect, Action::Discard]), of(&[Action::Bypass]))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.configured.iter().chain(&self.negotiated).chain(&self.connected)
     }
 
     fn fresh(&mut self) -> PolicyId {
@@ -245,12 +280,104 @@ fn everything() -> Vec<Selector> {
     [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
         .into_iter()
         .filter_map(|any| AddressRange::prefix(any, 0))
-        .map(|any| Selector {
-            local: any,
-            remote: any,
-            protocol: None,
-            local_ports: Ports::Any,
-            remote_ports: Ports::Any,
-        })
+        .map(|any| between(any, any))
         .collect()
+}
+
+fn between(local: AddressRange, remote: AddressRange) -> Selector {
+    Selector { local, remote, protocol: None, local_ports: Ports::Any, remote_ports: Ports::Any }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(text: &str) -> AddressRange {
+        let (address, length) = text.split_once('/').unwrap();
+        AddressRange::prefix(address.parse().unwrap(), length.parse().unwrap()).unwrap()
+    }
+
+    fn key(child: &str) -> ChildKey {
+        ChildKey { connection: "c".into(), child: child.into() }
+    }
+
+    fn entry(policies: &mut Policies, child: &str, action: Action, s: Selector) -> PolicyId {
+        let id = policies.fresh();
+        policies.configured.push(Entry {
+            id,
+            key: key(child),
+            order: order(0, action, core::slice::from_ref(&s)),
+            selectors: vec![s],
+            action,
+            trap: false,
+            pairs: BTreeSet::new(),
+        });
+        id
+    }
+
+    #[test]
+    fn bypass_goes_first_then_the_narrower_policy_then_the_default() {
+        let mut policies = Policies::default();
+        let any = range("0.0.0.0/0");
+        let wide =
+            entry(&mut policies, "wide", Action::Protect, between(range("10.1.0.0/16"), any));
+        let narrow = entry(
+            &mut policies,
+            "narrow",
+            Action::Discard,
+            between(range("10.1.0.0/16"), range("10.2.0.0/16")),
+        );
+        let pass = entry(&mut policies, "pass", Action::Bypass, between(any, range("10.3.0.0/16")));
+        let order: Vec<_> = policies.ordered().iter().map(|p| p.id).collect();
+        assert_eq!(order, [pass, narrow, wide, DEFAULT_POLICY]);
+    }
+
+    #[test]
+    fn neighbours_stay_reachable_under_a_policy_for_everything() {
+        let mut policies = Policies::default();
+        let lan = range("10.1.0.0/24");
+        let everything =
+            entry(&mut policies, "all", Action::Protect, between(lan, range("0.0.0.0/0")));
+        assert!(policies.set_connected(&[lan, range("192.0.2.0/24")]));
+        assert!(!policies.set_connected(&[lan, range("192.0.2.0/24")]));
+        let ordered = policies.ordered();
+        assert_eq!(ordered.len(), 3, "{ordered:?}");
+        assert_eq!(ordered[0].action, Action::Bypass);
+        assert_eq!(ordered[0].selectors, [between(lan, lan)]);
+        assert_eq!(ordered[1].id, everything);
+        assert_eq!(policies.guarded().1, [between(lan, lan)]);
+    }
+
+    #[test]
+    fn a_policy_about_the_neighbours_themselves_stays_in_force() {
+        let mut policies = Policies::default();
+        let lan = range("10.1.0.0/24");
+        entry(&mut policies, "within", Action::Protect, between(lan, lan));
+        entry(
+            &mut policies,
+            "hosts",
+            Action::Protect,
+            between(range("10.1.0.1/32"), range("10.1.0.2/32")),
+        );
+        assert!(!policies.set_connected(&[lan]));
+        assert_eq!(policies.ordered().len(), 3);
+    }
+
+    #[test]
+    fn a_negotiated_pair_serves_the_configured_policy_that_covers_it() {
+        let mut policies = Policies::default();
+        let configured = between(range("10.1.0.0/16"), range("10.2.0.0/16"));
+        let id = entry(&mut policies, "net", Action::Protect, configured);
+        let narrowed = [between(range("10.1.1.0/24"), range("10.2.0.0/16"))];
+        assert_eq!(policies.serve(&key("net"), PairId(1), &narrowed), (id, false));
+        assert!(!policies.release(PairId(1)));
+        // Another peer's address is in nobody's policy: it comes and goes with its pairs.
+        let dynamic = [between(range("10.1.0.0/16"), range("203.0.113.9/32"))];
+        let (made, new) = policies.serve(&key("net"), PairId(2), &dynamic);
+        assert!(new && made != id);
+        assert_eq!(policies.serve(&key("net"), PairId(3), &dynamic), (made, false));
+        assert!(!policies.release(PairId(2)), "the rekeyed pair still uses it");
+        assert!(policies.release(PairId(3)));
+        assert_eq!(policies.ordered().len(), 2);
+    }
 }

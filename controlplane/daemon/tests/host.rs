@@ -64,6 +64,7 @@ fn routes_and_rules_are_added_seen_and_removed() {
             source: None,
             metric,
             refuse: false,
+            throw: false,
         };
         let wide = route("10.0.0.0", 8, 0);
         let narrow = route("10.77.2.0", 24, 7);

@@ -1,6 +1,7 @@
 //! What the gateway takes from and leaves on its host: devices, routes, neighbours, rules.
 
 pub mod closed;
+pub mod mirror;
 pub mod netlink;
 #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper; listed in docs/unsafe.md")]
 pub mod tun;

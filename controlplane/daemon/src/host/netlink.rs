@@ -52,6 +52,8 @@ pub struct Route {
     pub metric: u32,
     /// Packets are refused rather than forwarded (blackhole, unreachable, prohibit).
     pub refuse: bool,
+    /// The lookup goes on in the next table.
+    pub throw: bool,
 }
 
 /// What the kernel knows at one moment.
@@ -386,6 +388,7 @@ fn routes_of(message: &RouteMessage) -> Vec<Route> {
         source: None,
         metric: 0,
         refuse,
+        throw: false,
     };
     let mut table = u32::from(message.header.table);
     for attribute in &message.attributes {
@@ -461,9 +464,16 @@ fn route_message(table: u8, route: &Route) -> RouteMessage {
     message.header.destination_prefix_length = route.length;
     message.header.table = table;
     message.header.protocol = RouteProtocol::Static;
-    message.header.scope =
-        if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-    message.header.kind = if route.refuse { RouteType::BlackHole } else { RouteType::Unicast };
+    message.header.scope = if route.gateway.is_some() || route.interface == 0 {
+        RouteScope::Universe
+    } else {
+        RouteScope::Link
+    };
+    message.header.kind = match (route.refuse, route.throw) {
+        (true, _) => RouteType::BlackHole,
+        (false, true) => RouteType::Throw,
+        (false, false) => RouteType::Unicast,
+    };
     message.attributes.push(RouteAttribute::Destination(route.destination.into()));
     if route.interface != 0 {
         message.attributes.push(RouteAttribute::Oif(route.interface));

@@ -1,0 +1,251 @@
+//! What the workers and the steering program are told of the host: the forwarding table, the
+//! rules of which packets to take, and the routes that bring the host's own traffic to the TUN.
+
+use super::netlink::{HostView, Route as HostRoute};
+use af_xdp::steering::{HostTraffic, Prefix, Tables};
+use core::net::IpAddr;
+use ipsec::selector::{Action, AddressRange, Policy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use worker::{
+    ForwardingTable, Link, LocalAddresses, Mac, NeighbourTable, PortId, Route, RouteTable,
+};
+
+/// Turns the host's view into the workers' table. `ports` are interface indices in the order of
+/// their [`PortId`]; what leaves by any other device is given to the host port.
+pub fn forwarding(view: &HostView, ports: &[u32], host_mtu: u16) -> ForwardingTable {
+    let by_index: BTreeMap<u32, PortId> = ports
+        .iter()
+        .enumerate()
+        .filter_map(|(n, index)| Some((*index, PortId(u16::try_from(n).ok()?))))
+        .collect();
+    let mut routes = RouteTable::new();
+    let mut best: BTreeMap<(IpAddr, u8), u32> = BTreeMap::new();
+    for route in &view.routes {
+        let key = (route.destination, route.length);
+        if best.get(&key).is_some_and(|metric| *metric <= route.metric) {
+            continue;
+        }
+        best.insert(key, route.metric);
+        let said = match (route.refuse, by_index.get(&route.interface), route.gateway) {
+            (true, ..) => Route::Blackhole,
+            (false, None, _) => Route::Host,
+            (false, Some(port), None) => Route::OnLink(*port),
+            (false, Some(port), Some(gateway)) => Route::Via(*port, gateway),
+        };
+        // `None` is a prefix length that the kernel would not have.
+        let _ = routes.insert(route.destination, route.length, said);
+    }
+    let mut neighbours = NeighbourTable::new();
+    for ((interface, address), mac) in &view.neighbours {
+        if let Some(port) = by_index.get(interface) {
+            neighbours.insert(*port, *address, Mac(*mac));
+        }
+    }
+    let links: Vec<Link> = ports
+        .iter()
+        .map(|index| {
+            let link = view.links.get(index);
+            let own = |v4: bool| {
+                view.addresses
+                    .iter()
+                    .find(|(i, a, _)| i == index && a.is_ipv4() == v4 && !link_local(*a))
+                    .map(|(_, a, _)| *a)
+            };
+            Link {
+                mac: Mac(link.map_or([0; 6], |link| link.mac)),
+                mtu: link.map_or(0, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+                v4: own(true).and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }),
+                v6: own(false).and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None }),
+            }
+        })
+        .collect();
+    ForwardingTable {
+        routes: Arc::new(routes),
+        neighbours: Arc::new(neighbours),
+        addresses: Arc::new(LocalAddresses::new(view.addresses.iter().map(|(_, a, _)| *a))),
+        links: links.into(),
+        host_mtu,
+    }
+}
+
+/// What the steering program decides by.
+pub fn steering(view: &HostView, policies: &[Policy], ike_ports: [u16; 2]) -> Tables {
+    let mut tables = Tables::new();
+    tables.encapsulation_ports = BTreeSet::from([ike_ports[1]]);
+    let protects = |policy: &&Policy| policy.action != Action::Bypass;
+    let connected = connected(view);
+    for selector in policies.iter().filter(protects).flat_map(|p| &p.selectors) {
+        for near in prefixes(&selector.local) {
+            for far in prefixes(&selector.remote) {
+                tables.protect(near, far);
+            }
+        }
+    }
+    for (_, address, _) in &view.addresses {
+        // A policy for everything would bring the neighbours' packets for the host here as well,
+        // only to be given back: those stay with the kernel, whose fail-closed rules guard them.
+        let named = policies.iter().filter(protects).flat_map(|p| &p.selectors).any(|selector| {
+            selector.local.contains(*address)
+                && !connected
+                    .iter()
+                    .any(|link| link.contains(*address) && covers(&selector.remote, link))
+        });
+        let traffic = if named { HostTraffic::Guarded } else { HostTraffic::Kernel };
+        tables.local.insert(*address, traffic);
+    }
+    tables
+}
+
+/// The prefixes of the host's links, without those of one address.
+pub fn connected(view: &HostView) -> Vec<AddressRange> {
+    let mut found: Vec<_> = view
+        .addresses
+        .iter()
+        .filter(|(_, address, _)| !link_local(*address) && !address.is_loopback())
+        .filter_map(|(_, address, length)| AddressRange::prefix(*address, *length))
+        .filter(|range| range.first() != range.last())
+        .collect();
+    found.sort_unstable_by_key(|range| (range.first(), range.last()));
+    found.dedup();
+    found
+}
+
+/// The routes that bring what the host itself sends to the TUN, as charon installs them: to the
+/// remote side of each PROTECT policy, from an address of ours that its local side holds.
+pub fn host_routes(view: &HostView, policies: &[Policy], tun: u32) -> Vec<HostRoute> {
+    let mut routes: BTreeMap<(IpAddr, u8), HostRoute> = BTreeMap::new();
+    for selector in
+        policies.iter().filter(|p| p.action == Action::Protect).flat_map(|p| &p.selectors)
+    {
+        let Some(source) = view
+            .addresses
+            .iter()
+            .map(|(_, address, _)| *address)
+            .find(|address| selector.local.contains(*address) && !link_local(*address))
+        else {
+            continue;
+        };
+        for prefix in prefixes(&selector.remote) {
+            routes.insert(
+                (prefix.address(), prefix.length()),
+                HostRoute {
+                    destination: prefix.address(),
+                    length: prefix.length(),
+                    gateway: None,
+                    interface: tun,
+                    source: Some(source),
+                    metric: 0,
+                    refuse: false,
+                    throw: false,
+                },
+            );
+        }
+        // The host's own links stay reachable where the remote side covers them.
+        for link in connected(view).iter().filter(|link| covers(&selector.remote, link)) {
+            for prefix in prefixes(link) {
+                routes.entry((prefix.address(), prefix.length())).or_insert(HostRoute {
+                    destination: prefix.address(),
+                    length: prefix.length(),
+                    gateway: None,
+                    interface: 0,
+                    source: None,
+                    metric: 0,
+                    refuse: false,
+                    throw: true,
+                });
+            }
+        }
+    }
+    routes.into_values().collect()
+}
+
+/// The next hops that tunnels and policies use, to be kept resolved: (interface, address).
+pub fn next_hops(view: &HostView, ports: &[u32], peers: &[IpAddr]) -> BTreeSet<(u32, IpAddr)> {
+    peers
+        .iter()
+        .filter_map(|peer| {
+            let route = view.route(*peer)?;
+            ports
+                .contains(&route.interface)
+                .then_some((route.interface, route.gateway.unwrap_or(*peer)))
+        })
+        .chain(view.routes.iter().filter_map(|route| {
+            let gateway = route.gateway?;
+            ports.contains(&route.interface).then_some((route.interface, gateway))
+        }))
+        .collect()
+}
+
+fn covers(wide: &AddressRange, narrow: &AddressRange) -> bool {
+    wide.contains(narrow.first()) && wide.contains(narrow.last())
+}
+
+fn link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    }
+}
+
+/// The fewest prefixes that make up a range.
+pub fn prefixes(range: &AddressRange) -> Vec<Prefix> {
+    let (width, first, last) = match (range.first(), range.last()) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (32, u128::from(u32::from(a)), u128::from(u32::from(b))),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (128, u128::from(a), u128::from(b)),
+        _ => return Vec::new(),
+    };
+    let mut found = Vec::new();
+    let mut at = first;
+    loop {
+        // As many low bits as are zero in `at` and still end at or before `last`.
+        let mut bits = at.trailing_zeros().min(width);
+        let end = |bits: u32| match bits {
+            128 => u128::MAX,
+            _ => at | ((1u128 << bits) - 1),
+        };
+        while end(bits) > last {
+            bits -= 1;
+        }
+        let address = if width == 32 {
+            IpAddr::V4(u32::try_from(at).unwrap_or(u32::MAX).into())
+        } else {
+            IpAddr::V6(at.into())
+        };
+        let length = u8::try_from(width - bits).unwrap_or(0);
+        found.extend(Prefix::new(address, length));
+        if end(bits) >= last {
+            return found;
+        }
+        at = end(bits) + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::Ipv6Addr;
+
+    fn range(first: &str, last: &str) -> AddressRange {
+        AddressRange::new(first.parse().unwrap(), last.parse().unwrap()).unwrap()
+    }
+
+    fn text(range: &AddressRange) -> Vec<String> {
+        prefixes(range).iter().map(|p| format!("{}/{}", p.address(), p.length())).collect()
+    }
+
+    #[test]
+    fn a_range_is_the_fewest_prefixes() {
+        assert_eq!(text(&range("10.0.0.0", "10.0.0.255")), ["10.0.0.0/24"]);
+        assert_eq!(text(&range("0.0.0.0", "255.255.255.255")), ["0.0.0.0/0"]);
+        assert_eq!(
+            text(&range("10.0.0.1", "10.0.0.6")),
+            ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/31", "10.0.0.6/32"]
+        );
+        assert_eq!(text(&range("255.255.255.254", "255.255.255.255")), ["255.255.255.254/31"]);
+        let all = AddressRange::prefix(Ipv6Addr::UNSPECIFIED.into(), 0).unwrap();
+        assert_eq!(text(&all), ["::/0"]);
+        assert_eq!(text(&range("::", "fd00::")).last().unwrap(), "fd00::/128");
+        assert_eq!(text(&range("fd00::1", "fd00::1")), ["fd00::1/128"]);
+    }
+}

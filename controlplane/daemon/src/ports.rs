@@ -1,0 +1,295 @@
+//! The AF_XDP ports of the gateway: which devices, how many queues, opened and steered.
+
+use crate::config::{self, GatewayLimits};
+use crate::host::netlink::HostView;
+use crate::sockets::Reassembled;
+use af_xdp::steering::{Attachment, Steering, SteeringError, Tables};
+use af_xdp::{Device, FramePool, Mode, OpenError, Port, UmemConfig, XdpConfig, XdpPort};
+use core::net::IpAddr;
+use ike::config::Config;
+use std::io;
+use std::os::fd::OwnedFd;
+use worker::{HostPort, Idle, Limits, Side, TunQueue, WorkerParts, WorkerPort};
+
+/// Why the ports could not be opened; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// No device carries an address of the connections.
+    #[error(
+        "no device is known for the ports: no local address of a connection is on one; add \
+         gateway.ports {{ wan {{ interface = … }} }}"
+    )]
+    None,
+    /// There is no such device.
+    #[error("port {interface}: {source}")]
+    Device {
+        /// Its name.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The ports have different numbers of queues.
+    #[error(
+        "port {interface} has {queues} receive queues and another port {most}; every worker needs \
+         a queue of each: `ethtool -L DEVICE combined N`, the same on all"
+    )]
+    Queues {
+        /// The device.
+        interface: String,
+        /// Its queues.
+        queues: u32,
+        /// Those of another.
+        most: u32,
+    },
+    /// A device does something that a router's must not.
+    #[error("port {interface}: {what}; `{command}`")]
+    Offload {
+        /// The device.
+        interface: String,
+        /// What it does.
+        what: &'static str,
+        /// What to do.
+        command: String,
+    },
+    /// The socket could not be opened.
+    #[error("port {interface}, queue {queue}: {source}")]
+    Open {
+        /// The device.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// Why.
+        source: OpenError,
+    },
+    /// Packet memory could not be had.
+    #[error("packet memory: {0}")]
+    Memory(#[source] io::Error),
+    /// The steering program.
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+}
+
+/// A device that is to be a port.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    device: Device,
+    mode: config::PortMode,
+}
+
+/// The open ports: the rules and their attachment to each device, in the order of the port
+/// numbers.
+pub struct Ports {
+    /// What all devices are steered by.
+    pub steering: Steering,
+    devices: Vec<(Device, Attachment)>,
+}
+
+impl Ports {
+    /// Interface indices, in the order of the port numbers.
+    pub fn indices(&self) -> Vec<u32> {
+        self.devices.iter().map(|(device, _)| device.index()).collect()
+    }
+}
+
+/// The configured devices; or those that carry a local address of a connection, or lead to a
+/// peer.
+pub fn choose(
+    section: &config::Gateway,
+    connections: &Config,
+    view: &HostView,
+) -> Result<Vec<Chosen>, PortsError> {
+    let mut names: Vec<(String, config::PortMode)> =
+        section.ports.iter().map(|port| (port.interface.clone(), port.mode)).collect();
+    if names.is_empty() {
+        for connection in &connections.connections {
+            let local = view
+                .addresses
+                .iter()
+                .filter(|(_, a, _)| connection.local_addrs.iter().any(|r| r.contains(*a)))
+                .map(|(index, ..)| *index);
+            let remote = connection
+                .remote_addrs
+                .iter()
+                .filter(|_| connection.local_addrs.is_empty())
+                .filter_map(|range| view.route(range.first()).map(|route| route.interface));
+            for link in local.chain(remote).filter_map(|index| view.links.get(&index)) {
+                if link.name != "lo" && !names.iter().any(|(name, _)| *name == link.name) {
+                    names.push((link.name.clone(), config::PortMode::Auto));
+                }
+            }
+        }
+    }
+    if names.is_empty() {
+        return Err(PortsError::None);
+    }
+    names
+        .into_iter()
+        .map(|(interface, mode)| match Device::by_name(&interface) {
+            Ok(device) => Ok(Chosen { device, mode }),
+            Err(source) => Err(PortsError::Device { interface, source }),
+        })
+        .collect()
+}
+
+/// How many workers: one for each queue of the ports, which must have the same number each. A
+/// queue without a worker would leave its packets to the kernel, a worker without a queue could
+/// not send, so a configured number that differs is corrected.
+pub fn workers(section: &config::Gateway, devices: &[Chosen]) -> Result<usize, PortsError> {
+    let most = devices.iter().map(|chosen| chosen.device.queues()).max().unwrap_or(1);
+    if let Some(Chosen { device, .. }) = devices.iter().find(|c| c.device.queues() != most) {
+        return Err(PortsError::Queues {
+            interface: device.name().to_owned(),
+            queues: device.queues(),
+            most,
+        });
+    }
+    if let Some(configured) = section.workers
+        && u32::from(configured) != most
+    {
+        tracing::warn!(
+            configured,
+            workers = most,
+            "every receive queue needs a worker of its own; change the number of queues with \
+             `ethtool -L` to have gateway.workers as configured"
+        );
+    }
+    Ok(most as usize)
+}
+
+/// Refuses what would make packets wrong or lost.
+pub fn check(devices: &[Chosen], view: &HostView) -> Result<(), PortsError> {
+    for Chosen { device, .. } in devices {
+        let interface = device.name().to_owned();
+        if device.large_receive() {
+            let command = format!("ethtool -K {interface} lro off");
+            return Err(PortsError::Offload { interface, what: "joins TCP segments", command });
+        }
+        if device.strips_vlan() {
+            let command = format!("ethtool -K {interface} rxvlan off");
+            return Err(PortsError::Offload { interface, what: "strips VLAN tags", command });
+        }
+        if view.links.get(&device.index()).is_some_and(|link| !link.up) {
+            tracing::warn!(interface, "is down; packets move once it is up");
+        }
+    }
+    Ok(())
+}
+
+/// Opens queue n of every device for worker n, and attaches the steering program, which drops
+/// what is protected until its posture is changed.
+pub fn open(
+    devices: &[Chosen],
+    workers: usize,
+    tuns: Vec<OwnedFd>,
+    writers: Vec<Option<stats::BlockWriter>>,
+    tables: &Tables,
+) -> Result<(Ports, Vec<WorkerParts>), PortsError> {
+    let steering = Steering::new(tables)?;
+    let attached = devices
+        .iter()
+        .map(|chosen| {
+            Ok((
+                chosen.device.clone(),
+                steering.attach(&chosen.device, mode(chosen.mode).attach_modes())?,
+            ))
+        })
+        .collect::<Result<Vec<_>, PortsError>>()?;
+    let mut parts = Vec::with_capacity(workers);
+    for (queue, (tun, block)) in (0u32..).zip(tuns.into_iter().zip(writers)) {
+        let mut pool = FramePool::new(&UmemConfig::default()).map_err(PortsError::Memory)?;
+        let mut ports = Vec::with_capacity(devices.len());
+        for (chosen, (device, attachment)) in devices.iter().zip(&attached) {
+            let config = XdpConfig { mode: mode(chosen.mode), ..XdpConfig::default() };
+            let port =
+                XdpPort::open(device, queue, attachment, &mut pool, &config).map_err(|source| {
+                    PortsError::Open { interface: device.name().to_owned(), queue, source }
+                })?;
+            ports.push(WorkerPort { port: Port::Xdp(port), side: Side::Either });
+        }
+        parts.push(WorkerParts { pool, ports, host: HostPort::Tun(TunQueue::new(tun)), block });
+    }
+    Ok((Ports { steering, devices: attached }, parts))
+}
+
+fn mode(configured: config::PortMode) -> Mode {
+    match configured {
+        config::PortMode::Auto => Mode::Auto,
+        config::PortMode::ZeroCopy => Mode::ZeroCopy,
+        config::PortMode::Copy => Mode::Copy,
+        config::PortMode::Generic => Mode::Generic,
+    }
+}
+
+/// The limits as configured, over the workers' defaults.
+pub fn limits(section: &GatewayLimits) -> Limits {
+    let default = Limits::default();
+    Limits {
+        sas: section.sas.unwrap_or(default.sas),
+        waiting_packets: section.waiting_packets.unwrap_or(default.waiting_packets),
+        waiting_per_key: section.waiting_per_policy.unwrap_or(default.waiting_per_key),
+        icmp_per_second: section.icmp_per_second.unwrap_or(default.icmp_per_second),
+        ..default
+    }
+}
+
+/// What idle workers do.
+pub fn idle(section: config::Idle) -> Idle {
+    match section {
+        config::Idle::Sleep => Idle::default(),
+        config::Idle::Spin => Idle::Spin,
+    }
+}
+
+/// The cores for the workers, in order: the first is left to the control thread where there are
+/// several.
+pub fn cores() -> Vec<usize> {
+    let mut cores: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    if cores.len() > 1 {
+        cores.rotate_left(1);
+    }
+    cores
+}
+
+/// Threads for public-key work: half of the cores, so that set-ups in bulk do not starve workers
+/// that share them.
+pub fn public_key_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2))
+}
+
+/// The IP packet that the kernel reassembled, with the header fields that processing looks at.
+pub fn whole_packet(packet: &Reassembled) -> Option<Vec<u8>> {
+    const UDP_HEADER: usize = 8;
+    let udp = packet.protocol == 17;
+    let length = packet.payload.len() + if udp { UDP_HEADER } else { 0 };
+    let mut whole = Vec::with_capacity(40 + length);
+    match (packet.source.ip(), packet.destination.ip()) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let total = u16::try_from(20 + length).ok()?;
+            whole.extend([0x45, packet.traffic_class]);
+            whole.extend(total.to_be_bytes());
+            whole.extend([0, 0, 0, 0, 64, packet.protocol, 0, 0]);
+            whole.extend(source.octets());
+            whole.extend(destination.octets());
+            let sum = wire::checksum::of(&whole);
+            whole[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            whole.extend((6 << 28 | u32::from(packet.traffic_class) << 20).to_be_bytes());
+            whole.extend(u16::try_from(length).ok()?.to_be_bytes());
+            whole.extend([packet.protocol, 64]);
+            whole.extend(source.octets());
+            whole.extend(destination.octets());
+        }
+        _ => return None,
+    }
+    if udp {
+        whole.extend(packet.source.port().to_be_bytes());
+        whole.extend(packet.destination.port().to_be_bytes());
+        whole.extend(u16::try_from(length).ok()?.to_be_bytes());
+        // No checksum: the kernel has verified the one there was.
+        whole.extend([0, 0]);
+    }
+    whole.extend(&packet.payload);
+    Some(whole)
+}

@@ -1,0 +1,554 @@
+//! `culvert run`: the gateway on a real host.
+//!
+//! One thread waits for everything: IKE and raw sockets, the kernel's news, workers, finished
+//! public-key jobs, signals and the control socket. Start and end are ordered so that protected
+//! traffic is never in clear: the fail-closed rules stand before XDP attaches, the steering
+//! program drops what is protected until workers and policies are ready, and the rules outlive
+//! the process.
+
+use crate::config::{self, Configuration, Diagnostics, OnFailure, Options, Store};
+use crate::control::{Asked, Configured, Control, Refused};
+use crate::figures::Figures;
+use crate::gateway::Gateway;
+use crate::host::netlink::{Changes, HostView, Requests, Route};
+use crate::host::{HostError, closed, mirror, tun};
+use crate::ports::{self, PortsError};
+use crate::sockets::{Arrival, Reassembled, SocketError, Sockets};
+use crate::vici::Request;
+use af_xdp::steering::{Posture, SteeringError};
+use core::net::IpAddr;
+use core::time::Duration;
+use ike::config::{ChildAction, Connection};
+use ike::event::{ChildTarget, Origin};
+use ike::{Command, Path as IkePath};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+use worker::{Dataplane, DataplaneConfig};
+
+/// Routing table and rule priority of the host's own protected traffic, as charon has them.
+const TABLE: u8 = 220;
+
+/// Mark of our own sockets: their packets pass the rule above and the fail-closed rules.
+const MARK: u32 = 0x00c0_1e27;
+
+/// MTU of the host port: what fits into a tunnel over 1500 octets in every mode (charon's TUN has
+/// the same).
+const HOST_MTU: u16 = 1400;
+
+/// How long an orderly end waits for the peers to answer the deletes.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// The kernel's news are gathered this long before the tables are rebuilt.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Why the gateway did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration has errors.
+    #[error("{0}")]
+    Configuration(Diagnostics),
+    /// The host refused something.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The ports could not be opened.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// The sockets could not be opened.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The steering program.
+    #[error("cannot steer packets: {0}")]
+    Steering(#[from] SteeringError),
+    /// The statistics segment.
+    #[error("cannot create the statistics file {path}: {source}")]
+    Statistics {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: stats::CreateError,
+    },
+    /// The control socket.
+    #[error("cannot open the control socket {path}: {source}")]
+    Control {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A system call that does not fail on a sound system.
+    #[error("{what}: {source}")]
+    System {
+        /// The call.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// What the daemon holds while it runs.
+struct Daemon {
+    loaded: Loaded,
+    /// The `gateway` section, as it was at the start.
+    section: config::Gateway,
+    gateway: Gateway,
+    control: Control,
+    sockets: Sockets,
+    requests: Requests,
+    changes: Changes,
+    view: HostView,
+    ports: ports::Ports,
+    host: String,
+    tun: u32,
+    /// What is installed in [`TABLE`].
+    routes: Vec<Route>,
+    /// Neighbours that the kernel keeps resolved for us.
+    managed: BTreeSet<(u32, IpAddr)>,
+    /// When to look at the host again.
+    refresh: Option<Instant>,
+    send_failures: u64,
+}
+
+/// The configuration: of the files, and what clients have loaded.
+struct Loaded {
+    path: PathBuf,
+    options: Options,
+    store: Store,
+}
+
+/// Runs the gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it did not start; what it had changed on the host by then is undone, the fail-closed rules
+/// excepted.
+pub fn run(path: &Path, options: Options) -> Result<(), RunError> {
+    // Blocked before any thread starts, so that every thread inherits it and only the descriptor sees them.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|e| system("block signals")(e.into()))?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| system("signalfd")(e.into()))?;
+    forbid_core_dumps();
+    let mut daemon = Daemon::start(path, options)?;
+    // Nobody is told where there is no service manager.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("running");
+    let result = daemon.serve(&signals);
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.end();
+    result
+}
+
+/// Removes what a gateway that was killed left on the host: the fail-closed rules and the routing
+/// rule. The TUN and its routes went with the process.
+///
+/// # Errors
+/// What the host refuses.
+pub fn cleanup() -> Result<(), HostError> {
+    closed::remove()?;
+    Requests::open()?.remove_rule(TABLE, u32::from(TABLE), MARK)
+}
+
+/// Keys must not end up in a file.
+fn forbid_core_dumps() {
+    if let Err(error) =
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+    {
+        tracing::warn!(%error, "core dumps are not disabled");
+    }
+}
+
+impl Daemon {
+    fn start(path: &Path, options: Options) -> Result<Self, RunError> {
+        let now = Instant::now();
+        let configuration = Configuration::load(path, options).map_err(RunError::Configuration)?;
+        for warning in &configuration.warnings {
+            tracing::warn!("{warning}");
+        }
+        let store = Store::new(configuration);
+        let section = store.gateway().clone();
+        let engine_config = Arc::new(store.engine_config());
+        let ike_ports = [engine_config.settings.port, engine_config.settings.port_nat_t];
+        let mut requests = Requests::open()?;
+        let changes = Changes::subscribe()?;
+        let view = requests.view()?;
+        let devices = ports::choose(&section, &engine_config, &view)?;
+        let workers = ports::workers(&section, &devices)?;
+        ports::check(&devices, &view)?;
+
+        let host = section
+            .host_interface
+            .clone()
+            .unwrap_or_else(|| config::DEFAULT_HOST_INTERFACE.to_owned());
+        let queues = tun::open(&host, workers)?;
+        let view = requests.view()?;
+        let tun = view.interface(&host).ok_or_else(|| HostError::Tun {
+            name: host.clone(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        requests.bring_up(tun, HOST_MTU.into())?;
+
+        // From here on nothing that is protected leaves in clear.
+        let mut policies = crate::policies::Policies::default();
+        policies.configure(&engine_config);
+        policies.set_connected(&mirror::connected(&view));
+        if section.on_failure == OnFailure::Closed {
+            let (guarded, exempt) = policies.guarded();
+            closed::install(&guarded, &exempt, &host, MARK, ike_ports)?;
+        }
+
+        let mut layout = stats::Layout::new();
+        let blocks: Vec<_> =
+            (0..workers).map(|_| layout.worker(&worker::drop_counters())).collect();
+        let file = section
+            .statistics_file
+            .clone()
+            .unwrap_or_else(|| config::DEFAULT_STATISTICS_FILE.into());
+        let mut segment = create_segment(&file, &layout)?;
+        let writers = blocks.into_iter().map(|block| segment.writer(block)).collect();
+
+        let tables = mirror::steering(&view, &policies.ordered(), ike_ports);
+        let (ports, parts) = ports::open(&devices, workers, queues, writers, &tables)?;
+        let config = DataplaneConfig {
+            limits: ports::limits(&section.limits),
+            idle: ports::idle(section.idle),
+            ike_port: ike_ports[0],
+            encap_port: ike_ports[1],
+        };
+        let (mut dataplane, workers) =
+            Dataplane::new(&config, parts).map_err(system("start the dataplane"))?;
+        dataplane.spawn(workers, &ports::cores()).map_err(system("start the workers"))?;
+
+        let (Some(main_mode), Some(quick_mode)) =
+            (segment.writer(layout.main_mode()), segment.writer(layout.quick_mode()))
+        else {
+            return Err(system("statistics")(std::io::ErrorKind::AlreadyExists.into()));
+        };
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|e| system("getrandom")(std::io::Error::other(e)))?;
+        let gateway = Gateway::new(
+            Arc::clone(&engine_config),
+            seed,
+            dataplane,
+            ports::public_key_threads(),
+            Figures::new(main_mode, quick_mode),
+            now,
+        )
+        .map_err(system("start the public-key pool"))?;
+        let sockets = Sockets::open(ike_ports[0], ike_ports[1], MARK)?;
+        let socket =
+            section.vici_socket.clone().unwrap_or_else(|| config::DEFAULT_VICI_SOCKET.into());
+        let mut daemon = Self {
+            loaded: Loaded { path: path.to_owned(), options, store },
+            gateway,
+            control: Control::bind(&socket)
+                .map_err(|source| RunError::Control { path: socket, source })?,
+            sockets,
+            requests,
+            changes,
+            view: HostView::default(),
+            ports,
+            host,
+            tun,
+            routes: Vec::new(),
+            managed: BTreeSet::new(),
+            refresh: None,
+            send_failures: 0,
+            section,
+        };
+        daemon.requests.add_rule(TABLE, u32::from(TABLE), MARK)?;
+        daemon.follow_host()?;
+        daemon.gateway.step(now);
+        daemon.await_workers();
+        let posture = match daemon.section.on_failure {
+            OnFailure::Closed => Posture::Guarded,
+            OnFailure::Open => Posture::Open,
+        };
+        daemon.ports.steering.set_posture(posture)?;
+        let connections: Vec<_> = daemon.loaded.store.connections().cloned().collect();
+        start_children(&mut daemon.gateway, &connections, now);
+        Ok(daemon)
+    }
+
+    /// Waits until the workers have the policies and the forwarding table.
+    fn await_workers(&mut self) {
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && !self.gateway.is_settled() {
+            std::thread::sleep(Duration::from_millis(1));
+            self.gateway.step(Instant::now());
+        }
+    }
+
+    fn serve(&mut self, signals: &SignalFd) -> Result<(), RunError> {
+        let mut arrivals = Vec::new();
+        let mut farewell: Option<Instant> = None;
+        loop {
+            self.wait(signals, farewell)?;
+            let now = Instant::now();
+            while let Ok(Some(signal)) = signals.read_signal() {
+                match i32::try_from(signal.ssi_signo).unwrap_or(0) {
+                    libc::SIGHUP => self.reload(now),
+                    _ if farewell.is_some() => return Ok(()),
+                    _ => {
+                        tracing::info!("deleting the SAs at the peers");
+                        farewell = Some(now + FAREWELL);
+                        // Refused only when it was said already.
+                        let _ = self.gateway.handle_command(now, Command::TerminateAll);
+                    }
+                }
+            }
+            self.sockets.receive(&mut arrivals);
+            for arrival in arrivals.drain(..) {
+                match arrival {
+                    Arrival::Ike { local, remote, message } => {
+                        self.gateway.handle_datagram(now, IkePath { local, remote }, &message);
+                    }
+                    Arrival::Ipsec(packet) => self.inject(&packet),
+                }
+            }
+            if self.changes.drain() {
+                self.refresh.get_or_insert(now + SETTLE);
+            }
+            self.control.serve(&mut self.gateway, &mut self.loaded, now);
+            self.gateway.step(now);
+            if self.gateway.figures().take_unresolved() {
+                self.refresh.get_or_insert(now + SETTLE);
+            }
+            let policies_changed = self.gateway.take_changed().policies;
+            if policies_changed || self.refresh.is_some_and(|at| at <= now) {
+                self.refresh = None;
+                if let Err(error) = self.follow_host() {
+                    tracing::warn!(%error, "the host's tables are not followed");
+                    self.refresh = Some(now + Duration::from_secs(1));
+                }
+            }
+            self.flush();
+            if farewell.is_some_and(|at| at <= now || self.gateway.engine().is_idle()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait(&self, signals: &SignalFd, farewell: Option<Instant>) -> Result<(), RunError> {
+        let deadline =
+            [Some(self.gateway.deadline()), self.control.deadline(), self.refresh, farewell]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or_else(Instant::now);
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up: a deadline reached too early is a turn for nothing.
+        let timeout = PollTimeout::try_from(left.as_millis() + u128::from(!left.is_zero()))
+            .unwrap_or(PollTimeout::MAX);
+        let mut fds: Vec<PollFd<'_>> = self
+            .sockets
+            .fds()
+            .chain(self.gateway.fds())
+            .chain([self.changes.as_fd(), signals.as_fd()])
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .chain(self.control.poll_fds())
+            .collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(system("poll")(e.into())),
+        }
+    }
+
+    /// Sends what the engine has to send.
+    fn flush(&mut self) {
+        while let Some(transmit) = self.gateway.poll_transmit() {
+            let (local, remote) = (transmit.path.local, transmit.path.remote);
+            if let Err(error) = self.sockets.send(local, remote, &transmit.datagram) {
+                self.send_failures += 1;
+                tracing::debug!(%remote, %error, "IKE message not sent");
+            }
+        }
+        let failures = self.sockets.failures();
+        let figures = &mut self.gateway.figures().sockets;
+        figures.receive_failures = failures.errors + failures.overflows;
+        figures.send_failures = self.send_failures;
+    }
+
+    /// A protected packet that the kernel reassembled goes to its worker as the IP packet it was.
+    fn inject(&mut self, packet: &Reassembled) {
+        if let Some(whole) = ports::whole_packet(packet) {
+            // Not ours, or more than a worker takes: counted there.
+            let _ = self.gateway.dataplane().inject(whole);
+        }
+    }
+
+    /// Brings everything that depends on the host's tables or the policies up to date.
+    fn follow_host(&mut self) -> Result<(), RunError> {
+        self.view = self.requests.view()?;
+        self.gateway.set_connected(&mirror::connected(&self.view));
+        let indices = self.ports.indices();
+        for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
+            if self.managed.insert(hop)
+                && let Err(error) = self.requests.manage_neighbour(hop.0, hop.1)
+            {
+                tracing::debug!(%error, address = %hop.1, "neighbour not managed");
+            }
+        }
+        let table = mirror::forwarding(&self.view, &indices, HOST_MTU);
+        self.gateway.set_forwarding(table);
+        let policies = self.gateway.policies().ordered();
+        let settings = self.loaded.store.settings();
+        let ike_ports = [settings.port, settings.port_nat_t];
+        if self.section.on_failure == OnFailure::Closed {
+            let (guarded, exempt) = self.gateway.policies().guarded();
+            closed::install(&guarded, &exempt, &self.host, MARK, ike_ports)?;
+        }
+        self.ports.steering.update(&mirror::steering(&self.view, &policies, ike_ports))?;
+        let wanted = mirror::host_routes(&self.view, &policies, self.tun);
+        for route in self.routes.iter().filter(|r| !wanted.contains(r)) {
+            self.requests.remove_route(TABLE, route)?;
+        }
+        for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
+            self.requests.add_route(TABLE, route)?;
+        }
+        self.routes = wanted;
+        Ok(())
+    }
+
+    /// SIGHUP.
+    fn reload(&mut self, now: Instant) {
+        match self.loaded.change(Asked::Reload, &mut self.gateway, now) {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(refused) => {
+                tracing::error!("configuration not reloaded, the old one stays: {refused}");
+            }
+        }
+    }
+
+    /// Undoes what was done to the host, the fail-closed rules excepted.
+    fn end(&mut self) {
+        for route in core::mem::take(&mut self.routes) {
+            if let Err(error) = self.requests.remove_route(TABLE, &route) {
+                tracing::warn!(%error, "a route stays in table {TABLE}");
+            }
+        }
+        if let Err(error) = self.requests.remove_rule(TABLE, u32::from(TABLE), MARK) {
+            tracing::warn!(%error, "the rule for table {TABLE} stays");
+        }
+        self.flush();
+        self.gateway.dataplane().stop();
+        tracing::info!("ended");
+    }
+}
+
+impl Configured for Loaded {
+    fn change(&mut self, asked: Asked, gateway: &mut Gateway, now: Instant) -> Result<(), Refused> {
+        let changes = match asked {
+            Asked::Reload => {
+                let new =
+                    Configuration::load(&self.path, self.options).map_err(Refused::Diagnostics)?;
+                for warning in &new.warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.store.reload(new)
+            }
+            Asked::LoadConn(arguments) => {
+                let (connection, warnings) = Request::connection(&arguments, self.store.settings())
+                    .map_err(Refused::Diagnostics)?;
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.store.load_connection(connection)
+            }
+            Asked::UnloadConn(name) => config::Changes {
+                removed: vec![self.store.unload_connection(&name).ok_or(Refused::Unknown)?],
+                ..config::Changes::default()
+            },
+            Asked::LoadShared(secret) => {
+                self.store.load_secret(secret);
+                config::Changes::default()
+            }
+            Asked::UnloadShared(name) => {
+                if !self.store.unload_secret(&name) {
+                    return Err(Refused::Unknown);
+                }
+                config::Changes::default()
+            }
+            Asked::ClearCreds => {
+                self.store.clear_secrets();
+                config::Changes::default()
+            }
+        };
+        for key in &changes.restart {
+            tracing::warn!(key, "takes effect at the next start");
+        }
+        gateway.set_config(Arc::new(self.store.engine_config()));
+        // What was started because the configuration said so ends when it says so no longer.
+        let gone = changes.changed.iter().map(|(old, _)| old).chain(&changes.removed);
+        stop_children(gateway, gone, now);
+        let new: Vec<_> = changes
+            .added
+            .into_iter()
+            .chain(changes.changed.into_iter().map(|(_, new)| new))
+            .collect();
+        start_children(gateway, &new, now);
+        Ok(())
+    }
+
+    fn secret_names(&self) -> Vec<&str> {
+        self.store.secret_names().collect()
+    }
+}
+
+/// The children whose `start_action` is `start`.
+fn started<'a>(
+    connections: impl IntoIterator<Item = &'a Arc<Connection>>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    connections.into_iter().flat_map(|connection| {
+        let children = connection.children.iter();
+        children
+            .filter(|child| child.start_action == ChildAction::Start)
+            .map(|child| (connection.name.as_str(), child.name.as_str()))
+    })
+}
+
+fn start_children(gateway: &mut Gateway, connections: &[Arc<Connection>], now: Instant) {
+    for (connection, child) in started(connections) {
+        let command = Command::InitiateChild {
+            connection: Some(connection.to_owned()),
+            child: child.to_owned(),
+            origin: Origin::StartAction,
+        };
+        if let Err(error) = gateway.handle_command(now, command) {
+            tracing::warn!(connection, child, %error, "not started");
+        }
+    }
+}
+
+fn stop_children<'a>(
+    gateway: &mut Gateway,
+    connections: impl IntoIterator<Item = &'a Arc<Connection>>,
+    now: Instant,
+) {
+    for (connection, child) in started(connections) {
+        let target =
+            ChildTarget::Named { connection: Some(connection.to_owned()), child: child.to_owned() };
+        // Refused when it is not up: nothing to undo.
+        let _ = gateway.handle_command(now, Command::TerminateChild { target, force: false });
+    }
+}
+
+fn create_segment(file: &Path, layout: &stats::Layout) -> Result<stats::Segment, RunError> {
+    let fail = |source| RunError::Statistics { path: file.to_owned(), source };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| fail(e.into()))?;
+    }
+    let start = stats::Start::now().map_err(|e| fail(e.into()))?;
+    stats::Segment::create(file, layout, start).map_err(fail)
+}
