@@ -147,6 +147,8 @@ pub struct XdpPort {
     /// Chunks in the fill ring, the device and the receive ring; at most `receive_ring`.
     lent: u32,
     receive_ring: u32,
+    /// The last kick failed for another reason than want of room.
+    stalled: bool,
     statistics: PortStatistics,
 }
 
@@ -249,6 +251,7 @@ impl XdpPort {
             zero_copy,
             lent: 0,
             receive_ring: rx,
+            stalled: false,
             statistics: PortStatistics::default(),
         })
     }
@@ -362,6 +365,7 @@ impl XdpPort {
 
     /// See [`Port::kick`](crate::Port::kick).
     pub fn kick(&mut self) {
+        self.stalled = false;
         let mut pending = self.transmit.pending();
         if pending == 0 || !self.transmit.memory().needs_wakeup() {
             return;
@@ -381,8 +385,10 @@ impl XdpPort {
                     }
                     // No room now: the next turn tries again.
                     Some(libc::ENOBUFS | libc::EBUSY) => return,
+                    // The device is down or gone.
                     _ => {
                         self.statistics.kick_errors += 1;
+                        self.stalled = true;
                         return;
                     }
                 },
@@ -398,7 +404,8 @@ impl XdpPort {
     /// See [`Port::prepare_sleep`](crate::Port::prepare_sleep).
     pub fn prepare_sleep(&mut self) -> bool {
         self.kick();
-        self.transmit.pending() == 0 && self.receive.is_empty()
+        // What a device that is down has not taken goes on with a later turn; waiting awake does not help it.
+        (self.stalled || self.transmit.pending() == 0) && self.receive.is_empty()
     }
 
     /// See [`Port::take_error`](crate::Port::take_error).

@@ -241,6 +241,31 @@ mod namespaces {
     }
 
     #[test]
+    fn a_device_that_was_down_forwards_again_and_costs_nothing_meanwhile() {
+        let Some(net) = Net::new("u", 1) else { return };
+        let (child, lines, _) = net.forwarder("auto");
+        assert_eq!(net.ping("10.2.0.2", 3, "-i 0.05"), 3);
+        run(&format!("ip -n {}g link set gb down", net.tag));
+        assert_eq!(net.ping("10.2.0.2", 3, "-i 0.05"), 0);
+        let before = ticks(&child);
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = ticks(&child) - before;
+        run(&format!("ip -n {}g link set gb up", net.tag));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(net.ping("10.2.0.2", 5, "-i 0.05"), 5);
+        let said = stop(child, lines);
+        assert!(spent < 20, "{spent} of 100 ticks: {said}");
+        assert_eq!(number(&said, "transmitting"), 0, "{said}");
+    }
+
+    /// Processor time of a child so far, in hundredths of a second.
+    fn ticks(child: &Child) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    #[test]
     fn a_deleted_device_is_noticed_and_harms_nothing_else() {
         let Some(net) = Net::new("d", 1) else { return };
         let (child, lines, _) = net.forwarder("auto");
