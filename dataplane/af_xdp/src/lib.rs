@@ -20,8 +20,23 @@
 //! sleeps: `prepare_sleep` on every port, a [`wait::PollSet`] over their descriptors, then `wake` on every
 //! port.
 //!
-//! This crate never looks into packets beyond the address hash of the in-memory device, never logs, and
-//! allocates nothing once its ports are open.
+//! The map, from the packet to the kernel:
+//!
+//! | module | what |
+//! |---|---|
+//! | `umem` | packet memory, and [`Frame`], the only owner of one chunk |
+//! | `pool` | [`FramePool`], a worker's free list, and where its chunks are |
+//! | `port` | [`Port`], one queue of whatever device |
+//! | `xdp` | [`XdpPort`], an AF_XDP socket |
+//! | [`memory`] | the in-memory wire, the generator |
+//! | `ring` | the rings of both |
+//! | `doorbell`, [`wait`] | sleeping and waking |
+//! | [`steering`] | which packets reach the sockets: rules, program, attachment |
+//! | `asm`, `bpf`, `syscall` | what they stand on |
+//!
+//! This crate never looks into packets beyond the address hash of the in-memory wire, never logs, reads no clock on
+//! the packet path, and allocates nothing once its ports are open. docs/af_xdp.md says what holds for a port,
+//! docs/steering.md which packets reach it, docs/unsafe.md why the unsafe modules are right.
 
 #[expect(unsafe_code, reason = "bpf(2) attributes hold pointers")]
 mod bpf;

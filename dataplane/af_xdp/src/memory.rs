@@ -22,9 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 mod faults;
+mod generator;
 mod station;
 
 pub use faults::{FaultCounts, Faults, PartsPerMillion};
+pub use generator::Generator;
 pub use station::Station;
 
 use faults::{Fate, Fortune};

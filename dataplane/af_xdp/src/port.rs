@@ -1,6 +1,6 @@
 //! One queue of one device, whatever the device is.
 
-use crate::memory::MemoryPort;
+use crate::memory::{Generator, MemoryPort};
 use crate::pool::FramePool;
 use crate::umem::Frame;
 use crate::xdp::XdpPort;
@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 /// One queue of one device, owned by one worker. The kind is told apart once a burst.
 #[derive(Debug)]
 pub enum Port {
+    /// Packets from nowhere, for benches.
+    Generator(Generator),
     /// The in-memory device.
     Memory(MemoryPort),
     /// A queue of a network device.
@@ -49,6 +51,7 @@ impl Port {
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
         match self {
+            Self::Generator(port) => port.receive(pool, out, max),
             Self::Memory(port) => port.receive(pool, out, max),
             Self::Xdp(port) => port.receive(pool, out, max),
         }
@@ -59,6 +62,7 @@ impl Port {
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
         match self {
+            Self::Generator(port) => port.transmit(pool, frames),
             Self::Memory(port) => port.transmit(pool, frames),
             Self::Xdp(port) => port.transmit(pool, frames),
         }
@@ -69,6 +73,7 @@ impl Port {
     #[inline]
     pub fn complete(&mut self, pool: &mut FramePool) {
         match self {
+            Self::Generator(_) => {}
             Self::Memory(port) => port.complete(pool),
             Self::Xdp(port) => port.complete(pool),
         }
@@ -79,6 +84,7 @@ impl Port {
     #[inline]
     pub fn kick(&mut self) {
         match self {
+            Self::Generator(_) => {}
             Self::Memory(port) => port.kick(),
             Self::Xdp(port) => port.kick(),
         }
@@ -88,6 +94,7 @@ impl Port {
     /// when there is room again.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
+            Self::Generator(_) => None,
             Self::Memory(port) => Some(port.fd()),
             Self::Xdp(port) => Some(port.fd()),
         }
@@ -97,6 +104,7 @@ impl Port {
     /// work already. After the sleep, or when another port says false, call [`wake`](Self::wake).
     pub fn prepare_sleep(&mut self) -> bool {
         match self {
+            Self::Generator(port) => port.prepare_sleep(),
             Self::Memory(port) => port.prepare_sleep(),
             Self::Xdp(port) => port.prepare_sleep(),
         }
@@ -106,7 +114,7 @@ impl Port {
     pub fn wake(&mut self) {
         match self {
             Self::Memory(port) => port.wake(),
-            Self::Xdp(_) => {}
+            Self::Generator(_) | Self::Xdp(_) => {}
         }
     }
 
@@ -116,6 +124,7 @@ impl Port {
     /// The system's, when the device is gone.
     pub fn statistics(&self) -> io::Result<PortStatistics> {
         match self {
+            Self::Generator(port) => Ok(port.statistics()),
             Self::Memory(port) => Ok(port.statistics()),
             Self::Xdp(port) => port.statistics(),
         }
@@ -127,7 +136,7 @@ impl Port {
     /// The system's, when it does not say.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
-            Self::Memory(_) => Ok(None),
+            Self::Generator(_) | Self::Memory(_) => Ok(None),
             Self::Xdp(port) => port.take_error(),
         }
     }
