@@ -100,6 +100,8 @@ causes! {
         "Transport mode protects whole packets, not fragments (RFC 4303 §3.3.4).";
     NoSa, "no_sa", None,
         "The outbound SA that the packet was given to is gone.";
+    CipherFailed, "cipher_failed", None,
+        "The crypto library refused to encrypt.";
     NoRoom, "no_room", None,
         "The packet buffer has no room for the headers or the trailer.";
     PacketTooBig, "packet_too_big", None,

@@ -5,9 +5,13 @@
 //! | [`inbound`] | the receiving SA: sizes, replay, trailer, tunnel strip, selectors |
 //! | [`outbound`] | the sending SA: sequence numbers, padding, tunnel headers |
 //! | `suite` | the keyed transforms, chosen once when an SA is installed |
+//! | `serial`, `cbc_mac`, `ccm` | the transforms that work packet by packet |
 
+mod cbc_mac;
+mod ccm;
 pub mod inbound;
 pub mod outbound;
+pub(crate) mod serial;
 pub(crate) mod suite;
 
 /// How many packets go through the stages together: enough for the batched cipher to fill its lanes,

@@ -93,25 +93,31 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
     let mut jobs = ArrayVec::<OpenJob<'_>, BURST>::new();
     let mut batched = ArrayVec::<&mut bool, BURST>::new();
     for (packet, admitted) in packets.iter_mut().zip(stage) {
-        let Some(Admitted { candidate, spi, text, text_len, authentic }) = admitted else {
+        let Some(Admitted { spi, place, authentic, .. }) = admitted else {
             continue;
         };
         let Some(sa) = sad.get(*spi) else { continue };
         match sa.suite() {
             Suite::Gcm { key, salt } => {
-                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(*text)
+                let Some((before, rest)) =
+                    packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
                     continue;
                 };
-                let Some((data, rest)) = rest.split_at_mut_checked(*text_len) else { continue };
+                let Some((data, rest)) = rest.split_at_mut_checked(place.text_len) else {
+                    continue;
+                };
                 let Some(tag) = rest.get(..sa.icv_len()) else { continue };
                 let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
-                let aad = aad(spi.get(), candidate.sequence(), sa.esn());
+                let aad = aad(spi.get(), place.sequence, place.esn);
                 let Ok(job) = OpenJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
                     continue;
                 };
                 jobs.push(job);
                 batched.push(authentic);
+            }
+            Suite::Serial(serial) => {
+                *authentic = serial.open(packet.buffer.data_mut(), *place).is_ok();
             }
         }
     }

@@ -56,20 +56,16 @@ pub fn process_burst<B: PacketBuffer>(
     totals: &mut Totals,
 ) {
     for chunk in packets.chunks_mut(BURST) {
-        let prepared = prepare(sad, chunk, totals);
+        let prepared = prepare(sad, chunk);
         seal(sad, chunk, &prepared);
-        finish(sad, chunk, &prepared);
+        finish(sad, chunk, &prepared, totals);
     }
 }
 
 type Stage = ArrayVec<Option<Prepared>, BURST>;
 
 #[inline]
-fn prepare<B: PacketBuffer>(
-    sad: &mut OutboundSad,
-    packets: &mut [OutboundPacket<B>],
-    totals: &mut Totals,
-) -> Stage {
+fn prepare<B: PacketBuffer>(sad: &mut OutboundSad, packets: &mut [OutboundPacket<B>]) -> Stage {
     packets
         .iter_mut()
         .map(|packet| {
@@ -80,7 +76,7 @@ fn prepare<B: PacketBuffer>(
                 packet.outcome = Outcome::Dropped(DropCause::NoSa);
                 return None;
             };
-            match sa.prepare(&mut packet.buffer, totals, &mut packet.events) {
+            match sa.prepare(&mut packet.buffer, &mut packet.events) {
                 Ok(prepared) => return Some(prepared),
                 Err(Refusal::Dropped(cause)) => packet.outcome = Outcome::Dropped(cause),
                 Err(Refusal::TooBig(mtu)) => packet.outcome = Outcome::TooBig(mtu),
@@ -95,25 +91,33 @@ fn prepare<B: PacketBuffer>(
 fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
     let mut jobs = ArrayVec::<SealJob<'_>, BURST>::new();
     for (packet, prepared) in packets.iter_mut().zip(stage) {
-        let Some(Prepared { text, text_len, sequence }) = prepared else { continue };
+        let Some(Prepared { place, .. }) = prepared else { continue };
         // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
-        packet.outcome = Outcome::Dropped(DropCause::NoSa);
+        packet.outcome = Outcome::Dropped(DropCause::CipherFailed);
         let Some(sa) = sad.get(packet.sa) else { continue };
         match sa.suite() {
             Suite::Gcm { key, salt } => {
-                let Some((before, rest)) = packet.buffer.data_mut().split_at_mut_checked(*text)
+                let Some((before, rest)) =
+                    packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
                     continue;
                 };
-                let Some((data, rest)) = rest.split_at_mut_checked(*text_len) else { continue };
+                let Some((data, rest)) = rest.split_at_mut_checked(place.text_len) else {
+                    continue;
+                };
                 let Some(tag) = rest.get_mut(..sa.icv_len()) else { continue };
                 let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
-                let aad = aad(sa.spi().get(), *sequence, sa.esn());
+                let aad = aad(sa.spi().get(), place.sequence, place.esn);
                 let Ok(job) = SealJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
                     continue;
                 };
                 jobs.push(job);
                 packet.outcome = Outcome::Sealed;
+            }
+            Suite::Serial(serial) => {
+                if serial.seal(packet.buffer.data_mut(), *place).is_ok() {
+                    packet.outcome = Outcome::Sealed;
+                }
             }
         }
     }
@@ -121,13 +125,18 @@ fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], s
 }
 
 #[inline]
-fn finish<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
+fn finish<B: PacketBuffer>(
+    sad: &OutboundSad,
+    packets: &mut [OutboundPacket<B>],
+    stage: &Stage,
+    totals: &mut Totals,
+) {
     for (packet, prepared) in packets.iter_mut().zip(stage) {
         if let Some(prepared) = prepared
             && packet.outcome == Outcome::Sealed
             && let Some(sa) = sad.get(packet.sa)
         {
-            sa.finish(packet.buffer.data_mut(), prepared);
+            sa.finish(packet.buffer.data_mut(), prepared, totals);
         }
     }
 }

@@ -5,6 +5,7 @@
 //!                │◄──── in clear ────►│◄────────────── ciphertext ──────────────────►│
 //! ```
 
+use super::serial::Place;
 use super::suite::{self, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Totals, Usage};
 use crate::classify::Protected;
@@ -148,7 +149,9 @@ impl InboundSa {
             Replayed::TooOld => DropCause::ReplayedTooOld,
         })?;
         let text = offset + esp::HEADER_LEN + usize::from(iv);
-        Ok(Admitted { candidate, spi: self.spi, text, text_len, authentic: false })
+        let (sequence, esn) = (candidate.sequence(), self.esn);
+        let place = Place { esp: offset, text, text_len, sequence, esn };
+        Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
     }
 
     #[inline]
@@ -159,11 +162,6 @@ impl InboundSa {
     #[inline]
     pub(crate) fn icv_len(&self) -> usize {
         usize::from(self.sizes.icv)
-    }
-
-    #[inline]
-    pub(crate) fn esn(&self) -> bool {
-        self.esn
     }
 
     /// Everything behind decryption: replay window, trailer, tunnel strip, selectors and accounts
@@ -191,7 +189,8 @@ impl InboundSa {
         totals: &mut Totals,
         events: &mut Events,
     ) -> Result<Inner, DropCause> {
-        let Admitted { candidate, text, text_len, authentic, .. } = admitted;
+        let Admitted { candidate, place, authentic, .. } = admitted;
+        let Place { text, text_len, .. } = place;
         if !authentic {
             return Err(DropCause::NotAuthentic);
         }
@@ -284,10 +283,7 @@ impl core::fmt::Debug for InboundSa {
 pub(crate) struct Admitted {
     pub(crate) candidate: Candidate,
     pub(crate) spi: Spi,
-    /// Where the ciphertext begins in the packet.
-    pub(crate) text: usize,
-    /// Its length without the ICV.
-    pub(crate) text_len: usize,
+    pub(crate) place: Place,
     /// What the cipher said.
     pub(crate) authentic: bool,
 }

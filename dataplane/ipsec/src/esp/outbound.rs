@@ -9,6 +9,7 @@
 //!
 //! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
+use super::serial::Place;
 use super::suite::{self, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Totals, Usage};
 use crate::drop_cause::DropCause;
@@ -29,6 +30,9 @@ const OUTER_TTL: u8 = 64;
 
 /// The path MTU of an SA until it is told another one.
 const DEFAULT_PATH_MTU: u16 = 1500;
+
+/// The longest explicit IV, that of CBC.
+const MAX_IV_LEN: usize = 16;
 
 /// The smallest MTU of an IPv6 link (RFC 8200 §5); no smaller one is told to an IPv6 sender.
 const IPV6_MIN_MTU: u16 = 1280;
@@ -53,7 +57,7 @@ pub struct OutboundSa {
     selectors: Box<[Selector]>,
     pair: PairId,
     /// Instead of the sequence number, for the one packet of [`OutboundSa::for_known_answer`].
-    given_iv: Option<[u8; suite::GCM_IV_LEN]>,
+    given_iv: Option<([u8; MAX_IV_LEN], usize)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,13 +122,16 @@ impl OutboundSa {
         self
     }
 
-    /// Seals exactly one packet, with this sequence number and explicit IV, and then refuses: a nonce
-    /// cannot repeat. For known answers, whose IVs are not ours.
+    /// Seals exactly one packet, with this sequence number and explicit IV (of its cipher's length, or the
+    /// packet is refused), and no other: a nonce cannot repeat. For known answers, whose IVs are not ours.
     #[must_use]
-    pub fn for_known_answer(mut self, sequence: u64, iv: [u8; suite::GCM_IV_LEN]) -> Self {
+    pub fn for_known_answer(mut self, sequence: u64, iv: &[u8]) -> Self {
         self.sequence = sequence.saturating_sub(1);
         self.last_sequence = sequence;
-        self.given_iv = Some(iv);
+        let len = iv.len().min(MAX_IV_LEN);
+        let mut given = [0; MAX_IV_LEN];
+        given[..len].copy_from_slice(&iv[..len]);
+        self.given_iv = Some((given, len));
         self
     }
 
@@ -234,18 +241,12 @@ impl OutboundSa {
         usize::from(self.sizes.icv)
     }
 
-    #[inline]
-    pub(crate) fn esn(&self) -> bool {
-        self.esn
-    }
-
     /// Takes a sequence number and writes everything that needs no key: padding, trailer, IV, ESP and
     /// outer headers (RFC 4303 §3.3.1 to §3.3.3, RFC 4301 §5.1.2).
     #[inline]
     pub(crate) fn prepare<B: PacketBuffer>(
         &mut self,
         buffer: &mut B,
-        totals: &mut Totals,
         events: &mut Events,
     ) -> Result<Prepared, Refusal> {
         let plan = self.plan(buffer.data())?;
@@ -275,7 +276,6 @@ impl OutboundSa {
             return Err(DropCause::SequenceExhausted.into());
         };
         *events |= self.usage.charge(bytes);
-        totals.add(self.contribution, bytes);
 
         buffer.set_len(trailer_end + icv).map_err(|_| DropCause::NoRoom)?;
         let trailer = buffer.data_mut().get_mut(plan.len..trailer_end).ok_or(DropCause::NoRoom)?;
@@ -291,8 +291,9 @@ impl OutboundSa {
             }
         }
         let middle = packet.get_mut(plan.ip_len..text).ok_or(DropCause::NoRoom)?;
-        self.write_middle(middle, total_len - plan.ip_len as u16, sequence);
-        Ok(Prepared { text, text_len, sequence })
+        self.write_middle(middle, total_len - plan.ip_len as u16, sequence)?;
+        let esp = text - esp::HEADER_LEN - usize::from(self.sizes.iv);
+        Ok(Prepared { bytes, place: Place { esp, text, text_len, sequence, esn: self.esn } })
     }
 
     /// What of the packet is carried, and how (RFC 4303 §3.1).
@@ -425,33 +426,42 @@ impl OutboundSa {
 
     /// UDP header, clear header and IV; `payload_len` counts from here to the end of the packet.
     #[inline]
-    fn write_middle(&self, out: &mut [u8], payload_len: u16, sequence: u64) {
+    fn write_middle(
+        &self,
+        out: &mut [u8],
+        payload_len: u16,
+        sequence: u64,
+    ) -> Result<(), DropCause> {
         let out = match self.encap {
             None => out,
             Some(UdpEncap { local_port, remote_port }) => {
-                let Some((udp, rest)) = out.split_first_chunk_mut() else { return };
+                let (udp, rest) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
                 // RFC 3948 §2.1: no checksum over IPv4. That over IPv6 follows the ciphertext.
                 *udp = udp::emit(local_port, remote_port, payload_len, 0);
                 rest
             }
         };
-        let Some((clear, iv)) = out.split_first_chunk_mut() else { return };
+        let (clear, iv) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
         *clear = esp::emit(self.spi.get(), sequence as u32);
-        if let Some(iv) = iv.first_chunk_mut::<{ suite::GCM_IV_LEN }>() {
-            *iv = self.given_iv.unwrap_or(sequence.to_be_bytes());
+        match &self.given_iv {
+            Some((given, len)) if *len == iv.len() => iv.copy_from_slice(&given[..*len]),
+            Some(_) => return Err(DropCause::CipherFailed),
+            None => self.suite.write_iv(sequence, iv).map_err(|_| DropCause::CipherFailed)?,
         }
+        Ok(())
     }
 
-    /// Writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
+    /// Counts the packet, and writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
     /// checksums (RFC 6935) drop them, and RFC 3948 does not ask for them over IPv6.
     #[inline]
-    pub(crate) fn finish(&self, packet: &mut [u8], prepared: &Prepared) {
+    pub(crate) fn finish(&self, packet: &mut [u8], prepared: &Prepared, totals: &mut Totals) {
+        totals.add(self.contribution, prepared.bytes);
         if self.encap.is_none() || packet.first().is_none_or(|b| b >> 4 != 6) {
             return;
         }
         let Ok(Ip::V6(ip)) = Ip::parse(packet) else { return };
         let (source, destination) = (ip.source(), ip.destination());
-        let datagram = prepared.text - usize::from(self.middle);
+        let datagram = prepared.place.text - usize::from(self.middle);
         let Some(datagram) = packet.get_mut(datagram..) else { return };
         let len = datagram.len() as u32;
         let sum = checksum::pseudo_v6(source, destination, protocol::UDP, len).add_bytes(datagram);
@@ -494,10 +504,9 @@ struct Plan {
 /// A packet whose headers are written and whose text waits for the cipher.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// Where the text begins in the packet.
-    pub(crate) text: usize,
-    pub(crate) text_len: usize,
-    pub(crate) sequence: u64,
+    pub(crate) place: Place,
+    /// Bytes of the packet that is carried.
+    bytes: u64,
 }
 
 /// Why a packet was not sealed.

@@ -1,5 +1,6 @@
 //! The keyed transforms of an SA, chosen once (RFC 8221).
 
+use super::serial::{Failed, Mac, Serial};
 use crate::accounting::Contribution;
 use crate::aead::{Aad, GcmKey, NONCE_LEN};
 use crate::algorithm::Cipher;
@@ -17,6 +18,8 @@ pub(crate) enum Suite {
         /// First four bytes of every nonce.
         salt: [u8; 4],
     },
+    /// Everything else, packet by packet.
+    Serial(Serial),
 }
 
 /// What the transforms add to a packet, in bytes.
@@ -45,23 +48,59 @@ impl Suite {
             }
             Some(_) | None => {}
         }
-        match cipher {
+        let iv = cipher.iv_len() as u8;
+        let sizes = |icv, align| Sizes { iv, icv, align };
+        let unsupported = SaError::UnsupportedCipher(cipher);
+        let (suite, sizes) = match cipher {
+            Cipher::AesGcm(icv) | Cipher::AesCcm(icv) if !matches!(icv, 8 | 12 | 16) => {
+                return Err(SaError::IcvLength(cipher));
+            }
             Cipher::AesGcm(icv) => {
-                if !matches!(icv, 8 | 12 | 16) {
-                    return Err(SaError::IcvLength(cipher));
-                }
                 let key = GcmKey::new(key).map_err(|_| wrong_length)?;
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
-                let sizes = Sizes { iv: GCM_IV_LEN as u8, icv, align: 4 };
-                Ok((Self::Gcm { key, salt }, sizes))
+                (Self::Gcm { key, salt }, sizes(icv, 4))
             }
-            Cipher::AesCbc
-            | Cipher::AesCtr
-            | Cipher::AesCcm(_)
-            | Cipher::AesGmac
-            | Cipher::ChaCha20Poly1305
-            | Cipher::Null
-            | Cipher::TripleDesCbc => Err(SaError::UnsupportedCipher(cipher)),
+            Cipher::AesCcm(icv) => {
+                let salt = salt.try_into().map_err(|_| wrong_length)?;
+                let serial = Serial::ccm(key, salt, icv).ok_or(unsupported)?;
+                (Self::Serial(serial), sizes(icv, 4))
+            }
+            Cipher::AesGmac => {
+                let salt = salt.try_into().map_err(|_| wrong_length)?;
+                let serial = Serial::gmac(key, salt).ok_or(unsupported)?;
+                (Self::Serial(serial), sizes(16, 4))
+            }
+            Cipher::ChaCha20Poly1305 => {
+                let salt = salt.try_into().map_err(|_| wrong_length)?;
+                let serial = Serial::chacha(key, salt).ok_or(unsupported)?;
+                (Self::Serial(serial), sizes(16, 4))
+            }
+            Cipher::AesCbc | Cipher::AesCtr | Cipher::Null | Cipher::TripleDesCbc => {
+                let (mac, icv) = match integrity {
+                    None => (None, 0),
+                    Some((integrity, key)) => {
+                        let mac = Mac::new(*integrity, key.expose());
+                        let mac = mac.ok_or(SaError::UnsupportedIntegrity(*integrity))?;
+                        (Some(mac), integrity.icv_len() as u8)
+                    }
+                };
+                let align = if cipher == Cipher::AesCbc { 16 } else { 4 };
+                let serial = Serial::separate(cipher, key, salt, mac).ok_or(unsupported)?;
+                (Self::Serial(serial), sizes(icv, align))
+            }
+        };
+        Ok((suite, sizes))
+    }
+
+    /// Writes the explicit IV of a packet; it never repeats under a key.
+    #[inline]
+    pub(crate) fn write_iv(&self, sequence: u64, iv: &mut [u8]) -> Result<(), Failed> {
+        match self {
+            Self::Gcm { .. } => {
+                *iv.first_chunk_mut::<GCM_IV_LEN>().ok_or(Failed)? = sequence.to_be_bytes();
+                Ok(())
+            }
+            Self::Serial(serial) => serial.write_iv(sequence, iv),
         }
     }
 }

@@ -9,8 +9,15 @@ use proptest::prelude::*;
 
 #[test]
 fn every_flipped_bit_is_refused_and_lands_in_its_cause() {
-    for (encap, esn) in [(false, false), (true, false), (false, true)] {
-        let mut tunnel = Tunnel::new(Shape { encap, esn, ..Shape::default() });
+    let mut shapes = Vec::new();
+    for (cipher, key_len, integrity) in crate::round_trip::suites() {
+        for (encap, esn) in [(false, false), (true, false), (false, true)] {
+            shapes.push(Shape { cipher, key_len, integrity, encap, esn, ..Shape::default() });
+        }
+    }
+    for shape in shapes {
+        let encap = shape.encap;
+        let mut tunnel = Tunnel::new(shape);
         let packet = tunnel.shape.packet(21);
         let sealed = tunnel.sealed(&packet);
         let esp = if encap { 28 } else { 20 };

@@ -1,7 +1,7 @@
 //! What one end seals the other opens, whatever the shape.
 
 use crate::fixture::{Shape, Tunnel, udp_packet};
-use ipsec::algorithm::Cipher;
+use ipsec::algorithm::{Cipher, Integrity};
 use ipsec::inbound::{self, InboundPacket};
 use ipsec::outbound::{self, OutboundPacket};
 use ipsec::packet::{OwnedPacket, PacketBuffer};
@@ -9,14 +9,39 @@ use ipsec::sa::{DfRule, DscpRule, HeaderRules, Mode};
 use proptest::prelude::*;
 use wire::ip::Ip;
 
+/// Every suite: cipher, key lengths, and the integrity transforms that go with it.
+pub(crate) fn suites() -> Vec<(Cipher, usize, Option<Integrity>)> {
+    let macs = [
+        Integrity::HmacSha1_96,
+        Integrity::HmacSha256_128,
+        Integrity::HmacSha384_192,
+        Integrity::HmacSha512_256,
+        Integrity::AesCmac96,
+        Integrity::AesXcbc96,
+    ];
+    let ciphers = [8, 12, 16].into_iter().flat_map(|n| [Cipher::AesGcm(n), Cipher::AesCcm(n)]);
+    let ciphers = ciphers.chain([
+        Cipher::AesGmac,
+        Cipher::ChaCha20Poly1305,
+        Cipher::AesCbc,
+        Cipher::AesCtr,
+        Cipher::Null,
+    ]);
+    let mut suites = Vec::new();
+    for cipher in ciphers {
+        for &key_len in cipher.key_lens() {
+            match cipher.is_combined() {
+                true => suites.push((cipher, key_len, None)),
+                false => suites.extend(macs.map(|mac| (cipher, key_len, Some(mac)))),
+            }
+        }
+    }
+    suites
+}
+
 prop_compose! {
     fn shapes()(
-        cipher in prop_oneof![
-            Just(Cipher::AesGcm(8)),
-            Just(Cipher::AesGcm(12)),
-            Just(Cipher::AesGcm(16)),
-        ],
-        key_len in prop_oneof![Just(16usize), Just(24), Just(32)],
+        (cipher, key_len, integrity) in prop::sample::select(suites()),
         transport in any::<bool>(),
         outer_v6 in any::<bool>(),
         inner_v6 in any::<bool>(),
@@ -24,12 +49,12 @@ prop_compose! {
         esn in any::<bool>(),
     ) -> Shape {
         let mode = if transport { Mode::Transport } else { Mode::Tunnel };
-        Shape { cipher, key_len, mode, outer_v6, inner_v6, encap, esn, ..Shape::default() }
+        Shape { cipher, key_len, integrity, mode, outer_v6, inner_v6, encap, esn, ..Shape::default() }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn every_shape_and_length_comes_back_unchanged(
@@ -212,4 +237,41 @@ fn a_packet_without_df_is_to_be_fragmented_before_protection() {
     packet[6] = 0;
     ipv4_checksum(&mut packet);
     assert!(matches!(tunnel.seal(&packet).0, outbound::Outcome::Fragment(_)));
+}
+
+/// Explicit IVs are never the same twice under a key, and those of CBC are not predicted by those before
+/// (RFC 3602 §3): no two differ by a small step.
+#[test]
+fn explicit_ivs_are_unique_and_those_of_cbc_unpredictable() {
+    for (cipher, key_len, integrity) in suites() {
+        let mut tunnel = Tunnel::new(Shape { cipher, key_len, integrity, ..Shape::default() });
+        let packet = tunnel.shape.packet(1);
+        let iv_len = cipher.iv_len();
+        let mut ivs: Vec<_> =
+            (0..200).map(|_| tunnel.sealed(&packet)[28..28 + iv_len].to_vec()).collect();
+        if cipher == Cipher::AesCbc {
+            for pair in ivs.windows(2) {
+                let changed: u32 =
+                    pair[0].iter().zip(&pair[1]).map(|(a, b)| (a ^ b).count_ones()).sum();
+                assert!(changed > 20, "{changed} bits of 128");
+            }
+        }
+        ivs.sort();
+        ivs.dedup();
+        assert_eq!(ivs.len(), if cipher == Cipher::Null { 1 } else { 200 }, "{cipher:?}");
+    }
+}
+
+#[test]
+fn only_what_is_encrypted_counts_as_confidential() {
+    for (cipher, key_len, integrity) in suites() {
+        let mut tunnel = Tunnel::new(Shape { cipher, key_len, integrity, ..Shape::default() });
+        let packet = tunnel.shape.packet(50);
+        let sealed = tunnel.sealed(&packet);
+        tunnel.opened(&sealed);
+        let hidden = !sealed.windows(packet.len()).any(|window| window == packet);
+        let confidential = if hidden { packet.len() as u64 } else { 0 };
+        assert_eq!(tunnel.received.confidential_bytes, confidential, "{cipher:?}");
+        assert_eq!(tunnel.received.authenticated_bytes, packet.len() as u64);
+    }
 }

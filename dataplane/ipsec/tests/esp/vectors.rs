@@ -2,7 +2,7 @@
 //! record names its origin).
 
 use crate::fixture::{Shape, Tunnel, any};
-use ipsec::algorithm::{Cipher, KeyMaterial};
+use ipsec::algorithm::{Cipher, Integrity, KeyMaterial};
 use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
 use ipsec::sa::{Mode, SaParameters, Spi};
@@ -41,6 +41,8 @@ struct Enc {
 
 #[derive(Deserialize)]
 struct Auth {
+    alg: String,
+    key: Option<String>,
     icv_len: u8,
 }
 
@@ -79,10 +81,10 @@ struct Case {
     parameters: Box<dyn Fn(bool) -> SaParameters>,
     outer: Vec<u8>,
     plain: Vec<u8>,
-    iv: [u8; 8],
+    iv: Vec<u8>,
 }
 
-fn case(record: &Record, cipher: Cipher) -> Case {
+fn case(record: &Record, cipher: Cipher, integrity: Option<Integrity>) -> Case {
     let outer = with_outer_header(record);
     let ip = Ip::parse(&outer).unwrap();
     let (source, destination) = (ip.source(), ip.destination());
@@ -103,37 +105,53 @@ fn case(record: &Record, cipher: Cipher) -> Case {
         };
         plain.splice(..0, header.emit());
     }
-    let key = [unhex(record.enc.key.as_ref().unwrap()), unhex(record.enc.salt.as_ref().unwrap())];
+    let hex = |text: &Option<String>| text.as_deref().map(unhex).unwrap_or_default();
+    let key = [hex(&record.enc.key), hex(&record.enc.salt)].concat();
+    let mac_key = hex(&record.auth.key);
     let (spi, esn) = (record.spi, record.esn);
-    let shape = Shape { cipher, mode, esn, ..Shape::default() };
+    let shape = Shape { cipher, integrity, mode, esn, ..Shape::default() };
     let template = shape.clone();
     let parameters = move |sending| {
         let mut parameters = if sending { template.sending() } else { template.receiving() };
         parameters.spi = Spi::for_known_answer(spi);
-        parameters.transform.cipher_key = KeyMaterial::new(key.concat());
+        parameters.transform.cipher_key = KeyMaterial::new(key.clone());
+        let mac = integrity.map(|i| (i, KeyMaterial::new(mac_key.clone())));
+        parameters.transform.integrity = mac;
         parameters.selectors = vec![any(false)];
         (parameters.local, parameters.remote) =
             if sending { (source, destination) } else { (destination, source) };
         parameters
     };
-    let iv = unhex(record.iv.as_ref().unwrap()).try_into().unwrap();
+    let iv = unhex(record.iv.as_ref().unwrap());
     Case { shape, parameters: Box::new(parameters), outer, plain, iv }
 }
 
-fn gcm_records() -> impl Iterator<Item = (Record, Cipher)> {
-    records().into_iter().filter_map(|record| {
-        (record.proto == "esp" && record.enc.alg == "AES_GCM").then(|| {
-            let cipher = Cipher::AesGcm(record.auth.icv_len);
-            (record, cipher)
-        })
+/// The records whose transforms this crate has. The others are: AH; DES and 3DES; HMAC-MD5; those whose
+/// integrity key was not published, or that have none, which no SA may have (RFC 8221 §4).
+fn known() -> impl Iterator<Item = (Record, Cipher, Option<Integrity>)> {
+    records().into_iter().filter(|record| record.proto == "esp").filter_map(|record| {
+        let cipher = match &record.enc.alg[..] {
+            "AES_GCM" => Cipher::AesGcm(record.auth.icv_len),
+            "CHACHA20_POLY1305" => Cipher::ChaCha20Poly1305,
+            "AES_CBC" => Cipher::AesCbc,
+            "AES_CTR" => Cipher::AesCtr,
+            _ => return None,
+        };
+        let integrity = match (&record.auth.alg[..], &record.auth.key) {
+            ("AEAD", _) => None,
+            ("HMAC_SHA2_256", Some(_)) => Some(Integrity::HmacSha256_128),
+            ("HMAC_SHA2_384", Some(_)) => Some(Integrity::HmacSha384_192),
+            _ => return None,
+        };
+        Some((record, cipher, integrity))
     })
 }
 
 #[test]
 fn published_packets_open_to_their_plaintext() {
     let mut count = 0;
-    for (record, cipher) in gcm_records() {
-        let case = case(&record, cipher);
+    for (record, cipher, integrity) in known() {
+        let case = case(&record, cipher, integrity);
         let sending = OutboundSa::new(&(case.parameters)(true)).unwrap();
         let receiving = InboundSa::new(&(case.parameters)(false)).unwrap();
         let receiving = receiving.resume_at(64, record.seq).unwrap();
@@ -148,15 +166,15 @@ fn published_packets_open_to_their_plaintext() {
         assert_eq!(plain, case.plain, "{}", record.id);
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 13);
 }
 
 #[test]
 fn sealing_the_plaintext_gives_the_published_packets() {
-    for (record, cipher) in gcm_records() {
-        let case = case(&record, cipher);
+    for (record, cipher, integrity) in known() {
+        let case = case(&record, cipher, integrity);
         let sending = OutboundSa::new(&(case.parameters)(true)).unwrap();
-        let sending = sending.for_known_answer(record.seq, case.iv);
+        let sending = sending.for_known_answer(record.seq, &case.iv);
         let receiving = InboundSa::new(&(case.parameters)(false)).unwrap();
         let mut tunnel = Tunnel::with(case.shape, sending, receiving);
         let sealed = tunnel.sealed(&case.plain);
