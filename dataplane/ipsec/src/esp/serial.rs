@@ -59,6 +59,7 @@ impl From<aead::JobError> for Failed {
 }
 
 /// The transforms of one SA.
+#[expect(clippy::large_enum_variant, reason = "each SA has one, behind a pointer")]
 pub(crate) enum Serial {
     ChaCha { key: LessSafeKey, salt: [u8; 4] },
     Ccm { key: Box<Ccm>, salt: [u8; 3] },
@@ -67,6 +68,7 @@ pub(crate) enum Serial {
 }
 
 /// A cipher without integrity of its own.
+#[expect(clippy::large_enum_variant, reason = "each SA has one, behind a pointer")]
 pub(crate) enum SeparateCipher {
     Null,
     /// RFC 3602.
@@ -87,6 +89,7 @@ pub(crate) struct Mac {
     icv_len: usize,
 }
 
+#[expect(clippy::large_enum_variant, reason = "each SA has one, behind a pointer")]
 enum MacKey {
     Hmac(hmac::Key),
     CbcMac(Box<CbcMac>),

@@ -19,7 +19,7 @@ pub(crate) enum Suite {
         salt: [u8; 4],
     },
     /// Everything else, packet by packet.
-    Serial(Serial),
+    Serial(Box<Serial>),
 }
 
 /// What the transforms add to a packet, in bytes.
@@ -63,17 +63,17 @@ impl Suite {
             Cipher::AesCcm(icv) => {
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
                 let serial = Serial::ccm(key, salt, icv).ok_or(unsupported)?;
-                (Self::Serial(serial), sizes(icv, 4))
+                (Self::Serial(Box::new(serial)), sizes(icv, 4))
             }
             Cipher::AesGmac => {
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
                 let serial = Serial::gmac(key, salt).ok_or(unsupported)?;
-                (Self::Serial(serial), sizes(16, 4))
+                (Self::Serial(Box::new(serial)), sizes(16, 4))
             }
             Cipher::ChaCha20Poly1305 => {
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
                 let serial = Serial::chacha(key, salt).ok_or(unsupported)?;
-                (Self::Serial(serial), sizes(16, 4))
+                (Self::Serial(Box::new(serial)), sizes(16, 4))
             }
             Cipher::AesCbc | Cipher::AesCtr | Cipher::Null | Cipher::TripleDesCbc => {
                 let (mac, icv) = match integrity {
@@ -86,7 +86,7 @@ impl Suite {
                 };
                 let align = if cipher == Cipher::AesCbc { 16 } else { 4 };
                 let serial = Serial::separate(cipher, key, salt, mac).ok_or(unsupported)?;
-                (Self::Serial(serial), sizes(icv, align))
+                (Self::Serial(Box::new(serial)), sizes(icv, align))
             }
         };
         Ok((suite, sizes))
