@@ -1,44 +1,53 @@
 //! The statistics as one JSON object.
 //!
 //! The rows of the two tables stand at the top under their machine names
-//! (`"main_mode.key_additions"`), so that a name found anywhere else is the key here too.
+//! (`"main_mode.key_additions"`), so that a name found anywhere else is the key here too; and once
+//! more as one object for each table, for whoever wants a whole table or writes paths.
 
 use std::io::{self, Write};
 
 use humantime::format_rfc3339_nanos;
 use serde_json::{Map, Value, json};
-use stats::{Accounting, Block, Consistency, MAIN_MODE, QUICK_MODE, Snapshot, WORKER, WriterState};
+use stats::{
+    Accounting, Block, Consistency, Drops, MAIN_MODE, QUICK_MODE, Snapshot, WORKER, WriterState,
+};
 
 use super::Detail;
 
 pub(super) fn write(out: &mut impl Write, snapshot: &Snapshot, detail: Detail) -> io::Result<()> {
     let mut root = Map::new();
     for table in [MAIN_MODE, QUICK_MODE] {
+        let mut rows = Map::new();
         for row in snapshot.table(table) {
-            root.insert(format!("{table}.{}", row.counter.name), row.value.into());
+            let name = &row.counter.name;
+            root.insert(format!("{table}.{name}"), row.value.into());
+            rows.insert(name.clone(), row.value.into());
         }
+        root.insert(table.into(), rows.into());
     }
     root.insert("labels".into(), labels(snapshot));
     root.insert("segment".into(), segment(snapshot));
     root.insert("drops".into(), drops(snapshot.drops()));
-    let total = snapshot
-        .workers()
-        .fold(Accounting::default(), |sum, worker| sum.plus(&worker.accounting()));
-    let mut total = accounting(&total);
-    let all = snapshot.workers().all(|worker| worker.accounting().holds());
-    total.insert("holds".into(), all.into());
+    let sum = Accounting::default();
+    let sum = snapshot.workers().fold(sum, |sum, worker| sum.plus(&worker.accounting()));
+    let mut total = accounting(&sum);
+    let balanced = snapshot.workers().all(|worker| worker.accounting().holds());
+    total.insert("balanced".into(), balanced.into());
     root.insert("accounting".into(), total.into());
     root.insert("blocks".into(), others(snapshot));
-    if detail == Detail::PerWorker {
-        let workers = snapshot.workers().map(|worker| {
-            let mut object = values(worker.block());
-            object.insert("worker".into(), worker.block().instance().into());
+    let workers = snapshot.workers().map(|worker| {
+        let mut object = match detail {
+            Detail::Totals => Map::new(),
+            Detail::PerWorker => values(worker.block()),
+        };
+        object.insert("worker".into(), worker.block().instance().into());
+        object.insert("accounting".into(), accounting(&worker.accounting()).into());
+        if detail == Detail::PerWorker {
             object.insert("drops".into(), drops(worker.drops()));
-            object.insert("accounting".into(), accounting(&worker.accounting()).into());
-            Value::from(object)
-        });
-        root.insert("workers".into(), workers.collect());
-    }
+        }
+        Value::from(object)
+    });
+    root.insert("workers".into(), workers.collect());
     serde_json::to_writer(&mut *out, &root)?;
     writeln!(out)
 }
@@ -69,9 +78,13 @@ fn labels(snapshot: &Snapshot) -> Value {
     rows.into()
 }
 
-fn drops<'a>(drops: impl IntoIterator<Item = stats::Drops<'a>>) -> Value {
-    let drops = drops.into_iter().map(|drops| (drops.cause.to_owned(), drops.packets.into()));
-    Value::Object(drops.collect())
+fn drops<'a>(drops: impl IntoIterator<Item = Drops<'a>>) -> Value {
+    drops
+        .into_iter()
+        .map(|Drops { cause, row, packets, .. }| {
+            json!({ "cause": cause, "packets": packets, "row": row })
+        })
+        .collect()
 }
 
 fn accounting(terms: &Accounting) -> Map<String, Value> {
@@ -90,7 +103,7 @@ fn accounting(terms: &Accounting) -> Map<String, Value> {
     ] {
         object.insert(term.into(), packets.into());
     }
-    object.insert("holds".into(), terms.holds().into());
+    object.insert("balanced".into(), terms.holds().into());
     object
 }
 

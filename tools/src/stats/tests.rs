@@ -141,8 +141,10 @@ fn json_has_every_row_under_its_machine_name() {
     for row in QuickMode::ALL {
         assert_eq!(json[format!("quick_mode.{}", row.name())], snapshot.quick_mode(row));
     }
-    assert_eq!(json["drops"]["unknown_spi"], 21);
-    assert_eq!(json["accounting"]["holds"], true);
+    assert_eq!(json["main_mode"]["key_additions"], json["main_mode.key_additions"]);
+    assert_eq!(json["drops"][0]["cause"], "unknown_spi");
+    assert_eq!(json["drops"][0]["packets"], 21);
+    assert_eq!(json["workers"][1]["accounting"]["balanced"], true);
 }
 
 #[test]
