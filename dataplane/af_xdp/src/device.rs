@@ -13,6 +13,7 @@ pub struct Device {
     mtu: u32,
     queues: u32,
     large_receive: bool,
+    generic_receive: bool,
     strips_vlan: bool,
 }
 
@@ -34,6 +35,7 @@ impl Device {
             mtu: query.mtu()?,
             // A driver that has no notion of channels has one queue.
             queues: query.channels().unwrap_or(1).max(1),
+            generic_receive: query.generic_receive().unwrap_or(false),
             large_receive: flags & syscall::ETH_FLAG_LRO != 0,
             strips_vlan: flags & syscall::ETH_FLAG_RXVLAN != 0,
         })
@@ -67,6 +69,12 @@ impl Device {
     /// Whether it joins TCP segments on receipt, which a router must not.
     pub fn large_receive(&self) -> bool {
         self.large_receive
+    }
+
+    /// Whether the stack joins TCP segments of this device on receipt (GRO). In generic mode that comes before the
+    /// steering program, and what was joined fits no chunk.
+    pub fn generic_receive(&self) -> bool {
+        self.generic_receive
     }
 
     /// Whether it takes VLAN tags out of received frames, so that the steering program cannot tell tagged ones.

@@ -236,3 +236,76 @@ impl FramePool {
         self.reclaim(frame);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::umem::ChunkSize;
+
+    fn pool() -> FramePool {
+        FramePool::new(&UmemConfig {
+            chunks: 4,
+            chunk_size: ChunkSize::Bytes2048,
+            huge_pages: false,
+        })
+        .unwrap()
+    }
+
+    /// What a kernel gone wrong could write into the rings.
+    #[test]
+    fn a_descriptor_for_what_was_not_lent_is_refused() {
+        let mut pool = pool();
+        let (one, two) = (pool.register().unwrap(), pool.register().unwrap());
+        let address = pool.lend_for_fill(one).unwrap();
+
+        assert!(pool.received(two, address + 256, 60).is_none(), "another socket's");
+        assert!(!pool.completed(one, address), "lent to receive, not to send");
+        assert!(pool.received(one, address + 2000, 60).is_none(), "beyond the chunk");
+        assert!(pool.received(one, 4 * 2048, 60).is_none(), "beyond the memory");
+        assert!(pool.received(one, u64::MAX, u32::MAX).is_none());
+        assert!(pool.received(one, address, u32::MAX).is_none());
+        let free = if address == 0 { 2048 } else { 0 };
+        assert!(pool.received(one, free, 60).is_none(), "the pool's own");
+        assert_eq!(pool.gauges(), PoolGauges { total: 4, free: 3, fill: 1, ..Default::default() });
+
+        let frame = pool.received(one, address + 256, 60).unwrap();
+        assert!(pool.received(one, address + 256, 60).is_none(), "the same one twice");
+        let sent = pool.lend_for_transmit(one, frame).unwrap();
+        assert_eq!(sent, address + 256);
+        assert!(pool.received(one, address + 256, 60).is_none(), "lent to send, not to receive");
+        assert!(!pool.completed(two, sent));
+        assert!(pool.completed(one, sent));
+        assert!(!pool.completed(one, sent), "the same one twice");
+        assert_eq!(pool.gauges(), PoolGauges { total: 4, free: 4, ..Default::default() });
+    }
+
+    #[test]
+    fn a_closed_socket_s_chunks_come_back_after_a_rest() {
+        let mut pool = pool();
+        let (one, two) = (pool.register().unwrap(), pool.register().unwrap());
+        let frame = pool.alloc().unwrap();
+        pool.lend_for_transmit(one, frame).unwrap();
+        let _ = (pool.lend_for_fill(one).unwrap(), pool.lend_for_fill(two).unwrap());
+        let retired = pool.repossess(Retired::new(one)).unwrap_err();
+        let rested =
+            Retired { since: retired.since.checked_sub(Retired::REST).unwrap(), ..retired };
+        assert_eq!(pool.repossess(rested).unwrap(), 2);
+        assert_eq!(pool.gauges(), PoolGauges { total: 4, free: 3, fill: 1, ..Default::default() });
+        assert_eq!(pool.register(), Some(one), "the name is free again");
+    }
+
+    #[test]
+    fn an_exhausted_pool_says_so_and_a_lost_frame_shows() {
+        let mut pool = pool();
+        let frames: Vec<Frame> = std::iter::from_fn(|| pool.alloc()).collect();
+        assert_eq!(frames.len(), 4);
+        assert!(frames.iter().all(|f| f.is_empty() && f.headroom() == HEADROOM));
+        assert_eq!(pool.available(), 0);
+        let mut frames = frames.into_iter();
+        drop(frames.next());
+        for frame in frames {
+            pool.free(frame).unwrap();
+        }
+        assert_eq!(pool.gauges(), PoolGauges { total: 4, free: 3, out: 1, ..Default::default() });
+    }
+}

@@ -7,9 +7,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
+/// What a huge page holds, and how it is aligned.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
 /// Maps `length` octets of zeroed private memory, present from the start.
 pub(crate) fn map_anonymous(length: usize, flags: libc::c_int) -> io::Result<NonNull<u8>> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | flags;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let p = unsafe {
         libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
@@ -18,6 +21,28 @@ pub(crate) fn map_anonymous(length: usize, flags: libc::c_int) -> io::Result<Non
         return Err(io::Error::last_os_error());
     }
     NonNull::new(p.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// [`map_anonymous`] in transparent huge pages, where the system gives some.
+pub(crate) fn map_transparent_huge(length: usize) -> io::Result<NonNull<u8>> {
+    let length = length.next_multiple_of(HUGE_PAGE);
+    // More by a page than is used, so that an aligned range is inside; the rest is never touched.
+    let base = map_anonymous(length + HUGE_PAGE, 0)?;
+    let skip = base.addr().get().next_multiple_of(HUGE_PAGE) - base.addr().get();
+    // SAFETY: `skip` is less than the page that was mapped in excess.
+    let base = unsafe { base.add(skip) };
+    // SAFETY: advice on a range of our own mapping; it does not change what the memory holds.
+    unsafe { libc::madvise(base.as_ptr().cast(), length, libc::MADV_HUGEPAGE) };
+    // SAFETY: as above.
+    let r = unsafe { libc::madvise(base.as_ptr().cast(), length, libc::MADV_POPULATE_WRITE) };
+    if r < 0 {
+        let error = io::Error::last_os_error();
+        // A kernel before 5.14 does not know the advice, and makes the pages when they are touched.
+        if error.raw_os_error() != Some(libc::EINVAL) {
+            return Err(error);
+        }
+    }
+    Ok(base)
 }
 
 /// An event counter that poll() can wait for.
@@ -108,6 +133,7 @@ pub(crate) const ETH_FLAG_LRO: u32 = 1 << 15;
 pub(crate) const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
 /// `struct ethtool_value`.
@@ -182,7 +208,15 @@ impl<'a> InterfaceQuery<'a> {
     }
 
     pub(crate) fn ethtool_flags(&self) -> io::Result<u32> {
-        let mut value = EthtoolValue { command: ETHTOOL_GFLAGS, ..Default::default() };
+        self.ethtool_value(ETHTOOL_GFLAGS)
+    }
+
+    pub(crate) fn generic_receive(&self) -> io::Result<bool> {
+        self.ethtool_value(ETHTOOL_GGRO).map(|on| on != 0)
+    }
+
+    fn ethtool_value(&self, command: u32) -> io::Result<u32> {
+        let mut value = EthtoolValue { command, ..Default::default() };
         self.ask(libc::SIOCETHTOOL, (&raw mut value).cast())?;
         Ok(value.data)
     }

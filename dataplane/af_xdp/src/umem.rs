@@ -390,18 +390,15 @@ impl fmt::Debug for Umem {
 
 #[cfg(not(miri))]
 fn map(length: usize, huge: bool) -> io::Result<NonNull<u8>> {
-    const HUGE: usize = 2 << 20;
-    // A huge mapping of less than one page would waste most of it.
-    if huge
-        && length >= HUGE
-        && let Ok(p) = crate::syscall::map_anonymous(
-            length.next_multiple_of(HUGE),
-            libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
-        )
-    {
-        return Ok(p);
+    use crate::syscall::{HUGE_PAGE, map_anonymous, map_transparent_huge};
+    // Less than one huge page would waste most of it.
+    if !huge || length < HUGE_PAGE {
+        return map_anonymous(length, libc::MAP_POPULATE);
     }
-    crate::syscall::map_anonymous(length, 0)
+    // Those that the administrator has set aside, or else those that the kernel can put together.
+    let reserved = libc::MAP_HUGETLB | libc::MAP_HUGE_2MB | libc::MAP_POPULATE;
+    map_anonymous(length.next_multiple_of(HUGE_PAGE), reserved)
+        .or_else(|_| map_transparent_huge(length))
 }
 
 /// Miri has no mmap with flags; a leaked page-aligned block stands in.

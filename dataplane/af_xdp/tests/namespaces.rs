@@ -240,6 +240,44 @@ mod namespaces {
         assert_eq!(number(&said, "out"), 0, "{said}");
     }
 
+    /// Some hundred thousand packets in bursts: the rings go around many times, and what the forwarder takes it
+    /// sends. It may be outrun, so drops are the kernel's to count, not losses of ours.
+    #[test]
+    fn a_tcp_stream_passes_whole() {
+        for tool in ["iperf3", "ethtool"] {
+            if Command::new(tool).arg("--version").output().is_err() {
+                eprintln!("skipped: no {tool}");
+                return;
+            }
+        }
+        for mode in ["auto", "generic"] {
+            let Some(net) = Net::new(&format!("t{}", &mode[..1]), 1) else { return };
+            let tag = &net.tag;
+            // The stack leaves checksums to the device, and veth has none that would fill them in.
+            run(&format!("ip netns exec {tag}c ethtool -K c0 tx off"));
+            run(&format!("ip netns exec {tag}s ethtool -K s0 tx off"));
+            let (child, lines, _) = net.forwarder(mode);
+            let mut server = Command::new("ip")
+                .args(["netns", "exec", &format!("{tag}s"), "iperf3", "-s", "-1"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            assert_eq!(net.ping("10.2.0.2", 3, "-i 0.1"), 3);
+            let report = run(&format!(
+                "ip netns exec {tag}c iperf3 -c 10.2.0.2 -t 1 -f m --connect-timeout 5000"
+            ));
+            server.wait().unwrap();
+            let said = stop(child, lines);
+            let (received, sent) = (number(&said, "received"), number(&said, "sent"));
+            eprintln!("{mode}: {}", report.lines().rfind(|l| l.contains("receiver")).unwrap_or(""));
+            assert!(received > 20_000, "{said}{report}");
+            assert_eq!(received, sent, "{said}");
+            for lost in ["refused", "out", "transmitting"] {
+                assert_eq!(number(&said, lost), 0, "{lost}: {said}");
+            }
+        }
+    }
+
     #[test]
     fn a_device_that_was_down_forwards_again_and_costs_nothing_meanwhile() {
         let Some(net) = Net::new("u", 1) else { return };
