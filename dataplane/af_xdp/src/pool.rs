@@ -302,7 +302,7 @@ mod tests {
         assert!(frames.iter().all(|f| f.is_empty() && f.headroom() == HEADROOM));
         assert_eq!(pool.available(), 0);
         let mut frames = frames.into_iter();
-        drop(frames.next());
+        assert!(frames.next().is_some());
         for frame in frames {
             pool.free(frame).unwrap();
         }
