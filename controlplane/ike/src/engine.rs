@@ -1,13 +1,21 @@
 //! The engine's outside: what goes in, what comes out, and in which order to call.
 
-use crate::config::Config;
+use crate::acquire::{Acquires, Requests};
+use crate::config::{Config, Unique};
+use crate::context::{Cx, Effect, Half, Known, Outputs, Registry};
+use crate::endpoint::Cookies;
 use crate::event::{
-    Command, CommandError, Event, InstallId, InstallRefused, Limit, Path, RequestId, SpiSource,
-    Transmit,
+    Command, CommandError, Event, Failure, IkeId, InstallId, InstallRefused, Level, Limit, Path,
+    RequestId, SpiSource, Transmit,
 };
 use crate::job::{Job, JobDone};
+use crate::random::Random;
 use crate::statistics::Statistics;
-use crate::view::IkeSaView;
+use crate::table::Table;
+use crate::v2::established::{DELETE_AWAITED, Life};
+use crate::v2::sa::{IkeSa, State};
+use crate::v2::task::Task;
+use crate::view::{IkeSaView, Role};
 use core::net::SocketAddr;
 use ipsec::sa::PairId;
 use std::collections::VecDeque;
@@ -23,24 +31,35 @@ use std::time::Instant;
 ///
 /// Time is always the caller's and never goes backwards; randomness comes from the seed given at the start.
 pub struct Engine {
-    config: Arc<Config>,
-    out: Outputs,
-    statistics: Statistics,
-}
-
-/// What waits to be polled.
-#[derive(Default)]
-pub(crate) struct Outputs {
-    pub(crate) transmits: VecDeque<Transmit>,
-    pub(crate) jobs: VecDeque<Job>,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) random: Random,
+    pub(crate) out: Outputs,
+    pub(crate) stats: Statistics,
+    pub(crate) registry: Registry,
+    pub(crate) table: Table,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) acquires: Acquires,
+    pub(crate) requests: Requests,
+    pub(crate) cookies: Cookies,
+    pub(crate) shutting_down: bool,
 }
 
 impl Engine {
     /// An engine without SAs. `seed` must come from the operating system's random source, except in tests.
     pub fn new(config: Arc<Config>, seed: [u8; 32]) -> Self {
-        let _ = seed;
-        Self { config, out: Outputs::default(), statistics: Statistics::default() }
+        Self {
+            config,
+            random: Random::new(seed),
+            out: Outputs::default(),
+            stats: Statistics::default(),
+            registry: Registry::default(),
+            table: Table::default(),
+            effects: VecDeque::new(),
+            acquires: Acquires::default(),
+            requests: Requests::default(),
+            cookies: Cookies::default(),
+            shutting_down: false,
+        }
     }
 
     /// Replaces the configuration. SAs keep the parameters they have until they are rekeyed.
@@ -61,12 +80,21 @@ impl Engine {
         datagram: &[u8],
         spis: &mut dyn SpiSource,
     ) {
-        let _ = (now, path, datagram, spis);
+        // A NAT keepalive is nobody's message (RFC 3948 §2.3).
+        if datagram == [0xff] {
+            return;
+        }
+        self.receive(now, path, datagram, spis);
+        self.run_effects(now, spis);
     }
 
     /// The deadline of [`Engine::poll_timeout`] has come. Calling early does no harm.
     pub fn handle_timeout(&mut self, now: Instant, spis: &mut dyn SpiSource) {
-        let _ = (now, spis);
+        self.acquires.timeout(now);
+        for id in self.table.due(now) {
+            self.step(now, spis, id, |sa, cx| sa.handle_timeout(cx));
+            self.run_effects(now, spis);
+        }
     }
 
     /// Begins what an operator, the configuration or a trapped packet asks for.
@@ -80,13 +108,16 @@ impl Engine {
         command: Command,
         spis: &mut dyn SpiSource,
     ) -> Result<RequestId, CommandError> {
-        let _ = (now, command, spis);
-        Err(CommandError::UnknownConfig)
+        let result = self.command(now, command, spis);
+        self.run_effects(now, spis);
+        result
     }
 
     /// A job has been run.
     pub fn handle_job(&mut self, now: Instant, done: JobDone, spis: &mut dyn SpiSource) {
-        let _ = (now, done.ike, done.generation, spis);
+        let JobDone { ike, number, result } = done;
+        self.step(now, spis, ike, |sa, cx| sa.handle_job(cx, number, result));
+        self.run_effects(now, spis);
     }
 
     /// The owner worker has taken or refused one half of a pair.
@@ -97,7 +128,20 @@ impl Engine {
         result: Result<(), InstallRefused>,
         spis: &mut dyn SpiSource,
     ) {
-        let _ = (now, id, result, spis);
+        let Some(installing) = self.registry.installing.remove(&id) else { return };
+        match (installing.half, result) {
+            (Half::Inbound, Ok(())) => self.stats.key_updates += 1,
+            (Half::Outbound, Ok(())) => self.stats.key_additions += 1,
+            (Half::Inbound, Err(_)) => {
+                self.stats.key_update_failures += 1;
+                spis.release(installing.spi);
+            }
+            (Half::Outbound, Err(_)) => self.stats.key_addition_failures += 1,
+        }
+        if let Some(ike) = self.table.owner(installing.pair) {
+            self.step(now, spis, ike, |sa, cx| sa.handle_installed(cx, id, &installing, result));
+        }
+        self.run_effects(now, spis);
     }
 
     /// A byte or packet limit of a pair has been reached.
@@ -108,18 +152,37 @@ impl Engine {
         limit: Limit,
         spis: &mut dyn SpiSource,
     ) {
-        let _ = (now, pair, limit, spis);
+        let Some(ike) = self.table.owner(pair) else { return };
+        self.step(now, spis, ike, |sa, _| {
+            if let State::Established(state) = &mut sa.state {
+                state.limit_reached(&mut sa.head, pair, limit);
+            }
+        });
+        self.run_effects(now, spis);
     }
 
     /// Authentic ESP or AH has come in on a pair since the last such report: its peer lives, and the outbound half of a
     /// rekeyed pair may be used. Reported at least once for a new pair, and about every second while there is traffic.
     pub fn handle_inbound_traffic(&mut self, now: Instant, pair: PairId) {
-        let _ = (now, pair);
+        let Some(ike) = self.table.owner(pair) else { return };
+        if let Some(sa) = self.table.get_mut(ike)
+            && let State::Established(state) = &mut sa.state
+        {
+            let activate = state.inbound_traffic(now, pair);
+            self.out.events.extend(activate);
+        }
+        self.table.settle(ike, self.config.settings.keep_alive);
     }
 
     /// Authentic UDP-encapsulated ESP of a pair has come from another address or port (RFC 7296 §2.23).
-    pub fn handle_peer_moved(&mut self, now: Instant, pair: PairId, remote: SocketAddr) {
-        let _ = (now, pair, remote);
+    pub fn handle_peer_moved(&mut self, _now: Instant, pair: PairId, remote: SocketAddr) {
+        let Some(ike) = self.table.owner(pair) else { return };
+        if let Some(sa) = self.table.get_mut(ike)
+            && let State::Established(state) = &mut sa.state
+        {
+            let moved = state.peer_moved(&mut sa.head, remote);
+            self.out.events.extend(moved);
+        }
     }
 
     /// The next thing to do or to know.
@@ -139,22 +202,234 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        [self.table.next_deadline(), self.acquires.next_deadline()].into_iter().flatten().min()
     }
 
     /// Counters and gauges of this moment.
     pub fn statistics(&self) -> Statistics {
-        self.statistics
+        let count = |n: usize| n as u64;
+        let parked = count(self.table.parked());
+        let mut negotiating = 0;
+        let mut fragments = 0;
+        let mut isadb = 0;
+        for sa in self.table.iter() {
+            negotiating += sa.negotiations();
+            fragments += sa.fragments_held();
+            isadb += usize::from(!matches!(&sa.state, State::Closed(closed) if !closed.failed));
+        }
+        Statistics {
+            active_acquire: count(self.acquires.active()),
+            acquire_heap_size: count(self.acquires.len()),
+            active_receive: parked,
+            receive_heap_size: parked + count(fragments),
+            isadb_list_size: count(isadb),
+            connection_list_size: count(negotiating),
+            half_open: count(self.table.half_open()),
+            ..self.stats
+        }
     }
 
     /// Every IKE SA with its children, oldest first.
     pub fn ike_sas(&self, now: Instant) -> Vec<IkeSaView> {
-        let _ = now;
-        Vec::new()
+        self.table.iter().filter_map(|sa| sa.view(now)).collect()
     }
 
     /// Whether nothing is left: after [`Command::TerminateAll`], that the daemon may go.
     pub fn is_idle(&self) -> bool {
-        true
+        self.table.iter().all(|sa| matches!(sa.state, State::Closed(_)))
+            && self.out.transmits.is_empty()
+            && self.out.events.is_empty()
+    }
+
+    // Inside.
+
+    /// Surroundings for something that is not a step of an IKE SA in the table.
+    pub(crate) fn with_cx<R>(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        f: impl FnOnce(&mut Cx<'_>) -> R,
+    ) -> R {
+        let mut cx = Cx {
+            now,
+            config: &self.config,
+            spis,
+            random: &mut self.random,
+            out: &mut self.out,
+            stats: &mut self.stats,
+            registry: &mut self.registry,
+            effects: &mut self.effects,
+        };
+        f(&mut cx)
+    }
+
+    /// One step of an IKE SA: the input, then what waits for its turn, then the indexes.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        id: IkeId,
+        f: impl FnOnce(&mut IkeSa, &mut Cx<'_>),
+    ) {
+        let Some(sa) = self.table.get_mut(id) else { return };
+        let mut cx = Cx {
+            now,
+            config: &self.config,
+            spis,
+            random: &mut self.random,
+            out: &mut self.out,
+            stats: &mut self.stats,
+            registry: &mut self.registry,
+            effects: &mut self.effects,
+        };
+        f(sa, &mut cx);
+        sa.pump(&mut cx);
+        let over = matches!(sa.state, State::Closed(_) | State::Gone);
+        self.table.settle(id, self.config.settings.keep_alive);
+        if over {
+            self.registry.known.remove(&id);
+        }
+    }
+
+    pub(crate) fn insert(&mut self, sa: IkeSa) {
+        self.table.insert(sa, self.config.settings.keep_alive);
+    }
+
+    pub(crate) fn send(&mut self, path: Path, datagram: Vec<u8>) {
+        self.out.transmits.push_back(Transmit { path, datagram });
+    }
+
+    pub(crate) fn run_effects(&mut self, now: Instant, spis: &mut dyn SpiSource) {
+        while let Some(effect) = self.effects.pop_front() {
+            match effect {
+                Effect::Insert(sa) => {
+                    let spi = sa.head.own_spi();
+                    let id = sa.head.id;
+                    self.insert(*sa);
+                    self.step(now, spis, id, |_, _| {});
+                    self.replay_parked(now, spi, spis);
+                }
+                Effect::Larval(spi) => self.table.begin_larval(spi),
+                Effect::NotLarval(spi) => {
+                    self.stats.parked_dropped += self.table.end_larval(spi).len() as u64;
+                }
+                Effect::Move { from, to, children, tasks } => {
+                    let pairs: Vec<PairId> = children.keys().copied().collect();
+                    let there = self
+                        .table
+                        .get(to)
+                        .is_some_and(|sa| matches!(&sa.state, State::Established(_)));
+                    if there {
+                        for pair in &pairs {
+                            self.table.own(*pair, to);
+                        }
+                        self.step(now, spis, to, |sa, cx| {
+                            if let State::Established(state) = &mut sa.state {
+                                state.adopt(&mut sa.head, cx, from, children, tasks);
+                            }
+                        });
+                    } else {
+                        // The successor is gone already: its children go with it.
+                        for pair in pairs {
+                            self.table.forget(pair);
+                            self.out.events.push_back(Event::RemovePair { pair });
+                        }
+                        for queued in tasks {
+                            self.drop_task(queued.task);
+                        }
+                    }
+                }
+                Effect::Redundant(id) => self.step(now, spis, id, |sa, cx| {
+                    if let State::Established(state) = &mut sa.state {
+                        state.life = Life::Rekeyed { until: cx.now + DELETE_AWAITED };
+                    }
+                }),
+                Effect::Renew { id, old, new } => self.table.renew(id, old, new),
+                Effect::Own(pair, id) => self.table.own(pair, id),
+                Effect::Forget(pair) => self.table.forget(pair),
+                Effect::Authenticated { id, known, initial_contact, fresh } => {
+                    if fresh {
+                        self.check_unique(now, spis, id, &known, initial_contact);
+                    }
+                    self.registry.known.insert(id, known);
+                }
+                Effect::Acquired { connection, child, result } => {
+                    let key = (connection, child);
+                    self.acquires.done(now, key, result, &mut self.out, &mut self.stats);
+                }
+                Effect::TagDone { request, result } => {
+                    self.requests.step_done(request, result, &mut self.out);
+                }
+                Effect::Reinitiate { connection, children, tag } => {
+                    let tasks = children
+                        .into_iter()
+                        .map(|config| Task::CreateChild { config, packet: None })
+                        .collect();
+                    // The configuration may have changed since.
+                    let current =
+                        self.config.connections.iter().find(|c| c.name == connection.name);
+                    let connection = current.map_or(connection, Arc::clone);
+                    if self.shutting_down
+                        || self.initiate(now, spis, connection, tasks, tag).is_err()
+                    {
+                        self.queue_tag_failed(tag);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `unique`: what becomes of others with the same two ends (RFC 7296 §2.4, charon's rules).
+    fn check_unique(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        id: IkeId,
+        known: &Known,
+        initial_contact: bool,
+    ) {
+        let Some(sa) = self.table.get(id) else { return };
+        let (policy, role) = (sa.head.connection.unique, sa.head.role);
+        let same_ends = |(other, there): &(&IkeId, &Known)| {
+            **other != id && there.local == known.local && there.remote == known.remote
+        };
+        let others: Vec<IkeId> =
+            self.registry.known.iter().filter(same_ends).map(|(id, _)| *id).collect();
+        for other in others {
+            if initial_contact && policy != Unique::Never {
+                // The peer has lost its state: there is nobody to tell.
+                self.out.events.push_back(Event::Log {
+                    level: Level::Info,
+                    text: format!("IKE_SA [{}] ended by INITIAL_CONTACT", other.0),
+                });
+                self.step(now, spis, other, |sa, cx| sa.destroy(cx, Failure::Replaced));
+            } else if policy == Unique::Replace && role == Role::Responder {
+                self.step(now, spis, other, |sa, _| {
+                    sa.head.push_task(Task::DeleteIke {
+                        reason: Failure::Replaced,
+                        reauthenticate: false,
+                        tag: None,
+                    });
+                });
+            }
+        }
+    }
+
+    fn queue_tag_failed(&mut self, tag: Option<RequestId>) {
+        if let Some(request) = tag {
+            self.queue(Effect::TagDone { request, result: Err(Failure::Local) });
+        }
+    }
+
+    fn drop_task(&mut self, task: Task) {
+        match task {
+            Task::RekeyChild { tag: Some(request), .. }
+            | Task::RekeyIke { tag: Some(request) }
+            | Task::DeleteChild { tag: Some(request), .. }
+            | Task::DeleteIke { tag: Some(request), .. } => {
+                self.queue(Effect::TagDone { request, result: Err(Failure::DeletedByPeer) });
+            }
+            _ => {}
+        }
     }
 }

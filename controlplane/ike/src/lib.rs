@@ -9,15 +9,27 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod acquire;
+mod command;
 pub mod config;
+mod context;
 pub mod crypto;
+mod endpoint;
 mod engine;
 pub mod event;
+mod identity;
 pub mod job;
 pub mod message;
+mod narrowing;
 pub mod proposal;
+mod random;
 pub mod statistics;
+mod table;
+mod v2;
 pub mod view;
 
 pub use engine::Engine;
 pub use event::{Command, Event, IkeId, InstallId, Path, RequestId, SpiSource, Transmit};
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,12 @@
 //! | module | what |
 //! |---|---|
 //! | `keyword` | `aes128-sha256-modp2048` and the like, and what of it can be done here |
+//! | `select` | offers on the wire and the choice between them |
 //! | `name` | the words charon prints, such as `AES_CBC_128/HMAC_SHA2_256_128` |
 
 mod keyword;
 mod name;
+pub(crate) mod select;
 
 #[cfg(test)]
 mod tests;
@@ -102,6 +104,21 @@ pub struct Proposal {
     pub groups: Vec<u16>,
     /// Transform type 5; empty for IKE.
     pub esn: Vec<bool>,
+}
+
+impl Proposal {
+    /// Whether a choice could have been made from this proposal.
+    pub(crate) fn allows(&self, chosen: &Chosen) -> bool {
+        let group = match chosen.group {
+            Some(group) => self.groups.contains(&group),
+            None => true,
+        };
+        self.protocol == chosen.protocol
+            && chosen.encryption.is_none_or(|e| self.encryption.contains(&e))
+            && chosen.integrity.is_none_or(|id| self.integrity.contains(&id))
+            && chosen.prf.is_none_or(|id| self.prf.contains(&id))
+            && group
+    }
 }
 
 /// What two sides agreed on: one transform of each type.

@@ -12,8 +12,6 @@ pub struct Engine(Kind);
 pub(super) enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Aesni,
     Portable,
 }
 
@@ -22,8 +20,6 @@ impl Kind {
     const ALL: &[Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
-        #[cfg(target_arch = "x86_64")]
-        Self::Aesni,
         Self::Portable,
     ];
 
@@ -40,8 +36,6 @@ impl Kind {
                     && is_x86_feature_detected!("bmi2")
                     && expansion_detected()
             }
-            #[cfg(target_arch = "x86_64")]
-            Self::Aesni => is_x86_feature_detected!("avx2") && expansion_detected(),
             Self::Portable => true,
         }
     }
@@ -71,8 +65,6 @@ impl Engine {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Kind::Aesni => "aesni",
             Kind::Portable => "portable",
         }
     }

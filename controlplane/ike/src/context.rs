@@ -1,0 +1,166 @@
+//! What an IKE SA is handed for one step: the time, the random numbers, the outputs, and what it asks of the engine.
+
+use crate::config::{Child, Config, Connection};
+use crate::event::{
+    Event, Failure, IkeId, InstallId, Level, Outcome, Path, RequestId, SpiRefused, SpiSource,
+    Transmit,
+};
+use crate::job::{Job, Work};
+use crate::message::IkeSpi;
+use crate::random::Random;
+use crate::statistics::Statistics;
+use crate::v2::child::ChildSa;
+use crate::v2::sa::IkeSa;
+use crate::v2::task::Queued;
+use core::net::IpAddr;
+use ipsec::sa::{PairId, Spi};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What waits to be polled.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    pub(crate) transmits: VecDeque<Transmit>,
+    pub(crate) jobs: VecDeque<Job>,
+    pub(crate) events: VecDeque<Event>,
+}
+
+/// Numbers that are never given twice.
+#[derive(Default)]
+pub(crate) struct Ids {
+    last: u64,
+}
+
+impl Ids {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
+/// Which half of a pair is being installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Inbound,
+    Outbound,
+}
+
+/// An installation that waits for its acknowledgement.
+pub(crate) struct Installing {
+    pub(crate) pair: PairId,
+    pub(crate) half: Half,
+    /// The inbound SPI, which goes back to the allocator when the inbound half is refused.
+    pub(crate) spi: Spi,
+}
+
+/// The numbering and bookkeeping that outlives a single IKE SA.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) ike: Ids,
+    pub(crate) pair: Ids,
+    pub(crate) install: Ids,
+    pub(crate) job: Ids,
+    pub(crate) request: Ids,
+    pub(crate) installing: BTreeMap<InstallId, Installing>,
+    /// Who is authenticated: what the uniqueness check looks through.
+    pub(crate) known: BTreeMap<IkeId, Known>,
+}
+
+/// The two ends of an established IKE SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) connection: String,
+    pub(crate) local: crate::config::Identity,
+    pub(crate) remote: crate::config::Identity,
+}
+
+/// What an IKE SA asks of the engine around it, carried out in order when its step is over.
+pub(crate) enum Effect {
+    /// A rekeyed IKE SA begins its life.
+    Insert(Box<IkeSa>),
+    /// Messages may come for an IKE SA of ours whose keys are not computed yet: they wait.
+    Larval(IkeSpi),
+    /// They wait no more.
+    NotLarval(IkeSpi),
+    /// Children and queued tasks go over to the successor.
+    Move { from: IkeId, to: IkeId, children: BTreeMap<PairId, ChildSa>, tasks: VecDeque<Queued> },
+    /// The other IKE SA of a rekey collision is the one to be given up by its creator.
+    Redundant(IkeId),
+    /// An initiation begins anew under another SPI.
+    Renew { id: IkeId, old: IkeSpi, new: IkeSpi },
+    /// A new Child SA belongs to this IKE SA.
+    Own(PairId, IkeId),
+    /// A Child SA is no more.
+    Forget(PairId),
+    /// An IKE SA was authenticated: others with the same ends may have to go.
+    Authenticated { id: IkeId, known: Known, initial_contact: bool, fresh: bool },
+    /// An acquire has an outcome.
+    Acquired { connection: String, child: String, result: Result<Outcome, Failure> },
+    /// A part of a command is done.
+    TagDone { request: RequestId, result: Result<Outcome, Failure> },
+    /// The connection is negotiated anew with these children (reauthentication).
+    Reinitiate { connection: Arc<Connection>, children: Vec<Arc<Child>>, tag: Option<RequestId> },
+}
+
+/// One step's surroundings.
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Instant,
+    pub(crate) config: &'a Config,
+    pub(crate) spis: &'a mut dyn SpiSource,
+    pub(crate) random: &'a mut Random,
+    pub(crate) out: &'a mut Outputs,
+    pub(crate) stats: &'a mut Statistics,
+    pub(crate) registry: &'a mut Registry,
+    pub(crate) effects: &'a mut VecDeque<Effect>,
+}
+
+impl Cx<'_> {
+    pub(crate) fn transmit(&mut self, path: Path, datagram: Vec<u8>) {
+        self.out.transmits.push_back(Transmit { path, datagram });
+    }
+
+    pub(crate) fn event(&mut self, event: Event) {
+        self.out.events.push_back(event);
+    }
+
+    pub(crate) fn log(&mut self, level: Level, text: String) {
+        self.event(Event::Log { level, text });
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push_back(effect);
+    }
+
+    /// A pair goes from the dataplane and from the engine.
+    pub(crate) fn remove_pair(&mut self, pair: PairId) {
+        self.event(Event::RemovePair { pair });
+        self.effect(Effect::Forget(pair));
+    }
+
+    /// Gives a job to the pool and returns the number by which its result is known.
+    pub(crate) fn job(&mut self, ike: IkeId, established: bool, work: Work) -> u64 {
+        let number = self.registry.job.next();
+        self.out.jobs.push_back(Job { ike, number, established, work });
+        number
+    }
+
+    pub(crate) fn allocate(
+        &mut self,
+        peer: IpAddr,
+        inherit: Option<Spi>,
+    ) -> Result<Spi, SpiRefused> {
+        self.stats.total_get_spi += 1;
+        let result = self.spis.allocate(peer, inherit);
+        if result.is_err() {
+            self.stats.get_spi_failures += 1;
+        }
+        result
+    }
+
+    pub(crate) fn tag_done(&mut self, tag: Option<RequestId>, result: Result<Outcome, Failure>) {
+        if let Some(request) = tag {
+            self.effect(Effect::TagDone { request, result });
+        }
+    }
+}

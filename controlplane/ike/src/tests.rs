@@ -1,0 +1,4 @@
+//! Two engines joined back to back under a virtual clock.
+
+mod exchanges;
+mod harness;

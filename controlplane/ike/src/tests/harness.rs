@@ -1,0 +1,515 @@
+//! The pair of engines, the link between them and the dataplanes they install into.
+
+use crate::Engine;
+use crate::config::{
+    AuthMethod, AuthRound, Child, ChildAction, ChildMode, Config, Connection, Identity, Psk,
+    Settings, TrafficSelector, Unique, Version,
+};
+use crate::event::{
+    Activate, Command, Event, Failure, InstallRefused, Origin, Outcome, Path, RequestId,
+    SpiRefused, SpiSource, Transmit,
+};
+use crate::job::Job;
+use crate::proposal::{Proposal, ProposalProtocol};
+use crate::view::{ChildState, IkeState};
+use core::net::{IpAddr, SocketAddr};
+use ipsec::algorithm::KeyMaterial;
+use ipsec::sa::{HeaderRules, Limits, Mode, PairId, SaParameters, Spi};
+use ipsec::selector::{AddressRange, Ports};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) const A: &str = "192.0.2.1";
+pub(super) const B: &str = "192.0.2.2";
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Who {
+    A,
+    B,
+}
+
+impl Who {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// Inbound SPIs, with an account of where each is.
+#[derive(Default)]
+pub(super) struct Spis {
+    next: u32,
+    pub(super) held: BTreeSet<u32>,
+    pub(super) refuse: bool,
+}
+
+impl SpiSource for Spis {
+    fn allocate(&mut self, _: IpAddr, _: Option<Spi>) -> Result<Spi, SpiRefused> {
+        if self.refuse {
+            return Err(SpiRefused);
+        }
+        self.next += 1;
+        assert!(self.held.insert(self.next));
+        Ok(Spi::new(self.next).unwrap())
+    }
+
+    fn release(&mut self, spi: Spi) {
+        assert!(self.held.remove(&spi.get()), "released twice: {spi:?}");
+    }
+}
+
+/// What a dataplane holds of one pair.
+#[derive(Default)]
+pub(super) struct Installed {
+    pub(super) inbound: Option<SaParameters>,
+    pub(super) outbound: Option<SaParameters>,
+    pub(super) active: bool,
+}
+
+pub(super) struct Host {
+    pub(super) engine: Engine,
+    pub(super) spis: Spis,
+    pub(super) sad: BTreeMap<PairId, Installed>,
+    pub(super) events: Vec<String>,
+    pub(super) done: BTreeMap<RequestId, Result<Outcome, Failure>>,
+    pub(super) refuse_inbound: bool,
+    pub(super) refuse_outbound: bool,
+    /// Holds jobs back, for messages that overtake them.
+    pub(super) hold_jobs: bool,
+    pub(super) jobs: VecDeque<Job>,
+}
+
+impl Host {
+    fn new(config: Config, seed: u8) -> Self {
+        let spis = Spis { next: 0x1000_0000 * u32::from(seed), ..Spis::default() };
+        Self {
+            engine: Engine::new(Arc::new(config), [seed; 32]),
+            spis,
+            sad: BTreeMap::new(),
+            events: Vec::new(),
+            done: BTreeMap::new(),
+            refuse_inbound: false,
+            refuse_outbound: false,
+            hold_jobs: false,
+            jobs: VecDeque::new(),
+        }
+    }
+
+    /// Does what the engine asks for until it asks for nothing more; returns what it sends.
+    pub(super) fn pump(&mut self, now: Instant) -> Vec<Transmit> {
+        let mut sent = Vec::new();
+        loop {
+            if let Some(event) = self.engine.poll_event() {
+                self.event(now, event);
+            } else if let Some(job) = self.engine.poll_job() {
+                self.jobs.push_back(job);
+            } else if !self.hold_jobs && !self.jobs.is_empty() {
+                let job = self.jobs.pop_front().unwrap();
+                self.engine.handle_job(now, job.run(), &mut self.spis);
+            } else if let Some(transmit) = self.engine.poll_transmit() {
+                sent.push(transmit);
+            } else {
+                return sent;
+            }
+        }
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::InstallInbound { id, sa, .. } => {
+                let result = if self.refuse_inbound { Err(InstallRefused::Full) } else { Ok(()) };
+                if result.is_ok() {
+                    let slot = self.sad.entry(sa.pair).or_default();
+                    assert!(slot.inbound.replace(*sa).is_none());
+                }
+                self.engine.handle_installed(now, id, result, &mut self.spis);
+            }
+            Event::InstallOutbound { id, sa, activate, replaces, .. } => {
+                let result = if self.refuse_outbound { Err(InstallRefused::Full) } else { Ok(()) };
+                if result.is_ok() {
+                    let pair = sa.pair;
+                    if activate == Activate::Now
+                        && let Some(old) = replaces.and_then(|old| self.sad.get_mut(&old))
+                    {
+                        old.active = false;
+                    }
+                    let slot = self.sad.entry(pair).or_default();
+                    slot.active = activate == Activate::Now;
+                    assert!(slot.outbound.replace(*sa).is_none());
+                }
+                self.engine.handle_installed(now, id, result, &mut self.spis);
+            }
+            Event::ActivateOutbound { pair } => {
+                if let Some(slot) = self.sad.get_mut(&pair) {
+                    slot.active = slot.outbound.is_some();
+                }
+            }
+            Event::RemoveOutbound { pair } => {
+                if let Some(slot) = self.sad.get_mut(&pair) {
+                    slot.outbound = None;
+                    slot.active = false;
+                }
+            }
+            Event::RemovePair { pair } => {
+                if let Some(sa) = self.sad.remove(&pair).and_then(|slot| slot.inbound) {
+                    self.spis.release(sa.spi);
+                }
+            }
+            Event::ChildUp { name, replaces, .. } => {
+                let rekeyed = if replaces.is_some() { " rekeyed" } else { "" };
+                self.events.push(format!("child {} up{rekeyed}", name.child));
+            }
+            Event::ChildDown { name, reason, .. } => {
+                self.events.push(format!("child {} down: {reason}", name.child));
+            }
+            Event::IkeUp { replaces, .. } => {
+                let rekeyed = if replaces.is_some() { " rekeyed" } else { "" };
+                self.events.push(format!("ike up{rekeyed}"));
+            }
+            Event::IkeDown { reason, .. } => self.events.push(format!("ike down: {reason}")),
+            Event::RequestDone { request, result } => {
+                assert!(self.done.insert(request, result).is_none(), "answered twice");
+            }
+            Event::PeerMoved { path, .. } => {
+                self.events.push(format!("moved to {}", path.remote));
+            }
+            Event::Log { .. } => {}
+        }
+    }
+
+    /// SPIs of the inbound and outbound SAs of every pair.
+    pub(super) fn spi_pairs(&self) -> Vec<(Option<u32>, Option<u32>)> {
+        let spi = |sa: &Option<SaParameters>| sa.as_ref().map(|sa| sa.spi.get());
+        self.sad.values().map(|slot| (spi(&slot.inbound), spi(&slot.outbound))).collect()
+    }
+
+    /// The states of IKE SAs and of their children.
+    pub(super) fn states(&self, now: Instant) -> Vec<(IkeState, Vec<ChildState>)> {
+        let views = self.engine.ike_sas(now);
+        views
+            .into_iter()
+            .map(|sa| (sa.state, sa.children.iter().map(|child| child.state).collect()))
+            .collect()
+    }
+}
+
+pub(super) struct Pair {
+    pub(super) now: Instant,
+    pub(super) start: Instant,
+    pub(super) a: Host,
+    pub(super) b: Host,
+    /// Under way to each.
+    pub(super) to_a: VecDeque<Transmit>,
+    pub(super) to_b: VecDeque<Transmit>,
+    /// Everything that was ever sent, oldest first: sender and datagram.
+    pub(super) trace: Vec<(Who, Transmit)>,
+}
+
+impl Pair {
+    pub(super) fn new(a: Config, b: Config) -> Self {
+        let now = Instant::now();
+        Self {
+            now,
+            start: now,
+            a: Host::new(a, 1),
+            b: Host::new(b, 2),
+            to_a: VecDeque::new(),
+            to_b: VecDeque::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    pub(super) fn with_defaults() -> Self {
+        Self::new(config(Who::A), config(Who::B))
+    }
+
+    pub(super) fn host(&mut self, who: Who) -> &mut Host {
+        match who {
+            Who::A => &mut self.a,
+            Who::B => &mut self.b,
+        }
+    }
+
+    /// Lets both engines act without delivering anything.
+    pub(super) fn pump(&mut self) {
+        for transmit in self.a.pump(self.now) {
+            self.trace.push((Who::A, transmit.clone()));
+            self.to_b.push_back(transmit);
+        }
+        for transmit in self.b.pump(self.now) {
+            self.trace.push((Who::B, transmit.clone()));
+            self.to_a.push_back(transmit);
+        }
+    }
+
+    /// Delivers one datagram; its sender's path turned round is the receiver's.
+    pub(super) fn deliver(&mut self, who: Who, transmit: &Transmit) {
+        let now = self.now;
+        let path = Path { local: transmit.path.remote, remote: transmit.path.local };
+        let host = self.host(who);
+        host.engine.handle_datagram(now, path, &transmit.datagram, &mut host.spis);
+        self.pump();
+    }
+
+    /// Delivers the next datagram on its way to `who`.
+    pub(super) fn deliver_next(&mut self, who: Who) {
+        let queue = match who {
+            Who::A => &mut self.to_a,
+            Who::B => &mut self.to_b,
+        };
+        let transmit = queue.pop_front().expect("nothing is under way");
+        self.deliver(who, &transmit);
+    }
+
+    /// Delivers everything, in turns, until nothing is under way.
+    pub(super) fn settle(&mut self) {
+        self.pump();
+        for _ in 0..1000 {
+            if !self.to_b.is_empty() {
+                self.deliver_next(Who::B);
+            } else if !self.to_a.is_empty() {
+                self.deliver_next(Who::A);
+            } else {
+                return;
+            }
+        }
+        panic!("the two never stop talking");
+    }
+
+    /// Moves the clock on, with all timeouts on the way, delivering everything.
+    pub(super) fn advance(&mut self, by: Duration) {
+        let until = self.now + by;
+        self.settle();
+        while let Some(at) = self.next_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.timeouts();
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let (a, b) = (self.a.engine.poll_timeout(), self.b.engine.poll_timeout());
+        a.into_iter().chain(b).min()
+    }
+
+    pub(super) fn timeouts(&mut self) {
+        let now = self.now;
+        self.a.engine.handle_timeout(now, &mut self.a.spis);
+        self.b.engine.handle_timeout(now, &mut self.b.spis);
+        self.pump();
+    }
+
+    pub(super) fn command(&mut self, who: Who, command: Command) -> RequestId {
+        let now = self.now;
+        let host = self.host(who);
+        let request = host.engine.handle_command(now, command, &mut host.spis).unwrap();
+        self.pump();
+        request
+    }
+
+    pub(super) fn initiate(&mut self, who: Who) -> RequestId {
+        self.initiate_child(who, "net")
+    }
+
+    pub(super) fn initiate_child(&mut self, who: Who, child: &str) -> RequestId {
+        let child = child.to_owned();
+        let origin = Origin::Initiate;
+        self.command(who, Command::InitiateChild { connection: None, child, origin })
+    }
+
+    /// Both established with one child each, nothing under way.
+    pub(super) fn established() -> Self {
+        let mut pair = Self::with_defaults();
+        pair.initiate(Who::A);
+        pair.settle();
+        pair.assert_in_use(1, 1);
+        pair
+    }
+
+    /// Both sides have this many IKE SAs and Child SAs in use and nothing else, and the SAs fit together.
+    #[track_caller]
+    pub(super) fn assert_in_use(&self, ikes: usize, children: usize) {
+        for (host, who) in [(&self.a, Who::A), (&self.b, Who::B)] {
+            let states = host.states(self.now);
+            let established = states.iter().all(|(state, _)| *state == IkeState::Established);
+            assert!(established && states.len() == ikes, "{who:?}: {states:?}");
+            let installed: Vec<_> = states.iter().flat_map(|(_, children)| children).collect();
+            assert!(
+                installed.iter().all(|state| **state == ChildState::Installed)
+                    && installed.len() == children,
+                "{who:?}: {states:?}"
+            );
+        }
+        self.assert_sads_match(children);
+    }
+
+    /// What one side sends on, the other receives on with the same keys; SPIs are held for installed SAs only.
+    #[track_caller]
+    pub(super) fn assert_sads_match(&self, pairs: usize) {
+        for (from, to) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            assert_eq!(from.sad.len(), pairs, "{:?} / {:?}", self.a.events, self.b.events);
+            let held: Vec<u32> = from.spis.held.iter().copied().collect();
+            let installed: BTreeSet<u32> = from
+                .sad
+                .values()
+                .filter_map(|s| s.inbound.as_ref())
+                .map(|sa| sa.spi.get())
+                .collect();
+            assert_eq!(held, installed.into_iter().collect::<Vec<_>>(), "SPIs leak");
+            for slot in from.sad.values() {
+                let out = slot.outbound.as_ref().expect("no outbound half");
+                let received = to
+                    .sad
+                    .values()
+                    .filter_map(|slot| slot.inbound.as_ref())
+                    .find(|sa| sa.spi == out.spi)
+                    .expect("nobody receives on it");
+                let key = |sa: &SaParameters| sa.transform.cipher_key.expose().to_vec();
+                assert_eq!(key(out), key(received));
+                assert_eq!(out.selectors.len(), received.selectors.len());
+                assert_eq!(out.selectors[0].local, received.selectors[0].remote);
+            }
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn assert_empty(&self) {
+        for host in [&self.a, &self.b] {
+            assert!(host.states(self.now).is_empty(), "{:?}", host.states(self.now));
+            assert!(host.sad.is_empty());
+            assert!(host.spis.held.is_empty(), "SPIs leak");
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn assert_done(&mut self, who: Who, request: RequestId) -> Outcome {
+        self.host(who).done.get(&request).expect("not done").expect("failed")
+    }
+}
+
+pub(super) fn net(text: &str) -> AddressRange {
+    let (address, len) = text.split_once('/').unwrap();
+    AddressRange::prefix(address.parse().unwrap(), len.parse().unwrap()).unwrap()
+}
+
+pub(super) fn ts(text: &str) -> TrafficSelector {
+    TrafficSelector { addresses: Some(net(text)), protocol: None, ports: Ports::Any }
+}
+
+pub(super) fn proposals(protocol: ProposalProtocol, text: &str) -> Vec<Proposal> {
+    Proposal::parse_list(protocol, text).unwrap().proposals
+}
+
+pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> Child {
+    Child {
+        name: name.to_owned(),
+        local_ts: vec![ts(local)],
+        remote_ts: vec![ts(remote)],
+        proposals: proposals(ProposalProtocol::Esp, esp),
+        mode: ChildMode::Protect(Mode::Tunnel),
+        start_action: ChildAction::None,
+        close_action: ChildAction::None,
+        dpd_action: ChildAction::None,
+        rekey_time: Duration::ZERO,
+        life_time: Duration::ZERO,
+        rand_time: Duration::ZERO,
+        rekey_limits: Limits::default(),
+        life_limits: Limits::default(),
+        replay_window: 64,
+        headers: HeaderRules::default(),
+        priority: 0,
+    }
+}
+
+/// One connection `gw` with the children `net` (PFS) and `more` (no PFS), seen from `who`.
+pub(super) fn connection(who: Who) -> Connection {
+    let (local, remote) = match who {
+        Who::A => (A, B),
+        Who::B => (B, A),
+    };
+    let (near, far) = match who {
+        Who::A => ("10.1.0.0/16", "10.2.0.0/16"),
+        Who::B => ("10.2.0.0/16", "10.1.0.0/16"),
+    };
+    let (near6, far6) = match who {
+        Who::A => ("fd00:1::/32", "fd00:2::/32"),
+        Who::B => ("fd00:2::/32", "fd00:1::/32"),
+    };
+    Connection {
+        name: "gw".to_owned(),
+        version: Version::Ikev2,
+        local_addrs: vec![AddressRange::host(local.parse().unwrap())],
+        remote_addrs: vec![AddressRange::host(remote.parse().unwrap())],
+        local_port: 500,
+        remote_port: 500,
+        proposals: proposals(
+            ProposalProtocol::Ike,
+            "aes128gcm16-prfsha256-x25519-ecp256,aes128-sha256-x25519-ecp256",
+        ),
+        local: AuthRound { method: AuthMethod::Psk, id: id(who) },
+        remote: AuthRound { method: AuthMethod::Psk, id: id(who.other()) },
+        children: vec![
+            Arc::new(child("net", near, far, "aes128gcm16-x25519-ecp256")),
+            Arc::new(child("more", near6, far6, "aes256gcm16")),
+        ],
+        encap: false,
+        mobike: false,
+        fragmentation: true,
+        dpd_delay: Duration::ZERO,
+        rekey_time: Duration::ZERO,
+        reauth_time: Duration::ZERO,
+        over_time: Duration::from_secs(360),
+        rand_time: Duration::ZERO,
+        unique: Unique::No,
+        keyingtries: 1,
+    }
+}
+
+pub(super) fn id(who: Who) -> Identity {
+    Identity::Fqdn(match who {
+        Who::A => "a.example".to_owned(),
+        Who::B => "b.example".to_owned(),
+    })
+}
+
+pub(super) fn psk(secret: &str) -> Psk {
+    Psk {
+        owners: vec![id(Who::A), id(Who::B)],
+        secret: KeyMaterial::new(secret.as_bytes().to_vec()),
+    }
+}
+
+pub(super) fn config_with(connection: Connection) -> Config {
+    Config {
+        connections: vec![Arc::new(connection)],
+        psks: vec![psk("correct horse battery staple")],
+        settings: Settings::default(),
+    }
+}
+
+pub(super) fn config(who: Who) -> Config {
+    config_with(connection(who))
+}
+
+/// A connection changed by `f`.
+pub(super) fn changed(who: Who, f: impl FnOnce(&mut Connection)) -> Config {
+    let mut connection = connection(who);
+    f(&mut connection);
+    config_with(connection)
+}
+
+/// A child of a connection changed by `f`.
+pub(super) fn change_child(connection: &mut Connection, f: impl FnOnce(&mut Child)) {
+    let mut child = (*connection.children[0]).clone();
+    f(&mut child);
+    connection.children[0] = Arc::new(child);
+}
+
+pub(super) fn socket(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}

@@ -1,0 +1,488 @@
+//! One Child SA: what is asked, what is agreed, its keys and its installation (RFC 7296 §1.3, §2.9, §2.17).
+
+use super::fault::{Fault, Incompatible, Local, Misbehaved};
+use super::sa::Head;
+use crate::config::{self, ChildMode};
+use crate::context::{Cx, Effect, Half, Installing};
+use crate::crypto::{ChildKeys, DirectionKeys, SkD};
+use crate::event::{Activate, ChildName, Event, InstallId, SpiRefused};
+use crate::message::v2::{
+    Notify, Payloads, SaPayload, TrafficSelector, TrafficSelectorsI, TrafficSelectorsR,
+};
+use crate::message::{NotifyType, PayloadList};
+use crate::narrowing;
+use crate::proposal::select::{self, KeyExchangeUse, Selection};
+use crate::proposal::{Chosen, ProposalProtocol, integrity};
+use ipsec::algorithm::Cipher;
+use ipsec::sa::{Lifetime, Mode, PairId, Protocol, SaParameters, Spi, Transform, UdpEncap};
+use ipsec::selector::Selector;
+use keyexchange::SharedSecret;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the inbound half of a rekeyed and deleted pair still takes packets that were on their way, as charon's
+/// `delete_rekeyed_delay`.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
+
+/// Child SAs of one IKE SA. charon's users have tens; an authenticated peer does not get more memory than this out of
+/// us.
+pub(crate) const MAX_CHILDREN: usize = 256;
+
+/// Where a Child SA is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Halves are not acknowledged yet.
+    Installing,
+    /// In use.
+    Installed,
+    /// We are asking for a successor.
+    Rekeying,
+    /// A successor is there; whoever made it deletes this one.
+    Rekeyed,
+    /// Our delete is under way, or waits for its turn.
+    Deleting,
+    /// Deleted, and waiting for the last packets.
+    Lingering { until: Instant },
+}
+
+/// A Child SA whose keys are agreed.
+pub(crate) struct ChildSa {
+    pub(crate) pair: PairId,
+    pub(crate) config: Arc<config::Child>,
+    pub(crate) protocol: Protocol,
+    pub(crate) spi_in: Spi,
+    pub(crate) spi_out: Spi,
+    pub(crate) suite: Chosen,
+    pub(crate) mode: Mode,
+    pub(crate) encap: bool,
+    pub(crate) selectors: Vec<Selector>,
+    pub(crate) created: Instant,
+    pub(crate) rekey_at: Option<Instant>,
+    pub(crate) expire_at: Option<Instant>,
+    pub(crate) phase: Phase,
+    pub(crate) replaces: Option<PairId>,
+    /// Halves acknowledged: inbound, outbound.
+    pub(crate) up: (bool, bool),
+    /// Whether an acquire waits for it.
+    pub(crate) acquired: bool,
+    /// Whether the first inbound packet puts the outbound half to use.
+    pub(crate) waits_for_traffic: bool,
+}
+
+impl ChildSa {
+    /// Whether a rekey of it may begin or be answered.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Installing | Phase::Installed | Phase::Rekeying)
+    }
+
+    pub(crate) fn name(&self, head: &Head) -> ChildName {
+        ChildName {
+            connection: head.connection.name.clone(),
+            child: self.config.name.clone(),
+            pair: self.pair,
+            ike: head.id,
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Lingering { until } => Some(until),
+            Phase::Installed => [self.rekey_at, self.expire_at].into_iter().flatten().min(),
+            Phase::Installing | Phase::Rekeying | Phase::Rekeyed | Phase::Deleting => {
+                self.expire_at
+            }
+        }
+    }
+}
+
+/// A Child SA that we ask for.
+pub(crate) struct ChildRequest {
+    pub(crate) config: Arc<config::Child>,
+    pub(crate) spi: Spi,
+    pub(crate) ke: KeyExchangeUse,
+    /// The pair that it is to replace.
+    pub(crate) replaces: Option<PairId>,
+    pub(crate) acquired: bool,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
+}
+
+impl ChildRequest {
+    pub(crate) fn new(
+        cx: &mut Cx<'_>,
+        head: &Head,
+        config: Arc<config::Child>,
+        packet: Option<&Selector>,
+        ke: KeyExchangeUse,
+        replaces: Option<&ChildSa>,
+    ) -> Result<Self, SpiRefused> {
+        let inherit = replaces.map(|old| old.spi_in);
+        let spi = cx.allocate(head.path.remote.ip(), inherit)?;
+        let mut local_ts = narrowing::offered(&config.local_ts, head.path.local.ip());
+        let mut remote_ts = narrowing::offered(&config.remote_ts, head.path.remote.ip());
+        if let Some((local, remote)) = packet.map(narrowing::of_packet) {
+            local_ts.insert(0, local);
+            remote_ts.insert(0, remote);
+        }
+        let replaces = replaces.map(|old| old.pair);
+        Ok(Self { config, spi, ke, replaces, acquired: false, local_ts, remote_ts })
+    }
+
+    /// SA with what belongs to it; the nonce and KE payload come between it and the selectors.
+    pub(crate) fn push_sa(&self, list: &mut PayloadList) {
+        if matches!(self.config.mode, ChildMode::Protect(Mode::Transport)) {
+            list.push(&Notify::new(NotifyType::UseTransportMode, &[]));
+        }
+        let spi = self.spi.get().to_be_bytes();
+        let proposals = select::to_wire(&self.config.proposals, &spi, self.ke);
+        list.push(&SaPayload { proposals: &proposals });
+    }
+
+    pub(crate) fn push_selectors(&self, list: &mut PayloadList) {
+        list.push(&TrafficSelectorsI(&self.local_ts));
+        list.push(&TrafficSelectorsR(&self.remote_ts));
+    }
+
+    /// Checks an answer. The SPI stays the caller's to release when this fails.
+    pub(crate) fn answered(&self, payloads: &Payloads<'_>) -> Result<Agreed, Fault> {
+        let sa = payloads.sa().ok_or(Fault::Misbehaved(Misbehaved::Missing))?;
+        let (Some(tsi), Some(tsr)) = (payloads.ts_i(), payloads.ts_r()) else {
+            return Err(Fault::Misbehaved(Misbehaved::Missing));
+        };
+        let selection = select::accepted(&self.config.proposals, &sa, self.ke)
+            .ok_or(Fault::Misbehaved(Misbehaved::NotOffered))?;
+        let spi_out = spi_of(&selection)?;
+        let (local, remote): (Vec<_>, Vec<_>) = (tsi.iter().collect(), tsr.iter().collect());
+        // RFC 7296 §2.9: the responder may narrow, never widen.
+        if !narrowing::all_within(&local, &self.local_ts)
+            || !narrowing::all_within(&remote, &self.remote_ts)
+        {
+            return Err(Fault::Misbehaved(Misbehaved::WiderSelectors));
+        }
+        let selectors = narrowing::selectors(&local, &remote)
+            .ok_or(Fault::Incompatible(Incompatible::Selectors))?;
+        let transport = payloads.notify(NotifyType::UseTransportMode).is_some();
+        let mode = match (self.config.mode, transport) {
+            (ChildMode::Protect(Mode::Transport), true) => Mode::Transport,
+            // RFC 7296 §1.3.1: without the peer's consent it would be a tunnel, which is not what is configured.
+            (ChildMode::Protect(Mode::Transport), false) => {
+                return Err(Fault::Incompatible(Incompatible::Selectors));
+            }
+            (ChildMode::Protect(Mode::Tunnel) | ChildMode::Pass | ChildMode::Drop, _) => {
+                Mode::Tunnel
+            }
+        };
+        Ok(Agreed {
+            config: Arc::clone(&self.config),
+            spi_in: self.spi,
+            spi_out,
+            number: selection.number,
+            chosen: selection.chosen,
+            mode,
+            selectors,
+            tsi: local,
+            tsr: remote,
+            replaces: self.replaces,
+            acquired: self.acquired,
+        })
+    }
+}
+
+/// A Child SA that both sides want, before it has keys.
+pub(crate) struct Agreed {
+    pub(crate) config: Arc<config::Child>,
+    pub(crate) spi_in: Spi,
+    pub(crate) spi_out: Spi,
+    pub(crate) number: u8,
+    pub(crate) chosen: Chosen,
+    pub(crate) mode: Mode,
+    pub(crate) selectors: Vec<Selector>,
+    pub(crate) tsi: Vec<TrafficSelector>,
+    pub(crate) tsr: Vec<TrafficSelector>,
+    pub(crate) replaces: Option<PairId>,
+    pub(crate) acquired: bool,
+}
+
+/// Which end of the exchange that makes a Child SA we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Asking,
+    Answering,
+}
+
+impl Agreed {
+    /// The responder's choice: the first child (or the one of `replaces` alone) whose selectors and proposals meet the
+    /// peer's; one that the peer's selectors fit wholly goes before one that narrows them.
+    pub(crate) fn choose(
+        cx: &mut Cx<'_>,
+        head: &Head,
+        payloads: &Payloads<'_>,
+        ke: KeyExchangeUse,
+        replaces: Option<&ChildSa>,
+    ) -> Result<Self, Fault> {
+        let missing = Fault::Misbehaved(Misbehaved::Missing);
+        let sa = payloads.sa().ok_or(missing)?;
+        let tsi: Vec<_> = payloads.ts_i().ok_or(missing)?.iter().collect();
+        let tsr: Vec<_> = payloads.ts_r().ok_or(missing)?.iter().collect();
+        let group = payloads.key_exchange().map(|ke| ke.method.number());
+        let connection = Arc::clone(&head.connection);
+        let only = replaces.map(|old| &old.config);
+        let candidates =
+            only.into_iter().chain(connection.children.iter().filter(|_| only.is_none()));
+        let mut fault = Fault::Incompatible(Incompatible::Selectors);
+        let mut narrowed: Option<(&Arc<config::Child>, Vec<_>, Vec<_>, Selection)> = None;
+        for child in candidates {
+            if !matches!(child.mode, ChildMode::Protect(_)) {
+                continue;
+            }
+            let local = narrowing::offered(&child.local_ts, head.path.local.ip());
+            let remote = narrowing::offered(&child.remote_ts, head.path.remote.ip());
+            let (i, r) = (narrowing::narrow(&remote, &tsi), narrowing::narrow(&local, &tsr));
+            if narrowing::selectors(&r, &i).is_none() {
+                continue;
+            }
+            let Some(selection) = select::choose(&child.proposals, &sa, ke, group) else {
+                fault = Fault::Incompatible(Incompatible::Proposal);
+                continue;
+            };
+            let whole = narrowing::all_within(&tsi, &i) && narrowing::all_within(&tsr, &r);
+            if whole || narrowed.is_none() {
+                narrowed = Some((child, i, r, selection));
+            }
+            if whole {
+                break;
+            }
+        }
+        let (config, tsi, tsr, selection) = narrowed.ok_or(fault)?;
+        if let Some(wanted) = selection.chosen.group
+            && group != Some(wanted)
+        {
+            return Err(Fault::Incompatible(Incompatible::Group(wanted)));
+        }
+        let spi_out = spi_of(&selection)?;
+        let selectors =
+            narrowing::selectors(&tsr, &tsi).ok_or(Fault::Incompatible(Incompatible::Selectors))?;
+        let asked = payloads.notify(NotifyType::UseTransportMode).is_some();
+        let mode = match config.mode {
+            ChildMode::Protect(Mode::Transport) if asked => Mode::Transport,
+            ChildMode::Protect(_) | ChildMode::Pass | ChildMode::Drop => Mode::Tunnel,
+        };
+        let config = Arc::clone(config);
+        let inherit = replaces.map(|old| old.spi_in);
+        let spi_in = cx.allocate(head.path.remote.ip(), inherit)?;
+        Ok(Self {
+            config,
+            spi_in,
+            spi_out,
+            number: selection.number,
+            chosen: selection.chosen,
+            mode,
+            selectors,
+            tsi,
+            tsr,
+            replaces: replaces.map(|old| old.pair),
+            acquired: false,
+        })
+    }
+
+    /// KEYMAT of the Child SA.
+    fn keys(&self, values: &Values<'_>) -> Result<ChildKeys, Fault> {
+        let Values { d, ni, nr, shared } = *values;
+        let encryption = self.chosen.encryption;
+        let salt = encryption.and_then(|e| e.cipher()).map_or(0, Cipher::salt_len);
+        let cipher_len = encryption.map_or(0, |e| e.key_len() + salt);
+        let integrity_len = self.chosen.integrity.and_then(integrity).map_or(0, |i| i.key_len());
+        let shared = shared.map(SharedSecret::as_bytes);
+        let keymat = d.keymat(shared, ni, nr, &[], 2 * (cipher_len + integrity_len))?;
+        Ok(keymat.split(cipher_len, integrity_len)?)
+    }
+
+    /// Makes the Child SA and both of its halves. When that fails the SPI has been released.
+    pub(crate) fn prepare(
+        self,
+        cx: &mut Cx<'_>,
+        head: &Head,
+        values: &Values<'_>,
+        side: Side,
+    ) -> Result<Prepared, Fault> {
+        let spi = self.spi_in;
+        let result = self.try_prepare(cx, head, values, side);
+        if result.is_err() {
+            cx.spis.release(spi);
+        }
+        result
+    }
+
+    fn try_prepare(
+        self,
+        cx: &mut Cx<'_>,
+        head: &Head,
+        values: &Values<'_>,
+        side: Side,
+    ) -> Result<Prepared, Fault> {
+        let keys = self.keys(values)?;
+        let (ours, theirs) = match side {
+            Side::Asking => (keys.from_initiator, keys.from_responder),
+            Side::Answering => (keys.from_responder, keys.from_initiator),
+        };
+        let pair = PairId(cx.registry.pair.next());
+        let encap = head.nat.encapsulates();
+        let inbound = self.parameters(head, pair, self.spi_in, theirs)?;
+        let outbound = self.parameters(head, pair, self.spi_out, ours)?;
+        let now = cx.now;
+        let after = |time: Duration| (!time.is_zero()).then(|| now + time);
+        let config = Arc::clone(&self.config);
+        let rand = cx.random.below(config.rand_time);
+        let rekey_at = after(config.rekey_time)
+            .map(|_| now + config.rekey_time.saturating_sub(rand).max(Duration::from_secs(1)));
+        let child = ChildSa {
+            pair,
+            protocol: protocol(self.chosen.protocol),
+            spi_in: self.spi_in,
+            spi_out: self.spi_out,
+            suite: self.chosen,
+            mode: self.mode,
+            encap,
+            selectors: self.selectors,
+            created: now,
+            rekey_at,
+            expire_at: after(config.life_time),
+            phase: Phase::Installing,
+            replaces: self.replaces,
+            up: (false, false),
+            acquired: self.acquired,
+            waits_for_traffic: false,
+            config,
+        };
+        cx.effect(Effect::Own(pair, head.id));
+        Ok(Prepared {
+            child,
+            number: self.number,
+            tsi: self.tsi,
+            tsr: self.tsr,
+            inbound: Box::new(inbound),
+            outbound: Box::new(outbound),
+        })
+    }
+
+    fn parameters(
+        &self,
+        head: &Head,
+        pair: PairId,
+        spi: Spi,
+        keys: DirectionKeys,
+    ) -> Result<SaParameters, Fault> {
+        let unsupported = Fault::Local(Local::Library);
+        let cipher = match self.chosen.encryption {
+            Some(encryption) => encryption.cipher().ok_or(unsupported)?,
+            None => Cipher::Null,
+        };
+        let integrity = match self.chosen.integrity {
+            Some(id) => Some((integrity(id).ok_or(unsupported)?, keys.integrity)),
+            None => None,
+        };
+        let encap = head.nat.encapsulates().then_some(UdpEncap {
+            local_port: head.path.local.port(),
+            remote_port: head.path.remote.port(),
+        });
+        let config = &self.config;
+        Ok(SaParameters {
+            pair,
+            spi,
+            protocol: protocol(self.chosen.protocol),
+            mode: self.mode,
+            local: head.path.local.ip(),
+            remote: head.path.remote.ip(),
+            encap,
+            transform: Transform { cipher, cipher_key: keys.encryption, integrity },
+            esn: self.chosen.esn,
+            replay_window: config.replay_window,
+            selectors: self.selectors.clone(),
+            lifetime: Lifetime { soft: config.rekey_limits, hard: config.life_limits },
+            headers: config.headers,
+        })
+    }
+}
+
+/// What KEYMAT is made of (RFC 7296 §2.17).
+pub(crate) struct Values<'a> {
+    pub(crate) d: &'a SkD,
+    pub(crate) ni: &'a [u8],
+    pub(crate) nr: &'a [u8],
+    pub(crate) shared: Option<&'a SharedSecret>,
+}
+
+/// A Child SA with keys, on its way to the dataplane.
+pub(crate) struct Prepared {
+    pub(crate) child: ChildSa,
+    number: u8,
+    tsi: Vec<TrafficSelector>,
+    tsr: Vec<TrafficSelector>,
+    pub(crate) inbound: Box<SaParameters>,
+    pub(crate) outbound: Box<SaParameters>,
+}
+
+impl Prepared {
+    /// The SA payload of the answer, with what belongs to it.
+    pub(crate) fn push_sa(&self, list: &mut PayloadList) {
+        if self.child.mode == Mode::Transport {
+            list.push(&Notify::new(NotifyType::UseTransportMode, &[]));
+        }
+        let spi = self.child.spi_in.get().to_be_bytes();
+        let proposal = select::answer(&self.child.suite, self.number, &spi);
+        list.push(&SaPayload { proposals: &[proposal] });
+    }
+
+    pub(crate) fn push_selectors(&self, list: &mut PayloadList) {
+        list.push(&TrafficSelectorsI(&self.tsi));
+        list.push(&TrafficSelectorsR(&self.tsr));
+    }
+}
+
+/// Hands over the inbound half.
+pub(crate) fn install_inbound(
+    cx: &mut Cx<'_>,
+    head: &Head,
+    child: &ChildSa,
+    sa: Box<SaParameters>,
+) -> InstallId {
+    let id = InstallId(cx.registry.install.next());
+    let installing = Installing { pair: child.pair, half: Half::Inbound, spi: child.spi_in };
+    cx.registry.installing.insert(id, installing);
+    let name = child.name(head);
+    cx.event(Event::InstallInbound { id, name, sa, replaces: child.replaces });
+    id
+}
+
+/// Hands over the outbound half.
+pub(crate) fn install_outbound(
+    cx: &mut Cx<'_>,
+    head: &Head,
+    child: &ChildSa,
+    sa: Box<SaParameters>,
+    activate: Activate,
+) {
+    let id = InstallId(cx.registry.install.next());
+    let installing = Installing { pair: child.pair, half: Half::Outbound, spi: child.spi_in };
+    cx.registry.installing.insert(id, installing);
+    let name = child.name(head);
+    cx.event(Event::InstallOutbound { id, name, sa, replaces: child.replaces, activate });
+}
+
+/// The peer's SPI of a chosen proposal.
+fn spi_of(selection: &Selection) -> Result<Spi, Fault> {
+    let octets: [u8; 4] = selection
+        .spi
+        .as_slice()
+        .try_into()
+        .map_err(|_| Fault::Misbehaved(Misbehaved::NotOffered))?;
+    // RFC 4303 §2.1: 0 to 255 are not given out.
+    Spi::new(u32::from_be_bytes(octets)).ok_or(Fault::Misbehaved(Misbehaved::NotOffered))
+}
+
+const fn protocol(protocol: ProposalProtocol) -> Protocol {
+    match protocol {
+        ProposalProtocol::Ah => Protocol::Ah,
+        ProposalProtocol::Esp | ProposalProtocol::Ike => Protocol::Esp,
+    }
+}
