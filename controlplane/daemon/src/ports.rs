@@ -4,7 +4,9 @@ use crate::config::{self, GatewayLimits};
 use crate::host::netlink::HostView;
 use crate::sockets::Reassembled;
 use af_xdp::steering::{Attachment, Steering, SteeringError, Tables};
-use af_xdp::{Device, FramePool, Mode, OpenError, Port, UmemConfig, XdpConfig, XdpPort};
+use af_xdp::{
+    AttachMode, Device, FramePool, Mode, Offload, OpenError, Port, UmemConfig, XdpConfig, XdpPort,
+};
 use core::net::IpAddr;
 use ike::config::Config;
 use std::io;
@@ -41,15 +43,19 @@ pub enum PortsError {
         /// Those of another.
         most: u32,
     },
-    /// A device does something that a router's must not.
-    #[error("port {interface}: {what}; `{command}`")]
+    /// A device does something that a router's must not, and cannot be told to stop.
+    #[error(
+        "port {interface} {what} and does not stop: {source}; try `ethtool -K {interface} {feature} off`"
+    )]
     Offload {
         /// The device.
         interface: String,
         /// What it does.
         what: &'static str,
-        /// What to do.
-        command: String,
+        /// What ethtool calls it.
+        feature: &'static str,
+        /// Why it does not stop.
+        source: io::Error,
     },
     /// The socket could not be opened.
     #[error("port {interface}, queue {queue}: {source}")]
@@ -82,6 +88,7 @@ pub struct Ports {
     /// What all devices are steered by.
     pub steering: Steering,
     devices: Vec<(Device, Attachment)>,
+    _off: Vec<TurnedOff>,
 }
 
 impl Ports {
@@ -156,23 +163,47 @@ pub fn workers(section: &config::Gateway, devices: &[Chosen]) -> Result<usize, P
     Ok(most as usize)
 }
 
-/// Refuses what would make packets wrong or lost.
-pub fn check(devices: &[Chosen], view: &HostView) -> Result<(), PortsError> {
-    for Chosen { device, .. } in devices {
-        let interface = device.name().to_owned();
-        if device.large_receive() {
-            let command = format!("ethtool -K {interface} lro off");
-            return Err(PortsError::Offload { interface, what: "joins TCP segments", command });
-        }
-        if device.strips_vlan() {
-            let command = format!("ethtool -K {interface} rxvlan off");
-            return Err(PortsError::Offload { interface, what: "strips VLAN tags", command });
-        }
-        if view.links.get(&device.index()).is_some_and(|link| !link.up) {
-            tracing::warn!(interface, "is down; packets move once it is up");
+/// An offload that was turned off for as long as the gateway runs.
+struct TurnedOff {
+    device: Device,
+    offload: Offload,
+}
+
+impl Drop for TurnedOff {
+    /// Leaves the device as it was.
+    fn drop(&mut self) {
+        if let Err(error) = self.device.set_offload(self.offload, true) {
+            tracing::warn!(interface = self.device.name(), %error, "an offload stays off");
         }
     }
-    Ok(())
+}
+
+/// Turns off what would make packets wrong: a router must not join TCP segments, and the steering
+/// program has to see VLAN tags.
+fn quieten(device: &Device, generic: bool) -> Result<Vec<TurnedOff>, PortsError> {
+    let mut off = Vec::new();
+    for (on, offload, what, feature) in [
+        (device.large_receive(), Offload::LargeReceive, "joins TCP segments", "lro"),
+        (device.strips_vlan(), Offload::VlanStripping, "strips VLAN tags", "rxvlan"),
+        (
+            generic && device.generic_receive(),
+            Offload::GenericReceive,
+            "joins packets before the program sees them",
+            "gro",
+        ),
+    ] {
+        let mut device = device.clone();
+        if on {
+            device.set_offload(offload, false).map_err(|source| PortsError::Offload {
+                interface: device.name().to_owned(),
+                what,
+                feature,
+                source,
+            })?;
+            off.push(TurnedOff { device, offload });
+        }
+    }
+    Ok(off)
 }
 
 /// Opens queue n of every device for worker n, and attaches the steering program, which drops
@@ -194,12 +225,19 @@ pub fn open(
             ))
         })
         .collect::<Result<Vec<_>, PortsError>>()?;
+    let mut off = Vec::new();
+    for (device, attachment) in &attached {
+        off.extend(quieten(device, attachment.mode() == AttachMode::Generic)?);
+    }
+    let rings = XdpConfig::default();
+    let ports = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    let umem = UmemConfig::for_ports(ports, rings.receive_ring, rings.transmit_ring);
     let mut parts = Vec::with_capacity(workers);
     for (queue, (tun, block)) in (0u32..).zip(tuns.into_iter().zip(writers)) {
-        let mut pool = FramePool::new(&UmemConfig::default()).map_err(PortsError::Memory)?;
+        let mut pool = FramePool::new(&umem).map_err(PortsError::Memory)?;
         let mut ports = Vec::with_capacity(devices.len());
         for (chosen, (device, attachment)) in devices.iter().zip(&attached) {
-            let config = XdpConfig { mode: mode(chosen.mode), ..XdpConfig::default() };
+            let config = XdpConfig { mode: mode(chosen.mode), ..rings };
             let port =
                 XdpPort::open(device, queue, attachment, &mut pool, &config).map_err(|source| {
                     PortsError::Open { interface: device.name().to_owned(), queue, source }
@@ -208,7 +246,7 @@ pub fn open(
         }
         parts.push(WorkerParts { pool, ports, host: HostPort::Tun(TunQueue::new(tun)), block });
     }
-    Ok((Ports { steering, devices: attached }, parts))
+    Ok((Ports { steering, devices: attached, _off: off }, parts))
 }
 
 fn mode(configured: config::PortMode) -> Mode {

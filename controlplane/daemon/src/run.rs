@@ -185,7 +185,6 @@ impl Daemon {
         let view = requests.view()?;
         let devices = ports::choose(&section, &engine_config, &view)?;
         let workers = ports::workers(&section, &devices)?;
-        ports::check(&devices, &view)?;
 
         let host = section
             .host_interface

@@ -17,6 +17,17 @@ pub struct Device {
     strips_vlan: bool,
 }
 
+/// Something a device or the stack does to received packets that a port must have off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// See [`Device::generic_receive`]; in generic mode only.
+    GenericReceive,
+    /// See [`Device::large_receive`].
+    LargeReceive,
+    /// See [`Device::strips_vlan`].
+    VlanStripping,
+}
+
 impl Device {
     /// Looks a device up.
     ///
@@ -80,5 +91,38 @@ impl Device {
     /// Whether it takes VLAN tags out of received frames, so that the steering program cannot tell tagged ones.
     pub fn strips_vlan(&self) -> bool {
         self.strips_vlan
+    }
+    /// Turns an offload on or off. Off for a port, and back on when the host is to be left as it was.
+    ///
+    /// # Errors
+    /// The system's: without CAP_NET_ADMIN, or `Unsupported` by a device that does not let it be changed.
+    pub fn set_offload(&mut self, offload: Offload, on: bool) -> io::Result<()> {
+        let name = CString::new(self.name.as_str())?;
+        let socket = syscall::ioctl_socket()?;
+        let query = syscall::InterfaceQuery::new(&socket, &name)?;
+        let set_flag = |flag: u32| {
+            let flags = query.ethtool_flags()?;
+            query.set_ethtool_flags(if on { flags | flag } else { flags & !flag })?;
+            // A driver may take the request and not follow it.
+            match (query.ethtool_flags()? & flag != 0) == on {
+                true => Ok(()),
+                false => Err(io::Error::from(io::ErrorKind::Unsupported)),
+            }
+        };
+        match offload {
+            Offload::GenericReceive => {
+                query.set_generic_receive(on)?;
+                self.generic_receive = on;
+            }
+            Offload::LargeReceive => {
+                set_flag(syscall::ETH_FLAG_LRO)?;
+                self.large_receive = on;
+            }
+            Offload::VlanStripping => {
+                set_flag(syscall::ETH_FLAG_RXVLAN)?;
+                self.strips_vlan = on;
+            }
+        }
+        Ok(())
     }
 }

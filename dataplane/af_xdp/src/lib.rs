@@ -63,7 +63,7 @@ pub mod wait;
 mod xdp;
 
 pub use bpf::{AttachMode, Rejected};
-pub use device::Device;
+pub use device::{Device, Offload};
 #[cfg(not(loom))]
 pub use pool::{FramePool, PoolGauges, Retired};
 #[cfg(not(loom))]

@@ -133,12 +133,13 @@ pub(crate) const ETH_FLAG_LRO: u32 = 1 << 15;
 pub(crate) const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 const ETHTOOL_GFLAGS: u32 = 0x25;
+const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GGRO: u32 = 0x2b;
+const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
 /// `struct ethtool_value`.
 #[repr(C)]
-#[derive(Default)]
 struct EthtoolValue {
     command: u32,
     data: u32,
@@ -208,15 +209,23 @@ impl<'a> InterfaceQuery<'a> {
     }
 
     pub(crate) fn ethtool_flags(&self) -> io::Result<u32> {
-        self.ethtool_value(ETHTOOL_GFLAGS)
+        self.ethtool_value(ETHTOOL_GFLAGS, 0)
+    }
+
+    pub(crate) fn set_ethtool_flags(&self, flags: u32) -> io::Result<()> {
+        self.ethtool_value(ETHTOOL_SFLAGS, flags).map(drop)
     }
 
     pub(crate) fn generic_receive(&self) -> io::Result<bool> {
-        self.ethtool_value(ETHTOOL_GGRO).map(|on| on != 0)
+        self.ethtool_value(ETHTOOL_GGRO, 0).map(|on| on != 0)
     }
 
-    fn ethtool_value(&self, command: u32) -> io::Result<u32> {
-        let mut value = EthtoolValue { command, ..Default::default() };
+    pub(crate) fn set_generic_receive(&self, on: bool) -> io::Result<()> {
+        self.ethtool_value(ETHTOOL_SGRO, u32::from(on)).map(drop)
+    }
+
+    fn ethtool_value(&self, command: u32, data: u32) -> io::Result<u32> {
+        let mut value = EthtoolValue { command, data };
         self.ask(libc::SIOCETHTOOL, (&raw mut value).cast())?;
         Ok(value.data)
     }

@@ -28,7 +28,7 @@ pub struct UmemId(u16);
 /// How much packet memory a worker has, and in what pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct UmemConfig {
-    /// Number of chunks, that is of packets that can exist at once.
+    /// Number of chunks, that is of packets that can exist at once. See [`UmemConfig::for_ports`].
     pub chunks: u32,
     /// Octets of one chunk: 2048 or 4096. A 4096-octet chunk holds a frame of 3840 octets.
     pub chunk_size: ChunkSize,
@@ -39,6 +39,15 @@ pub struct UmemConfig {
 impl Default for UmemConfig {
     fn default() -> Self {
         Self { chunks: 8192, chunk_size: ChunkSize::Bytes4096, huge_pages: true }
+    }
+}
+
+impl UmemConfig {
+    /// Enough for so many ports: what each has lent to receive into and to send, and a burst or two of each in the
+    /// worker's hands and in other workers'. With less, ports take chunks from each other.
+    pub fn for_ports(ports: u32, receive_ring: u32, transmit_ring: u32) -> Self {
+        let lent = receive_ring.saturating_add(transmit_ring).saturating_mul(ports);
+        Self { chunks: lent.saturating_add(2048), ..Self::default() }
     }
 }
 

@@ -12,7 +12,7 @@
 mod namespaces {
     use af_xdp::steering::{Attachment, HostTraffic, Posture, Prefix, Steering, Tables};
     use af_xdp::wait::{EventFd, PollSet};
-    use af_xdp::{Device, FramePool, Mode, Port, UmemConfig, XdpConfig, XdpPort};
+    use af_xdp::{Device, FramePool, Mode, Offload, Port, UmemConfig, XdpConfig, XdpPort};
     use std::io::{BufRead, BufReader, Read};
     use std::net::IpAddr;
     use std::os::fd::AsFd;
@@ -357,12 +357,20 @@ mod namespaces {
         tables.protect(prefix("10.1.0.0", 24), prefix("10.2.0.0", 24));
         tables.protect(prefix("fd01::", 64), prefix("fd02::", 64));
         let steering = Steering::new(&tables).unwrap();
-        let mut pool =
-            FramePool::new(&UmemConfig { chunks: 8192, ..UmemConfig::default() }).unwrap();
+        let memory = UmemConfig::for_ports(2, config.receive_ring, config.transmit_ring);
+        let mut pool = FramePool::new(&memory).unwrap();
         let mut devices = Vec::new();
         let mut ports = Vec::new();
         for name in ["ga", "gb"] {
-            let device = Device::by_name(name).unwrap();
+            let mut device = Device::by_name(name).unwrap();
+            for on in [true, false] {
+                device.set_offload(Offload::VlanStripping, on).unwrap();
+                assert_eq!(Device::by_name(name).unwrap().strips_vlan(), on);
+                device.set_offload(Offload::GenericReceive, on).unwrap();
+                assert_eq!(Device::by_name(name).unwrap().generic_receive(), on);
+            }
+            // A veth has none.
+            assert!(device.set_offload(Offload::LargeReceive, true).is_err());
             let attachment = steering.attach(&device, config.mode.attach_modes()).unwrap();
             match XdpPort::open(&device, 0, &attachment, &mut pool, &config) {
                 Ok(port) => ports.push(Port::Xdp(port)),
@@ -391,7 +399,7 @@ mod namespaces {
             }
         }
         let mut second = (mode == "two").then(|| {
-            let mut pool = FramePool::new(&UmemConfig::default()).unwrap();
+            let mut pool = FramePool::new(&memory).unwrap();
             let ports: Vec<Port> = devices
                 .iter()
                 .map(|(device, attachment)| {

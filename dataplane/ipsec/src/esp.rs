@@ -5,7 +5,8 @@
 //! | [`inbound`] | the receiving SA: sizes, replay, trailer, tunnel strip, selectors |
 //! | [`outbound`] | the sending SA: sequence numbers, padding, tunnel headers |
 //! | `suite` | the keyed transforms, chosen once when an SA is installed |
-//! | `serial`, `cbc_mac`, `ccm` | the transforms that work packet by packet |
+//! | [`transform`], `cbc_mac`, `ccm` | the transforms beside AES-GCM |
+//! | `serial` | ESP over those, packet by packet |
 
 mod cbc_mac;
 mod ccm;
@@ -13,6 +14,7 @@ pub mod inbound;
 pub mod outbound;
 pub(crate) mod serial;
 pub(crate) mod suite;
+pub mod transform;
 
 /// How many packets go through the stages together: enough for the batched cipher to fill its lanes,
 /// few enough that their state stays in the first-level cache.

@@ -182,9 +182,9 @@ pub fn decrement_hop_limit(packet: &mut [u8]) -> Option<u8> {
     }
 }
 
-/// Makes the checksum of a TCP segment or UDP datagram right again after a NAT changed the addresses it
-/// covers (RFC 3948 §3.1.2): TCP's is computed, UDP's cleared over IPv4 and computed over IPv6. Other
-/// protocols and fragments stay as they are.
+/// Computes the checksum of a TCP segment or UDP datagram anew, after a NAT changed the addresses it
+/// covers (RFC 3948 §3.1.2). A UDP datagram over IPv4 that had none stays without; other protocols and
+/// fragments stay as they are.
 pub fn repair_upper_checksum(packet: &mut [u8]) {
     let Some((offset, end, at, pseudo)) = upper_checksum(packet) else { return };
     let Some(upper) = packet.get_mut(offset..end) else { return };
@@ -192,7 +192,6 @@ pub fn repair_upper_checksum(packet: &mut [u8]) {
         return;
     };
     *field = [0, 0];
-    let Some(pseudo) = pseudo else { return };
     let sum = match pseudo.add_bytes(upper).checksum() {
         // 0 would mean none (RFC 768).
         0 if at == UDP_CHECKSUM_AT => 0xffff,
@@ -206,9 +205,9 @@ pub fn repair_upper_checksum(packet: &mut [u8]) {
 const UDP_CHECKSUM_AT: usize = 6;
 const TCP_CHECKSUM_AT: usize = 16;
 
-/// Where the upper layer lies, where in it the checksum, and the pseudo header; `None` in its place
-/// where no checksum is needed.
-fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, Option<checksum::Sum>)> {
+/// Where the upper layer lies, where in it the checksum, and the sum of its pseudo header; `None` where
+/// there is no checksum to be repaired.
+fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, checksum::Sum)> {
     let ip = Ip::parse(packet).ok()?;
     let upper = ip.upper().ok().filter(|upper| upper.fragment == Fragment::Whole)?;
     let at = match upper.protocol {
@@ -216,20 +215,17 @@ fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, Option<checksum
         protocol::UDP => UDP_CHECKSUM_AT,
         _ => return None,
     };
+    let len = u16::try_from(upper.bytes.len()).ok()?;
     let pseudo = match ip {
-        Ip::V4(_) if upper.protocol == protocol::UDP => None,
-        Ip::V4(ip) => Some(checksum::pseudo_v4(
-            ip.source(),
-            ip.destination(),
-            upper.protocol,
-            u16::try_from(upper.bytes.len()).ok()?,
-        )),
-        Ip::V6(ip) => Some(checksum::pseudo_v6(
-            ip.source(),
-            ip.destination(),
-            upper.protocol,
-            u32::try_from(upper.bytes.len()).ok()?,
-        )),
+        Ip::V4(ip) => {
+            if at == UDP_CHECKSUM_AT && *upper.bytes.get(at..)?.first_chunk::<2>()? == [0, 0] {
+                return None;
+            }
+            checksum::pseudo_v4(ip.source(), ip.destination(), upper.protocol, len)
+        }
+        Ip::V6(ip) => {
+            checksum::pseudo_v6(ip.source(), ip.destination(), upper.protocol, u32::from(len))
+        }
     };
     Some((upper.offset, upper.offset.checked_add(upper.bytes.len())?, at, pseudo))
 }

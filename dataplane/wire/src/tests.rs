@@ -357,9 +357,13 @@ fn upper_checksums_are_right_after_repair() {
     let sum = checksum::pseudo_v4(ip.source(), ip.destination(), 6, ip.payload().len() as u16);
     assert_eq!(sum.add_bytes(ip.payload()).fold(), 0xffff);
     let mut udp4 = packets[0].clone();
+    ip::repair_upper_checksum(&mut udp4);
+    assert_eq!(udp4, packets[0], "none stays none");
     udp4[26] = 1;
     ip::repair_upper_checksum(&mut udp4);
-    assert_eq!(udp4[26..28], [0, 0]);
+    let ip = Ipv4::parse(&udp4).unwrap();
+    let sum = checksum::pseudo_v4(ip.source(), ip.destination(), 17, ip.payload().len() as u16);
+    assert_eq!(sum.add_bytes(ip.payload()).fold(), 0xffff);
     let mut udp6 = packets[3].clone();
     ip::repair_upper_checksum(&mut udp6);
     let ip = Ipv6::parse(&udp6).unwrap();

@@ -5,6 +5,8 @@
 //! job carries the class of its key, and here, nowhere else, a job's class chooses the kernel.
 
 #[cfg(target_arch = "x86_64")]
+use super::aesni;
+#[cfg(target_arch = "x86_64")]
 use super::avx512;
 #[cfg(target_arch = "x86_64")]
 use super::engine::Engine;
@@ -27,10 +29,19 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run::<true, 12>(jobs) },
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run_alone::<true, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<true, 12>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<true, 14>(jobs) },
     });
 }
 
@@ -46,10 +57,19 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run::<false, 12>(jobs) },
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run_alone::<false, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<false, 12>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Aesni stands for.
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<false, 14>(jobs) },
     });
 }
 
@@ -67,8 +87,8 @@ fn run_by_class<'a>(jobs: &mut [Job<'a>], mut run: impl FnMut(Class, &mut [Job<'
 #[cfg(target_arch = "x86_64")]
 pub(super) fn expand(engine: Engine, key: &[u8], length: KeyLength) -> Option<Box<ExpandedKey>> {
     match engine.kind() {
-        // SAFETY: an `Engine` of this kind exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
-        Kind::Avx512 => Some(unsafe { ExpandedKey::new(key, length) }),
+        // SAFETY: an `Engine` of these kinds exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
+        Kind::Avx512 | Kind::Aesni => Some(unsafe { ExpandedKey::new(key, length) }),
         Kind::Portable => None,
     }
 }

@@ -12,6 +12,8 @@ pub struct Engine(Kind);
 pub(super) enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Aesni,
     Portable,
 }
 
@@ -20,6 +22,8 @@ impl Kind {
     const ALL: &[Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Aesni,
         Self::Portable,
     ];
 
@@ -36,6 +40,8 @@ impl Kind {
                     && is_x86_feature_detected!("bmi2")
                     && expansion_detected()
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Aesni => is_x86_feature_detected!("avx2") && expansion_detected(),
             Self::Portable => true,
         }
     }
@@ -65,6 +71,8 @@ impl Engine {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Aesni => "aesni",
             Kind::Portable => "portable",
         }
     }

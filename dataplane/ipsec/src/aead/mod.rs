@@ -26,6 +26,10 @@
 //! caller's duty, because only the caller owns the counter.
 
 #[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "the AES-NI kernel: loads and stores at a job's pointers")]
+#[expect(clippy::needless_range_loop, reason = "blocks of a group are numbered in several arrays")]
+mod aesni;
+#[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the AVX-512 kernel: loads and stores at a job's pointers")]
 #[expect(clippy::needless_range_loop, reason = "vectors of a group are numbered in several arrays")]
 mod avx512;

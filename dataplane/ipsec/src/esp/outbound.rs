@@ -56,8 +56,15 @@ pub struct OutboundSa {
     usage: Usage,
     selectors: Box<[Selector]>,
     pair: PairId,
-    /// Instead of the sequence number, for the one packet of [`OutboundSa::for_known_answer`].
-    given_iv: Option<([u8; MAX_IV_LEN], usize)>,
+    /// For the one packet of [`OutboundSa::for_known_answer`].
+    given: Option<Given>,
+}
+
+/// What a known answer prescribes instead of what the SA would choose.
+struct Given {
+    iv: [u8; MAX_IV_LEN],
+    iv_len: usize,
+    pad_len: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +115,7 @@ impl OutboundSa {
             usage: Usage::new(&parameters.lifetime),
             selectors: parameters.selectors.clone().into(),
             pair: parameters.pair,
-            given_iv: None,
+            given: None,
         };
         sa.measure();
         Ok(sa)
@@ -122,16 +129,17 @@ impl OutboundSa {
         self
     }
 
-    /// Seals exactly one packet, with this sequence number and explicit IV (of its cipher's length, or the
-    /// packet is refused), and no other: a nonce cannot repeat. For known answers, whose IVs are not ours.
+    /// Seals exactly one packet, with this sequence number, explicit IV (of its cipher's length, or the
+    /// packet is refused) and, if any, pad length, and no other: a nonce cannot repeat. For known answers,
+    /// whose IVs are not ours.
     #[must_use]
-    pub fn for_known_answer(mut self, sequence: u64, iv: &[u8]) -> Self {
+    pub fn for_known_answer(mut self, sequence: u64, iv: &[u8], pad_len: Option<u8>) -> Self {
         self.sequence = sequence.saturating_sub(1);
         self.last_sequence = sequence;
-        let len = iv.len().min(MAX_IV_LEN);
-        let mut given = [0; MAX_IV_LEN];
-        given[..len].copy_from_slice(&iv[..len]);
-        self.given_iv = Some((given, len));
+        let iv_len = iv.len().min(MAX_IV_LEN);
+        let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len };
+        given.iv[..iv_len].copy_from_slice(&iv[..iv_len]);
+        self.given = Some(given);
         self
     }
 
@@ -252,7 +260,10 @@ impl OutboundSa {
         let plan = self.plan(buffer.data())?;
         let Sizes { icv, align, .. } = self.sizes;
         let (align, icv) = (usize::from(align), usize::from(icv));
-        let pad_len = (align - (plan.carried + esp::TRAILER_LEN) % align) % align;
+        let pad_len = match &self.given {
+            Some(Given { pad_len: Some(pad_len), .. }) => usize::from(*pad_len),
+            _ => (align - (plan.carried + esp::TRAILER_LEN) % align) % align,
+        };
         let text_len = plan.carried + pad_len + esp::TRAILER_LEN;
         let text = plan.ip_len + usize::from(self.middle);
         let outer_len = text + text_len + icv;
@@ -443,8 +454,8 @@ impl OutboundSa {
         };
         let (clear, iv) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
         *clear = esp::emit(self.spi.get(), sequence as u32);
-        match &self.given_iv {
-            Some((given, len)) if *len == iv.len() => iv.copy_from_slice(&given[..*len]),
+        match &self.given {
+            Some(given) if given.iv_len == iv.len() => iv.copy_from_slice(&given.iv[..iv.len()]),
             Some(_) => return Err(DropCause::CipherFailed),
             None => self.suite.write_iv(sequence, iv).map_err(|_| DropCause::CipherFailed)?,
         }

@@ -1,9 +1,10 @@
 //! The keyed transforms of an SA, chosen once (RFC 8221).
 
-use super::serial::{Failed, Mac, Serial};
+use super::serial::{Salt, SeparateMac, Serial};
+use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
 use crate::aead::{Aad, GcmKey, NONCE_LEN};
-use crate::algorithm::Cipher;
+use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
 
 /// Bytes of explicit IV that the batched path writes and reads.
@@ -50,7 +51,7 @@ impl Suite {
         }
         let iv = cipher.iv_len() as u8;
         let sizes = |icv, align| Sizes { iv, icv, align };
-        let unsupported = SaError::UnsupportedCipher(cipher);
+        let serial = |serial| Self::Serial(Box::new(serial));
         let (suite, sizes) = match cipher {
             Cipher::AesGcm(icv) | Cipher::AesCcm(icv) if !matches!(icv, 8 | 12 | 16) => {
                 return Err(SaError::IcvLength(cipher));
@@ -61,32 +62,32 @@ impl Suite {
                 (Self::Gcm { key, salt }, sizes(icv, 4))
             }
             Cipher::AesCcm(icv) => {
-                let salt = salt.try_into().map_err(|_| wrong_length)?;
-                let serial = Serial::ccm(key, salt, icv).ok_or(unsupported)?;
-                (Self::Serial(Box::new(serial)), sizes(icv, 4))
+                let salt = Salt::Three(salt.try_into().map_err(|_| wrong_length)?);
+                let cipher = Combined::new(cipher, key).ok_or(wrong_length)?;
+                (serial(Serial::Combined { cipher, salt }), sizes(icv, 4))
             }
             Cipher::AesGmac => {
+                let key = GcmKey::new(key).map_err(|_| wrong_length)?;
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
-                let serial = Serial::gmac(key, salt).ok_or(unsupported)?;
-                (Self::Serial(Box::new(serial)), sizes(16, 4))
+                (serial(Serial::Gmac { key, salt }), sizes(16, 4))
             }
             Cipher::ChaCha20Poly1305 => {
-                let salt = salt.try_into().map_err(|_| wrong_length)?;
-                let serial = Serial::chacha(key, salt).ok_or(unsupported)?;
-                (Self::Serial(Box::new(serial)), sizes(16, 4))
+                let salt = Salt::Four(salt.try_into().map_err(|_| wrong_length)?);
+                let cipher = Combined::new(cipher, key).ok_or(wrong_length)?;
+                (serial(Serial::Combined { cipher, salt }), sizes(16, 4))
             }
             Cipher::AesCbc | Cipher::AesCtr | Cipher::Null | Cipher::TripleDesCbc => {
-                let (mac, icv) = match integrity {
-                    None => (None, 0),
-                    Some((integrity, key)) => {
-                        let mac = Mac::new(*integrity, key.expose());
-                        let mac = mac.ok_or(SaError::UnsupportedIntegrity(*integrity))?;
-                        (Some(mac), integrity.icv_len() as u8)
+                let mac = separate_mac(cipher, integrity.as_ref())?;
+                let icv = mac.icv_len as u8;
+                let mode = BlockMode::new(cipher, key).ok_or(SaError::UnsupportedCipher(cipher))?;
+                match cipher {
+                    Cipher::AesCbc => (serial(Serial::Cbc { cipher: mode, mac }), sizes(icv, 16)),
+                    Cipher::AesCtr => {
+                        let nonce = salt.try_into().map_err(|_| wrong_length)?;
+                        (serial(Serial::Ctr { cipher: mode, nonce, mac }), sizes(icv, 4))
                     }
-                };
-                let align = if cipher == Cipher::AesCbc { 16 } else { 4 };
-                let serial = Serial::separate(cipher, key, salt, mac).ok_or(unsupported)?;
-                (Self::Serial(Box::new(serial)), sizes(icv, align))
+                    _ => (serial(Serial::Null { mac }), sizes(icv, 4)),
+                }
             }
         };
         Ok((suite, sizes))
@@ -103,6 +104,16 @@ impl Suite {
             Self::Serial(serial) => serial.write_iv(sequence, iv),
         }
     }
+}
+
+fn separate_mac(
+    cipher: Cipher,
+    integrity: Option<&(Integrity, KeyMaterial)>,
+) -> Result<SeparateMac, SaError> {
+    let (integrity, key) = integrity.ok_or(SaError::MissingIntegrity(cipher))?;
+    let mac = Mac::new(*integrity, key.expose());
+    let mac = mac.ok_or(SaError::UnsupportedIntegrity(*integrity))?;
+    Ok(SeparateMac { mac, icv_len: integrity.icv_len() })
 }
 
 /// What both directions check before they build anything.

@@ -234,7 +234,7 @@ pub(crate) fn udp_packet(source: IpAddr, destination: IpAddr, class: u8, len: us
         .to_vec(),
         _ => panic!("two families"),
     };
-    packet.extend(udp::emit(5001, 5002, udp_len, 0));
+    packet.extend(udp::emit(5001, 5002, udp_len, 1));
     packet.extend((0..len).map(|i| i as u8));
     wire::ip::repair_upper_checksum(&mut packet);
     packet

@@ -174,7 +174,7 @@ fn sealing_the_plaintext_gives_the_published_packets() {
     for (record, cipher, integrity) in known() {
         let case = case(&record, cipher, integrity);
         let sending = OutboundSa::new(&(case.parameters)(true)).unwrap();
-        let sending = sending.for_known_answer(record.seq, &case.iv);
+        let sending = sending.for_known_answer(record.seq, &case.iv, None);
         let receiving = InboundSa::new(&(case.parameters)(false)).unwrap();
         let mut tunnel = Tunnel::with(case.shape, sending, receiving);
         let sealed = tunnel.sealed(&case.plain);

@@ -14,7 +14,7 @@ use super::vector::*;
 /// The longest packets, in vectors, that are stitched.
 pub(super) const MAX: usize = 9;
 
-/// A run of jobs of `count` vectors each, which is 2 to [`MAX`].
+/// A run of jobs of `count` vectors each, which is 3 to [`MAX`].
 ///
 /// # Safety
 ///
@@ -25,8 +25,6 @@ pub(super) const MAX: usize = 9;
 pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], count: usize) {
     match count {
         // SAFETY: as the caller promised; so in each arm.
-        2 => unsafe { stitched::<SEAL, R, 2>(jobs) },
-        // SAFETY: likewise.
         3 => unsafe { stitched::<SEAL, R, 3>(jobs) },
         // SAFETY: likewise.
         4 => unsafe { stitched::<SEAL, R, 4>(jobs) },
