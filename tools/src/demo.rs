@@ -28,11 +28,15 @@ use traffic::{Host, MIX, Received};
 /// Packets of one direction on the way at a time: some bursts for every queue there is.
 const WINDOW: u64 = 512;
 
+/// When the Child SA is rekeyed: early, for the old one is kept a few seconds longer for packets on
+/// their way, and the tables shall show its end.
+const REKEY_AFTER: Duration = Duration::from_secs(1);
+
 /// Arguments of `culvert demo`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// How long to pass traffic
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print one JSON object instead of tables
     #[arg(long)]
@@ -78,7 +82,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         if elapsed >= duration {
             break;
         }
-        if !rekeyed && elapsed * 2 >= duration {
+        if !rekeyed && elapsed >= REKEY_AFTER.min(duration / 2) {
             rekeyed = true;
             rekey(&mut west, now)?;
         }

@@ -237,7 +237,10 @@ fn open_one(local: SocketAddr, kind: Kind, mark: u32) -> Result<Bound, SocketErr
             setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?;
             setsockopt(&fd, sockopt::IpRecvTos, &true)?;
         } else {
-            setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            if matches!(kind, Kind::Ike { .. }) {
+                // A raw socket has its protocol for a port, and one that has a port refuses this.
+                setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            }
             setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
             setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?;
             raw::receive_traffic_class(&fd)?;
