@@ -1,9 +1,13 @@
-//! Runs of packets of the same number of vectors, each one's hash between the AES rounds of the next.
+//! Packets one after the other, each group of vectors hashed between the AES rounds of the next group.
 //!
 //! ```text
-//!   AES      packet 0 │ packet 1          │ packet 2          │
-//!   GHASH             │ packet 0 ─► tag 0 │ packet 1 ─► tag 1 │ packet 2 ─► tag 2
+//!   AES      packet 0: group │ group │ last │ packet 1: group  │ group │ last │
+//!   GHASH                    │ group │ group│ last ─► tag 0    │ group │ group│ last ─► tag 1
 //! ```
+//!
+//! A text is groups of eight vectors and a last group of up to nine; one of up to nine vectors is a last group
+//! alone. What `stage` does is a constant of its instance: whether its own group is the last one, and what is
+//! pending from before.
 
 use core::arch::x86_64::*;
 
@@ -11,20 +15,30 @@ use super::super::expanded::ExpandedKey;
 use super::super::job::Job;
 use super::vector::*;
 
-/// The longest packets, in vectors, that are stitched.
-pub(super) const MAX: usize = 9;
+/// Vectors in a group that is not the last.
+const GROUP: usize = 8;
 
-/// A run of jobs of `count` vectors each, which is 3 to [`MAX`].
+/// Vectors of the last group of a text of `count` vectors: 1 to 9, and at least 2 behind other groups.
+#[inline]
+pub(super) fn last_of(count: usize) -> usize {
+    if count <= GROUP + 1 { count } else { (count - 2) % GROUP + 2 }
+}
+
+/// A run of jobs with text, whose last groups all have `last` vectors.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds and exactly `count` vectors of text; all are seal jobs
-/// if `SEAL`.
+/// Every job has a key of this engine and of `R` rounds and `last_of` its vectors is `last`; all are seal jobs if
+/// `SEAL`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], count: usize) {
-    match count {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], last: usize) {
+    match last {
         // SAFETY: as the caller promised; so in each arm.
+        1 => unsafe { stitched::<SEAL, R, 1>(jobs) },
+        // SAFETY: likewise.
+        2 => unsafe { stitched::<SEAL, R, 2>(jobs) },
+        // SAFETY: likewise.
         3 => unsafe { stitched::<SEAL, R, 3>(jobs) },
         // SAFETY: likewise.
         4 => unsafe { stitched::<SEAL, R, 4>(jobs) },
@@ -41,154 +55,268 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
     }
 }
 
-/// A packet whose ciphertext is there and whose hash is not yet.
-struct Pending<'k, const G: usize> {
+/// Nothing is pending.
+const NOTHING: u8 = 0;
+/// A group of the same packet is pending.
+const MIDDLE: u8 = 1;
+/// The last group of another packet is pending, and then its tag.
+const LAST: u8 = 2;
+
+/// A group whose ciphertext is there and whose hash is not yet.
+struct Pending<'k> {
     key: &'k ExpandedKey,
-    /// The reversed ciphertext but for the last vector, which `sum` has.
-    text: [__m512i; G],
-    /// AAD, length block and last vector.
+    /// The reversed ciphertext; of a last group, but for its last vector, which `sum` has.
+    text: [__m512i; GROUP + 1],
+    /// What is already multiplied: AAD, length block, last vector.
     sum: Sum,
-    /// The encrypted J0.
+    /// The hash of the groups before, in lane 0: to be added to the first vector.
+    carried: __m512i,
+    /// Of a last group, the encrypted J0.
     mask: __m128i,
-    /// Blocks of text.
+    /// Of a last group, its blocks.
     blocks: usize,
 }
 
 /// # Safety
 ///
-/// As [`run`], with `G` for `count`.
+/// As [`run`], with `L` for `last`.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn stitched<const SEAL: bool, const R: usize, const G: usize>(jobs: &mut [Job<'_>]) {
-    let mut jobs = jobs.iter_mut();
-    let Some(mut job) = jobs.next() else { return };
-    // SAFETY: the jobs are of this engine, as the caller promised.
-    let key = unsafe { job.expanded_key() };
+unsafe fn stitched<const SEAL: bool, const R: usize, const L: usize>(jobs: &mut [Job<'_>]) {
+    let Some(first) = jobs.first() else { return };
     let zero = _mm512_setzero_si512();
-    let mask = _mm_setzero_si128();
-    let mut pending = Pending { key, text: [zero; G], sum: Sum::zero(), mask, blocks: 0 };
-    // SAFETY: as the caller promised.
-    unsafe { step::<SEAL, R, G, false>(job, &mut pending) };
-    for later in jobs {
-        // SAFETY: as the caller promised.
-        let tag = unsafe { step::<SEAL, R, G, true>(later, &mut pending) };
-        // SAFETY: as the caller promised.
-        unsafe { finish::<SEAL>(job, tag) };
-        job = later;
+    let mut pending = Pending {
+        // SAFETY: the jobs are of this engine, as the caller promised.
+        key: unsafe { first.expanded_key() },
+        text: [zero; GROUP + 1],
+        sum: Sum::zero(),
+        carried: zero,
+        mask: _mm_setzero_si128(),
+        blocks: 0,
+    };
+    let mut before: Option<&mut Job<'_>> = None;
+    for job in jobs {
+        let whole = vectors(job.len()) - L;
+        let tag = match (whole, &before) {
+            // SAFETY: the text has `L` vectors; so in the next arm.
+            (0, None) => unsafe { stage::<SEAL, R, L, true, NOTHING>(job, 0, &mut pending) },
+            // SAFETY: likewise.
+            (0, Some(_)) => unsafe { stage::<SEAL, R, L, true, LAST>(job, 0, &mut pending) },
+            // SAFETY: a group and more is in front of the last one; so in the next arm.
+            (_, None) => unsafe { stage::<SEAL, R, L, false, NOTHING>(job, 0, &mut pending) },
+            // SAFETY: likewise.
+            (_, Some(_)) => unsafe { stage::<SEAL, R, L, false, LAST>(job, 0, &mut pending) },
+        };
+        if let Some(before) = before {
+            // SAFETY: as the caller promised.
+            unsafe { finish::<SEAL>(before, tag) };
+        }
+        if whole > 0 {
+            let mut j = GROUP;
+            while j < whole {
+                // SAFETY: vectors from `j` to `whole` are whole groups in front of the last.
+                unsafe { stage::<SEAL, R, L, false, MIDDLE>(job, j, &mut pending) };
+                j += GROUP;
+            }
+            // SAFETY: `L` vectors are left.
+            unsafe { stage::<SEAL, R, L, true, MIDDLE>(job, j, &mut pending) };
+        }
+        before = Some(job);
     }
     let mut sum = pending.sum;
-    for g in 0..G - 1 {
-        sum.add(pending.text[g], powers(pending.key, pending.blocks + 1 - 4 * g));
+    for g in 1..L {
+        let g = g % (L - 1);
+        let v = pending.text[g];
+        let v = if g == 0 { _mm512_xor_si512(v, pending.carried) } else { v };
+        sum.add(v, powers(pending.key, pending.blocks + 1 - 4 * g));
     }
     let tag = _mm_xor_si128(reversed1(fold(sum.reduced())), pending.mask);
-    // SAFETY: as the caller promised.
-    unsafe { finish::<SEAL>(job, tag) };
+    if let Some(job) = before {
+        // SAFETY: as the caller promised.
+        unsafe { finish::<SEAL>(job, tag) };
+    }
 }
 
-/// Encrypts `job`, hashes what is pending (if `HAVE`) and gives its tag, and leaves `job` pending.
+/// Encrypts or decrypts the group of `job` at vector `j`, which has eight vectors, or `L` if it is the last
+/// (`TAIL`); hashes what is `PENDING`; leaves this group pending. Gives the tag if a last group was.
 ///
 /// # Safety
 ///
-/// As [`run`], for this job.
+/// As [`run`], for this job; vector `j` begins a group, which is the last if `TAIL`, and the first of its text
+/// unless `PENDING` is `MIDDLE`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn step<'k, const SEAL: bool, const R: usize, const G: usize, const HAVE: bool>(
+unsafe fn stage<
+    'k,
+    const SEAL: bool,
+    const R: usize,
+    const L: usize,
+    const TAIL: bool,
+    const PENDING: u8,
+>(
     job: &Job<'k>,
-    pending: &mut Pending<'k, G>,
+    j: usize,
+    pending: &mut Pending<'k>,
 ) -> __m128i {
     // SAFETY: the job is of this engine, as the caller promised.
     let key = unsafe { job.expanded_key() };
-    let aad = aad_block(job, key);
+    let begins = PENDING != MIDDLE;
+    // First, for long AAD is a call, which would spill all that is in registers.
+    let aad = if begins { aad_block(job, key) } else { _mm_setzero_si128() };
     let text = Text::new(job);
-    let end = tail(job.len());
-    let blocks = 4 * (G - 1) + end.blocks;
+    let count = if TAIL { L } else { GROUP };
+    let whole = if TAIL { L - 1 } else { GROUP };
+    let multiplied = match PENDING {
+        NOTHING => 0,
+        MIDDLE => GROUP,
+        _ => L - 1,
+    };
+    let zero = _mm512_setzero_si512();
 
-    let mut mask = _mm_xor_si128(j0(job), key.round_key(0));
-    let base = _mm512_broadcast_i32x4(mask);
-    let mut s = [_mm512_setzero_si512(); G];
-    for g in 0..G {
-        s[g] = _mm512_xor_si512(base, counters(g));
+    let j0 = _mm_xor_si128(j0(job), key.round_key(0));
+    let base = _mm512_broadcast_i32x4(j0);
+    let mut s = [zero; GROUP + 1];
+    if begins {
+        for g in 0..count {
+            s[g] = _mm512_xor_si512(base, counters(g));
+        }
+    } else if j <= COUNTERS - (GROUP + 1) {
+        for g in 0..count {
+            s[g] = _mm512_xor_si512(base, counters(j + g));
+        }
+    } else {
+        for g in 0..count {
+            s[g] = _mm512_xor_si512(base, far_counters(j + g));
+        }
     }
     // J0 rides in the last lane of the last vector, if that is free.
-    if end.blocks < 4 {
-        s[G - 1] = with_lane_3(s[G - 1], mask);
-    } else {
-        mask = encrypt::<R>(key, mask);
+    let end = tail(job.len());
+    let mut mask = pending.mask;
+    if TAIL {
+        if end.blocks < 4 {
+            s[L - 1] = with_lane_3(s[L - 1], j0);
+        } else {
+            mask = encrypt::<R>(key, j0);
+        }
     }
 
     let mut sum = pending.sum;
+    // The first vector waits for the reduction before, so it is the last to be multiplied.
+    let factors = |i: usize| {
+        let g = (i + 1) % multiplied;
+        let v = pending.text[g];
+        let v = if g == 0 { _mm512_xor_si512(v, pending.carried) } else { v };
+        let e = if PENDING == MIDDLE { 4 * GROUP } else { pending.blocks + 1 };
+        (v, powers(pending.key, e - 4 * g))
+    };
     each_round!(ROUND => {
         let rk = round_key(key, ROUND);
-        for g in 0..G {
+        for g in 0..count {
             s[g] = _mm512_aesenc_epi128(s[g], rk);
             in_order(&mut s[g]);
         }
-        if HAVE {
-            for g in (ROUND - 1) * (G - 1) / (R - 2)..ROUND * (G - 1) / (R - 2) {
-                if g < G - 1 {
-                    sum.add(pending.text[g], powers(pending.key, pending.blocks + 1 - 4 * g));
-                }
+        // Two after each odd round up to the seventh.
+        if !ROUND.is_multiple_of(2) && ROUND - 1 < multiplied {
+            let (v, h) = factors(ROUND - 1);
+            if ROUND < multiplied {
+                let (w, g) = factors(ROUND);
+                sum.add2(v, h, w, g);
+            } else {
+                sum.add(v, h);
             }
             sum.in_order();
         }
     });
-    let tag = if HAVE {
-        _mm_xor_si128(reversed1(fold(sum.reduced())), pending.mask)
-    } else {
-        pending.mask
-    };
+    let hash = if PENDING == NOTHING { _mm_setzero_si128() } else { fold(sum.reduced()) };
+    let tag = _mm_xor_si128(reversed1(hash), pending.mask);
 
     let rk = round_key(key, R);
-    for g in 0..G - 1 {
-        // SAFETY: the text has `G` vectors, and this is not the last.
-        let x = unsafe { text.load(g) };
+    for g in 0..whole {
+        // SAFETY: the group has more than `whole` vectors or just as many; so the store.
+        let x = unsafe { text.load(j + g) };
         let y = _mm512_aesenclast_epi128(s[g], _mm512_xor_si512(x, rk));
-        // SAFETY: likewise.
-        unsafe { text.store(g, y) };
+        // SAFETY: as the load.
+        unsafe { text.store(j + g, y) };
         pending.text[g] = reversed(if SEAL { y } else { x });
     }
-    // SAFETY: the mask is that of the text's last vector, and that is `G - 1`.
-    let x = unsafe { text.load_tail(G - 1, end.mask) };
-    let y = _mm512_aesenclast_epi128(s[G - 1], _mm512_xor_si512(x, rk));
-    // SAFETY: likewise.
-    unsafe { text.store_tail(G - 1, end.mask, y) };
-    if end.blocks < 4 {
-        mask = _mm512_extracti32x4_epi32::<3>(y);
+    pending.key = key;
+    pending.carried = if begins { zero } else { in_lane_0(hash) };
+    if TAIL {
+        // SAFETY: the mask is that of the text's last vector, and that is `j + L - 1`; so the store.
+        let x = unsafe { text.load_tail(j + L - 1, end.mask) };
+        let y = _mm512_aesenclast_epi128(s[L - 1], _mm512_xor_si512(x, rk));
+        // SAFETY: as the load.
+        unsafe { text.store_tail(j + L - 1, end.mask, y) };
+        let last = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
+        pending.mask = if end.blocks < 4 { _mm512_extracti32x4_epi32::<3>(y) } else { mask };
+        pending.blocks = 4 * (L - 1) + end.blocks;
+        pending.sum = if begins {
+            ends(key, last, end.blocks, pending.blocks, job.length_block(), aad)
+        } else {
+            end_only(key, last, end.blocks, job.length_block())
+        };
+    } else if begins {
+        let power = key.power(4 * GROUP + 1);
+        pending.sum = Sum::of(in_lane_0(aad), in_lane_0(power));
+    } else {
+        pending.sum = Sum::zero();
     }
-    let last = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
-
-    *pending = Pending {
-        key,
-        text: pending.text,
-        sum: ends(aad, job, key, last, end, blocks),
-        mask,
-        blocks,
-    };
     tag
 }
 
-/// The products of AAD, length block and the last vector of a text of `blocks` blocks.
-///
-/// AAD and length block take lanes that the text leaves free.
+/// The products of AAD, length block and the last vector of a text of `blocks` blocks, `filled` of them in that
+/// vector. AAD and length block take lanes that the text leaves free.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn ends(
-    aad: __m128i,
-    job: &Job<'_>,
+fn ends(
     key: &ExpandedKey,
     last: __m512i,
-    end: Tail,
+    filled: usize,
     blocks: usize,
+    lengths: __m128i,
+    aad: __m128i,
 ) -> Sum {
-    let lengths = job.length_block();
     let aad_power = key.power(blocks + 2);
-    let power = powers(key, end.blocks + 1);
-    if end.blocks < 3 {
-        let v = with_lane_3(with_lane(last, end.blocks, lengths), aad);
+    let power = powers(key, filled + 1);
+    if filled < 3 {
+        let v = with_lane_3(with_lane(last, filled, lengths), aad);
         Sum::of(v, with_lane_3(power, aad_power))
     } else {
         let mut sum = Sum::of(in_lanes_01(aad, lengths), in_lanes_01(aad_power, key.power(1)));
         sum.add(last, power);
         sum
     }
+}
+
+/// As [`ends`], of a text whose AAD is hashed already.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn end_only(key: &ExpandedKey, last: __m512i, filled: usize, lengths: __m128i) -> Sum {
+    let power = powers(key, filled + 1);
+    if filled < 4 {
+        Sum::of(with_lane(last, filled, lengths), power)
+    } else {
+        let mut sum = Sum::of(in_lane_0(lengths), in_lane_0(key.power(1)));
+        sum.add(last, power);
+        sum
+    }
+}
+
+/// A job without text: GMAC (RFC 4543).
+///
+/// # Safety
+///
+/// The job has a key of this engine and of `R` rounds, and is a seal job if `SEAL`.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn empty<const SEAL: bool, const R: usize>(job: &mut Job<'_>) {
+    // SAFETY: the job is of this engine, as the caller promised.
+    let key = unsafe { job.expanded_key() };
+    let aad = aad_block(job, key);
+    let mask = encrypt::<R>(key, _mm_xor_si128(j0(job), key.round_key(0)));
+    let powers = in_lanes_01(key.power(2), key.power(1));
+    let sum = Sum::of(in_lanes_01(aad, job.length_block()), powers);
+    let tag = _mm_xor_si128(reversed1(fold(sum.reduced())), mask);
+    // SAFETY: as the caller promised.
+    unsafe { finish::<SEAL>(job, tag) };
 }
