@@ -119,6 +119,7 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
             Suite::Serial(serial) => {
                 *authentic = serial.open(packet.buffer.data_mut(), *place).is_ok();
             }
+            Suite::Ah(ah) => *authentic = ah.open(packet.buffer.data(), *place).is_ok(),
         }
     }
     open_burst(&mut jobs);

@@ -17,7 +17,7 @@
 //! | [`inbound`], [`outbound`] | the two burst functions, in the order of RFC 4301 §5.2 and §5.1 |
 //! | [`sad`] | SAs of one worker, by SPI and by policy |
 //! | [`spd`] | policies, compiled, and the flow cache |
-//! | [`esp`] | what is done to a packet under one SA |
+//! | [`esp`], `ah` | what is done to a packet under one SA |
 //! | [`replay`] | anti-replay windows |
 //! | [`aead`] | the batched AES-GCM engine |
 //! | [`drop_cause`], [`accounting`] | what is counted |
@@ -29,6 +29,7 @@
 
 pub mod accounting;
 pub mod aead;
+mod ah;
 pub mod algorithm;
 pub mod classify;
 pub mod drop_cause;

@@ -119,6 +119,11 @@ fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], s
                     packet.outcome = Outcome::Sealed;
                 }
             }
+            Suite::Ah(ah) => {
+                if ah.seal(packet.buffer.data_mut(), *place).is_ok() {
+                    packet.outcome = Outcome::Sealed;
+                }
+            }
         }
     }
     seal_burst(&mut jobs);

@@ -214,7 +214,4 @@ pub enum SaError {
     /// This transform is not implemented.
     #[error("{0:?} is not implemented")]
     UnsupportedIntegrity(Integrity),
-    /// This protocol or mode is not implemented.
-    #[error("{0:?} in {1:?} mode is not implemented")]
-    UnsupportedMode(Protocol, Mode),
 }

@@ -63,3 +63,11 @@ impl<'a> Ah<'a> {
         self.payload
     }
 }
+
+/// The header before its ICV; `header_len` counts all of it, in bytes.
+pub fn emit(next_header: u8, header_len: usize, spi: u32, sequence: u32) -> [u8; FIXED_LEN] {
+    let words = (header_len / 4).saturating_sub(2);
+    let [a, b, c, d] = spi.to_be_bytes();
+    let [e, f, g, h] = sequence.to_be_bytes();
+    [next_header, u8::try_from(words).unwrap_or(u8::MAX), 0, 0, a, b, c, d, e, f, g, h]
+}

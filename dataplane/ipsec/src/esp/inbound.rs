@@ -1,4 +1,4 @@
-//! ESP as received (RFC 4303 §3.4).
+//! ESP as received (RFC 4303 §3.4), and AH (RFC 4302 §3.4), which has no trailer and encrypts nothing.
 //!
 //! ```text
 //!  outer headers │ SPI, sequence │ IV │ inner packet │ TFC │ 1 2 3 … │ pad length │ next │ ICV
@@ -16,7 +16,9 @@ use crate::replay::{Candidate, Order, ReplayWindow, Replayed};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
 use crate::selector::Selector;
 use core::net::IpAddr;
+use wire::ah::Ah;
 use wire::ecn::Ecn;
+use wire::esp::Esp;
 use wire::ip::Ip;
 use wire::{esp, ipv4, ipv6, protocol};
 
@@ -53,7 +55,7 @@ impl InboundSa {
     /// What does not fit, as [`SaError`] says.
     pub fn new(parameters: &SaParameters) -> Result<Self, SaError> {
         let contribution = suite::check(parameters)?;
-        let (suite, sizes) = Suite::new(&parameters.transform)?;
+        let (suite, sizes) = Suite::new(parameters)?;
         Ok(Self {
             spi: parameters.spi,
             esn: parameters.esn,
@@ -129,26 +131,38 @@ impl InboundSa {
     /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3): what needs no key.
     #[inline]
     pub(crate) fn admit(&self, header: &Protected, data: &[u8]) -> Result<Admitted, DropCause> {
-        if header.protocol != Protocol::Esp {
-            return Err(DropCause::ProtocolMismatch);
-        }
         let (offset, end) = (usize::from(header.offset), usize::from(header.end));
         let packet = data.get(offset..end).ok_or(DropCause::TooShort)?;
-        let Sizes { iv, icv, align } = self.sizes;
-        let sequence = esp::Esp::parse(packet).map_err(|_| DropCause::TooShort)?.sequence();
-        let fixed = esp::HEADER_LEN + usize::from(iv) + usize::from(icv);
-        let text_len = packet.len().checked_sub(fixed).ok_or(DropCause::TooShort)?;
-        if text_len < esp::TRAILER_LEN {
-            return Err(DropCause::TooShort);
-        }
-        if text_len % usize::from(align) != 0 {
-            return Err(DropCause::BadLength);
-        }
+        let (sequence, text, text_len) = match (&self.suite, header.protocol) {
+            (Suite::Ah(ah), Protocol::Ah) => {
+                let parsed = Ah::parse(packet).map_err(|_| DropCause::TooShort)?;
+                let header_len = ah.header_len(header.source.is_ipv6());
+                if parsed.header_len() != header_len {
+                    return Err(DropCause::BadLength);
+                }
+                (parsed.sequence(), offset + header_len, packet.len() - header_len)
+            }
+            (Suite::Gcm { .. } | Suite::Serial(_), Protocol::Esp) => {
+                let parsed = Esp::parse(packet).map_err(|_| DropCause::TooShort)?;
+                let Sizes { iv, icv, align } = self.sizes;
+                let before = esp::HEADER_LEN + usize::from(iv);
+                let text_len = packet.len().checked_sub(before + usize::from(icv));
+                let text_len = text_len.filter(|&len| len >= esp::TRAILER_LEN);
+                let text_len = text_len.ok_or(DropCause::TooShort)?;
+                if text_len % usize::from(align) != 0 {
+                    return Err(DropCause::BadLength);
+                }
+                (parsed.sequence(), offset + before, text_len)
+            }
+            (Suite::Ah(_), Protocol::Esp)
+            | (Suite::Gcm { .. } | Suite::Serial(_), Protocol::Ah) => {
+                return Err(DropCause::ProtocolMismatch);
+            }
+        };
         let candidate = self.replay.check(sequence).map_err(|replayed| match replayed {
             Replayed::Duplicate => DropCause::ReplayedDuplicate,
             Replayed::TooOld => DropCause::ReplayedTooOld,
         })?;
-        let text = offset + esp::HEADER_LEN + usize::from(iv);
         let (sequence, esn) = (candidate.sequence(), self.esn);
         let place = Place { esp: offset, text, text_len, sequence, esn };
         Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
@@ -200,8 +214,13 @@ impl InboundSa {
         })?;
         self.note_peer(header, order, events);
 
-        let plain = buffer.data_mut().get_mut(text..text + text_len).ok_or(DropCause::TooShort)?;
-        let (payload_len, next_header) = read_trailer(plain)?;
+        let data = buffer.data_mut();
+        let ah_next_header = data.get(place.esp).copied();
+        let plain = data.get_mut(text..text + text_len).ok_or(DropCause::TooShort)?;
+        let (payload_len, next_header) = match (&self.suite, ah_next_header) {
+            (Suite::Ah(_), Some(next_header)) => (text_len, next_header),
+            _ => read_trailer(plain)?,
+        };
         if next_header == protocol::NO_NEXT_HEADER {
             return Err(DropCause::Dummy);
         }

@@ -1,4 +1,4 @@
-//! ESP as sent (RFC 4303 §3.3).
+//! ESP as sent (RFC 4303 §3.3), and AH (RFC 4302 §3.3), which has no trailer and its ICV in its header.
 //!
 //! ```text
 //!             push_front                                     set_len
@@ -22,7 +22,7 @@ use crate::selector::Selector;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::ecn::Ecn;
 use wire::ip::{Fragment, Ip};
-use wire::{checksum, esp, ipv4, ipv6, protocol, udp};
+use wire::{ah, checksum, esp, ipv4, ipv6, protocol, udp};
 
 /// TTL and hop limit of tunnel headers (RFC 4301 §5.1.2.1 note 4 leaves it to configuration; 64 is the
 /// default of RFC 1700).
@@ -45,8 +45,10 @@ pub struct OutboundSa {
     contribution: Contribution,
     headers: HeaderRules,
     path_mtu: u16,
-    /// Bytes between the IP header and the ciphertext: UDP, clear header and IV.
+    /// Bytes between the IP header and what is carried: UDP, clear header and IV, or AH.
     middle: u8,
+    /// Bytes behind the padding: none with AH.
+    trailer: u8,
     suite: Suite,
     /// The last sequence number used.
     sequence: u64,
@@ -60,11 +62,24 @@ pub struct OutboundSa {
     given: Option<Given>,
 }
 
-/// What a known answer prescribes instead of what the SA would choose.
+/// What a published packet prescribes instead of what the SA would choose.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownAnswer<'a> {
+    /// The whole sequence number.
+    pub sequence: u64,
+    /// The explicit IV.
+    pub iv: &'a [u8],
+    /// Bytes of padding, when they are not as few as possible.
+    pub pad_len: Option<u8>,
+    /// Identification of an IPv4 tunnel header, which AH covers.
+    pub identification: Option<u16>,
+}
+
 struct Given {
     iv: [u8; MAX_IV_LEN],
     iv_len: usize,
     pad_len: Option<u8>,
+    identification: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +113,7 @@ impl OutboundSa {
     /// What does not fit, as [`SaError`] says.
     pub fn new(parameters: &SaParameters) -> Result<Self, SaError> {
         let contribution = suite::check(parameters)?;
-        let (suite, sizes) = Suite::new(&parameters.transform)?;
+        let (suite, sizes) = Suite::new(parameters)?;
         let mut sa = Self {
             spi: parameters.spi,
             esn: parameters.esn,
@@ -107,6 +122,7 @@ impl OutboundSa {
             headers: parameters.headers,
             path_mtu: DEFAULT_PATH_MTU,
             middle: 0,
+            trailer: 0,
             suite,
             sequence: 0,
             last_sequence: if parameters.esn { u64::MAX } else { u64::from(u32::MAX) },
@@ -129,15 +145,15 @@ impl OutboundSa {
         self
     }
 
-    /// Seals exactly one packet, with this sequence number, explicit IV (of its cipher's length, or the
-    /// packet is refused) and, if any, pad length, and no other: a nonce cannot repeat. For known answers,
-    /// whose IVs are not ours.
+    /// Seals exactly one packet, as prescribed, and no other: a nonce cannot repeat. For published packets,
+    /// whose IVs are not ours. One whose IV has not the cipher's length is refused.
     #[must_use]
-    pub fn for_known_answer(mut self, sequence: u64, iv: &[u8], pad_len: Option<u8>) -> Self {
+    pub fn for_known_answer(mut self, answer: KnownAnswer<'_>) -> Self {
+        let KnownAnswer { sequence, iv, pad_len, identification } = answer;
         self.sequence = sequence.saturating_sub(1);
         self.last_sequence = sequence;
         let iv_len = iv.len().min(MAX_IV_LEN);
-        let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len };
+        let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len, identification };
         given.iv[..iv_len].copy_from_slice(&iv[..iv_len]);
         self.given = Some(given);
         self
@@ -218,7 +234,7 @@ impl OutboundSa {
         let fixed = ip_len + u16::from(self.middle) + u16::from(self.sizes.icv);
         let room = self.path_mtu.saturating_sub(fixed);
         let carried =
-            (room - room % u16::from(self.sizes.align)).saturating_sub(esp::TRAILER_LEN as u16);
+            (room - room % u16::from(self.sizes.align)).saturating_sub(u16::from(self.trailer));
         if self.contribution.tunnel { carried } else { carried + ip_len }
     }
 
@@ -230,13 +246,20 @@ impl OutboundSa {
 
     /// The most bytes that it puts behind one.
     pub fn tailroom(&self) -> usize {
-        usize::from(self.sizes.align) - 1 + esp::TRAILER_LEN + usize::from(self.sizes.icv)
+        usize::from(self.sizes.align) - 1 + usize::from(self.trailer) + usize::from(self.sizes.icv)
     }
 
     fn measure(&mut self) {
         let udp = if self.encap.is_some() { udp::HEADER_LEN } else { 0 };
-        // At most 8 + 8 + 16.
-        self.middle = (udp + esp::HEADER_LEN + usize::from(self.sizes.iv)) as u8;
+        let (header, trailer) = match &self.suite {
+            Suite::Ah(ah) => (ah.header_len(matches!(self.endpoints, Endpoints::V6 { .. })), 0),
+            Suite::Gcm { .. } | Suite::Serial(_) => {
+                (esp::HEADER_LEN + usize::from(self.sizes.iv), esp::TRAILER_LEN)
+            }
+        };
+        // At most 8 + 8 + 16, or 12 + 36.
+        self.middle = (udp + header) as u8;
+        self.trailer = trailer as u8;
     }
 
     #[inline]
@@ -260,18 +283,19 @@ impl OutboundSa {
         let plan = self.plan(buffer.data())?;
         let Sizes { icv, align, .. } = self.sizes;
         let (align, icv) = (usize::from(align), usize::from(icv));
+        let trailer_len = usize::from(self.trailer);
         let pad_len = match &self.given {
             Some(Given { pad_len: Some(pad_len), .. }) => usize::from(*pad_len),
-            _ => (align - (plan.carried + esp::TRAILER_LEN) % align) % align,
+            _ => (align - (plan.carried + trailer_len) % align) % align,
         };
-        let text_len = plan.carried + pad_len + esp::TRAILER_LEN;
+        let text_len = plan.carried + pad_len + trailer_len;
         let text = plan.ip_len + usize::from(self.middle);
         let outer_len = text + text_len + icv;
         if outer_len > usize::from(self.path_mtu) {
             return Err(self.too_big(&plan));
         }
         let total_len = u16::try_from(outer_len).map_err(|_| DropCause::PacketTooBig)?;
-        let trailer_end = plan.len + pad_len + esp::TRAILER_LEN;
+        let trailer_end = plan.len + pad_len + trailer_len;
         if buffer.headroom() < self.headroom()
             || buffer.data().len() + buffer.tailroom() < trailer_end + icv
         {
@@ -302,8 +326,9 @@ impl OutboundSa {
             }
         }
         let middle = packet.get_mut(plan.ip_len..text).ok_or(DropCause::NoRoom)?;
-        self.write_middle(middle, total_len - plan.ip_len as u16, sequence)?;
-        let esp = text - esp::HEADER_LEN - usize::from(self.sizes.iv);
+        self.write_middle(middle, &plan, total_len, sequence)?;
+        let udp = if self.encap.is_some() { udp::HEADER_LEN } else { 0 };
+        let esp = plan.ip_len + udp;
         Ok(Prepared { bytes, place: Place { esp, text, text_len, sequence, esn: self.esn } })
     }
 
@@ -331,6 +356,9 @@ impl OutboundSa {
                 (at.offset, at.protocol, at.named_at)
             }
         };
+        if plan.is_v4 != matches!(self.endpoints, Endpoints::V4 { .. }) {
+            return Err(DropCause::MalformedHeader);
+        }
         // Transport mode protects whole packets only (RFC 4303 §3.3.4).
         let upper = ip.upper().map_err(|_| DropCause::MalformedHeader)?;
         if upper.fragment != Fragment::Whole {
@@ -382,11 +410,13 @@ impl OutboundSa {
                     DfRule::Set => true,
                     DfRule::Clear => false,
                 };
+                // A packet that may be fragmented needs an identification of its own (RFC 6864 §4).
+                let id = if dont_fragment { 0 } else { sequence as u16 };
+                let given = self.given.as_ref().and_then(|given| given.identification);
                 let header = ipv4::Header {
                     traffic_class,
                     total_len,
-                    // A packet that may be fragmented needs an identification of its own (RFC 6864 §4).
-                    id: if dont_fragment { 0 } else { sequence as u16 },
+                    id: given.unwrap_or(id),
                     dont_fragment,
                     ttl: OUTER_TTL,
                     protocol,
@@ -432,17 +462,30 @@ impl OutboundSa {
 
     #[inline]
     fn outer_protocol(&self) -> u8 {
-        if self.encap.is_some() { protocol::UDP } else { protocol::ESP }
+        match (&self.suite, self.encap) {
+            (Suite::Ah(_), _) => protocol::AH,
+            (Suite::Gcm { .. } | Suite::Serial(_), Some(_)) => protocol::UDP,
+            (Suite::Gcm { .. } | Suite::Serial(_), None) => protocol::ESP,
+        }
     }
 
-    /// UDP header, clear header and IV; `payload_len` counts from here to the end of the packet.
+    /// UDP header, clear header and IV, or AH without its ICV.
     #[inline]
     fn write_middle(
         &self,
         out: &mut [u8],
-        payload_len: u16,
+        plan: &Plan,
+        total_len: u16,
         sequence: u64,
     ) -> Result<(), DropCause> {
+        if let Suite::Ah(_) = &self.suite {
+            let header = ah::emit(plan.next_header, out.len(), self.spi.get(), sequence as u32);
+            let (fixed, icv) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
+            *fixed = header;
+            icv.fill(0);
+            return Ok(());
+        }
+        let payload_len = total_len - plan.ip_len as u16;
         let out = match self.encap {
             None => out,
             Some(UdpEncap { local_port, remote_port }) => {

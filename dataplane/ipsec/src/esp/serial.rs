@@ -9,14 +9,14 @@ use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::aead::{self, GcmKey, OpenJob, SealJob};
 use wire::esp::HEADER_LEN;
 
-/// Where ESP lies in a packet.
+/// Where ESP or AH lies in a packet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
-    /// The SPI.
+    /// The ESP or AH header.
     pub(crate) esp: usize,
-    /// What is encrypted.
+    /// What is encrypted; with AH, what follows its header.
     pub(crate) text: usize,
-    /// Its length; the ICV follows.
+    /// Its length; the ICV of ESP follows.
     pub(crate) text_len: usize,
     /// The full sequence number.
     pub(crate) sequence: u64,
@@ -29,7 +29,7 @@ impl Place {
         self.text + self.text_len
     }
 
-    fn high_half(&self) -> [u8; 4] {
+    pub(crate) fn high_half(&self) -> [u8; 4] {
         ((self.sequence >> 32) as u32).to_be_bytes()
     }
 }

@@ -4,6 +4,7 @@ use super::serial::{Salt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
 use crate::aead::{Aad, GcmKey, NONCE_LEN};
+use crate::ah::Ah;
 use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
 
@@ -19,8 +20,10 @@ pub(crate) enum Suite {
         /// First four bytes of every nonce.
         salt: [u8; 4],
     },
-    /// Everything else, packet by packet.
+    /// Everything else of ESP, packet by packet.
     Serial(Box<Serial>),
+    /// RFC 4302.
+    Ah(Box<Ah>),
 }
 
 /// What the transforms add to a packet, in bytes.
@@ -33,7 +36,13 @@ pub(crate) struct Sizes {
 }
 
 impl Suite {
-    pub(crate) fn new(transform: &Transform) -> Result<(Self, Sizes), SaError> {
+    pub(crate) fn new(parameters: &SaParameters) -> Result<(Self, Sizes), SaError> {
+        let SaParameters { protocol, transform, .. } = parameters;
+        if *protocol == Protocol::Ah {
+            // Nothing stands behind the packet, and nothing is aligned.
+            let sizes = Sizes { iv: 0, icv: 0, align: 1 };
+            return Ok((Self::Ah(Box::new(Ah::new(transform)?)), sizes));
+        }
         let Transform { cipher, cipher_key, integrity } = transform;
         let cipher = *cipher;
         let key_lens = cipher.key_lens();
@@ -102,6 +111,7 @@ impl Suite {
                 Ok(())
             }
             Self::Serial(serial) => serial.write_iv(sequence, iv),
+            Self::Ah(_) => Ok(()),
         }
     }
 }
@@ -129,8 +139,7 @@ pub(crate) fn check(parameters: &SaParameters) -> Result<Contribution, SaError> 
     match protocol {
         Protocol::Ah if encap.is_some() => return Err(SaError::EncapWithAh),
         Protocol::Ah if transform.cipher != Cipher::Null => return Err(SaError::CipherWithAh),
-        Protocol::Ah => return Err(SaError::UnsupportedMode(*protocol, *mode)),
-        Protocol::Esp => {}
+        Protocol::Ah | Protocol::Esp => {}
     }
     Ok(Contribution {
         confidential: transform.cipher.is_confidential(),

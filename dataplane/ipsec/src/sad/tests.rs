@@ -279,6 +279,17 @@ fn parameters_that_do_not_fit_are_refused_with_the_reason() {
     );
     assert_eq!(refused(&|p| p.remote = [0u16; 8].into()), SaError::AddressFamilies);
     assert_eq!(refused(&|p| p.selectors.clear()), SaError::NoSelectors);
+    let ah = |p: &mut SaParameters| {
+        p.protocol = Protocol::Ah;
+        p.transform.cipher = Cipher::Null;
+        p.transform.cipher_key = key(0);
+    };
     assert_eq!(refused(&|p| p.protocol = Protocol::Ah), SaError::CipherWithAh);
+    assert_eq!(refused(&ah), SaError::MissingIntegrity(Cipher::Null));
+    let error = refused(&|p| {
+        ah(p);
+        p.encap = Some(crate::sa::UdpEncap { local_port: 4500, remote_port: 4500 });
+    });
+    assert_eq!(error, SaError::EncapWithAh);
     assert_eq!(Spi::new(255), None);
 }

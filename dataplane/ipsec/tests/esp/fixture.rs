@@ -20,6 +20,7 @@ use wire::{ipv4, ipv6, udp};
 /// What varies over the tests; everything else is fixed.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
+    pub(crate) protocol: Protocol,
     pub(crate) cipher: Cipher,
     pub(crate) integrity: Option<Integrity>,
     pub(crate) key_len: usize,
@@ -37,6 +38,7 @@ pub(crate) struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            protocol: Protocol::Esp,
             cipher: Cipher::AesGcm(16),
             integrity: None,
             key_len: 16,
@@ -95,7 +97,7 @@ impl Shape {
         SaParameters {
             pair: PairId(7),
             spi: Spi::new(0x3400).unwrap(),
-            protocol: Protocol::Esp,
+            protocol: self.protocol,
             mode: self.mode,
             local,
             remote,

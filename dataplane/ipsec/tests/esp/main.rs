@@ -1,7 +1,8 @@
-//! ESP through the public burst functions: published packets, round trips over every shape, and what a
+//! ESP and AH through the public burst functions: published packets, round trips over every shape, and what a
 //! hostile peer or path can send.
 #![cfg(test)]
 
+mod ah;
 mod attacks;
 mod fixture;
 mod lifetimes;

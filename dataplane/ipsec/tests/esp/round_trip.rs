@@ -9,16 +9,17 @@ use ipsec::sa::{DfRule, DscpRule, HeaderRules, Mode};
 use proptest::prelude::*;
 use wire::ip::Ip;
 
+pub(crate) const MACS: [Integrity; 6] = [
+    Integrity::HmacSha1_96,
+    Integrity::HmacSha256_128,
+    Integrity::HmacSha384_192,
+    Integrity::HmacSha512_256,
+    Integrity::AesCmac96,
+    Integrity::AesXcbc96,
+];
+
 /// Every suite: cipher, key lengths, and the integrity transforms that go with it.
 pub(crate) fn suites() -> Vec<(Cipher, usize, Option<Integrity>)> {
-    let macs = [
-        Integrity::HmacSha1_96,
-        Integrity::HmacSha256_128,
-        Integrity::HmacSha384_192,
-        Integrity::HmacSha512_256,
-        Integrity::AesCmac96,
-        Integrity::AesXcbc96,
-    ];
     let ciphers = [8, 12, 16].into_iter().flat_map(|n| [Cipher::AesGcm(n), Cipher::AesCcm(n)]);
     let ciphers = ciphers.chain([
         Cipher::AesGmac,
@@ -32,7 +33,7 @@ pub(crate) fn suites() -> Vec<(Cipher, usize, Option<Integrity>)> {
         for &key_len in cipher.key_lens() {
             match cipher.is_combined() {
                 true => suites.push((cipher, key_len, None)),
-                false => suites.extend(macs.map(|mac| (cipher, key_len, Some(mac)))),
+                false => suites.extend(MACS.map(|mac| (cipher, key_len, Some(mac)))),
             }
         }
     }
