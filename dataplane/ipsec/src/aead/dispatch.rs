@@ -24,7 +24,7 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
     run_by_class(SealJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
         (Kind::Portable, _) => jobs.iter_mut().for_each(portable::seal),
         // SAFETY: keys of the class Avx512 exist only where its instructions do, all jobs are of the class, whose
-        // rounds these are, and they are seal jobs; so in each arm.
+        // rounds these are, with tags of one length, and they are seal jobs; so in each arm.
         #[cfg(target_arch = "x86_64")]
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
@@ -52,7 +52,7 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
     run_by_class(OpenJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
         (Kind::Portable, _) => jobs.iter_mut().for_each(portable::open),
         // SAFETY: keys of the class Avx512 exist only where its instructions do, and all jobs are of the class,
-        // whose rounds these are; so in each arm.
+        // whose rounds these are, with tags of one length; so in each arm.
         #[cfg(target_arch = "x86_64")]
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
@@ -73,12 +73,12 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
     });
 }
 
-/// Splits a burst where the class changes, and hands on what is of one class.
+/// Splits a burst where the class changes: engine, key length or tag length. Hands on what is of one class.
 #[inline]
 fn run_by_class<'a>(jobs: &mut [Job<'a>], mut run: impl FnMut(Class, &mut [Job<'a>])) {
     for jobs in jobs.chunk_by_mut(|a, b| a.class() == b.class()) {
         if let Some(class) = jobs.first().map(Job::class) {
-            run(class, jobs);
+            run(class.key, jobs);
         }
     }
 }

@@ -246,6 +246,13 @@ impl fmt::Debug for OpenJob<'_> {
     }
 }
 
+/// What jobs must have in common to be handed to a kernel together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct JobClass {
+    pub(super) key: Class,
+    tag_len: u8,
+}
+
 /// What both directions share: the invariants are those of the module.
 ///
 /// `text_bits` and `aad_bits` are neighbours, and in bits, because together they are the length block of GHASH.
@@ -260,8 +267,7 @@ pub(super) struct Job<'a> {
     aad_bits: u64,
     /// The nonce and a block counter of one, big endian.
     pub(super) j0: [u8; 16],
-    class: Class,
-    pub(super) tag_len: u8,
+    class: JobClass,
     authentic: bool,
     borrowed: PhantomData<&'a mut [u8]>,
 }
@@ -296,16 +302,21 @@ impl<'a> Job<'a> {
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,
             j0: first_counter(nonce),
-            class: key.class(),
-            tag_len: tag_len as u8,
+            class: JobClass { key: key.class(), tag_len: tag_len as u8 },
             authentic: false,
             borrowed: PhantomData,
         })
     }
 
     #[inline]
-    pub(super) fn class(&self) -> Class {
+    pub(super) fn class(&self) -> JobClass {
         self.class
+    }
+
+    /// Bytes of the tag: 8, 12 or 16.
+    #[inline]
+    pub(super) fn tag_len(&self) -> u8 {
+        self.class.tag_len
     }
 
     pub(super) fn nonce(&self) -> [u8; NONCE_LEN] {
@@ -316,7 +327,7 @@ impl<'a> Job<'a> {
     /// The key of a job of the portable class.
     pub(super) fn portable_key(&self) -> &'a PortableKey {
         assert!(
-            matches!(self.class.kind, Kind::Portable),
+            matches!(self.class.key.kind, Kind::Portable),
             "a job runs in the engine its key was made for"
         );
         // SAFETY: `GcmKey::body` gives this member for exactly this class.
@@ -396,7 +407,7 @@ impl<'a> Job<'a> {
         // the borrow of the job keeps others away.
         let data = unsafe { InOutBuf::from_raw(self.src, self.dst, self.len() as usize) };
         // SAFETY: readable for `tag_len` bytes, and written by nobody while the job is borrowed.
-        let tag = unsafe { slice::from_raw_parts(self.tag, usize::from(self.tag_len)) };
+        let tag = unsafe { slice::from_raw_parts(self.tag, usize::from(self.tag_len())) };
         (self.aad(), data, tag)
     }
 
@@ -404,7 +415,7 @@ impl<'a> Job<'a> {
     pub(super) fn put_tag(&mut self, tag: &[u8; TAG_LEN]) {
         // SAFETY: writable for `tag_len` bytes (at most TAG_LEN) in a seal job.
         unsafe {
-            core::ptr::copy_nonoverlapping(tag.as_ptr(), self.tag, usize::from(self.tag_len))
+            core::ptr::copy_nonoverlapping(tag.as_ptr(), self.tag, usize::from(self.tag_len()))
         };
     }
 

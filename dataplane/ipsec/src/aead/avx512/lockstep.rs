@@ -22,8 +22,8 @@ use super::vector::*;
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds and exactly `count` vectors of text; all are seal jobs
-/// if `SEAL`.
+/// Every job has a key of this engine and of `R` rounds and exactly `count` vectors of text; all have tags
+/// of one length, and are seal jobs if `SEAL`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>; 4], count: usize) {
@@ -290,29 +290,26 @@ fn four_aads(jobs: &[Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
 ///
 /// # Safety
 ///
-/// With `SEAL` the jobs are seal jobs.
+/// The tags are of one length; with `SEAL` the jobs are seal jobs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 unsafe fn finish_four<const SEAL: bool>(jobs: &mut [Job<'_>; 4], tags: __m512i) {
+    let mask = tag_mask(&jobs[0]);
     if SEAL {
         let tags = split(tags);
         for i in 0..4 {
-            // SAFETY: as the caller promised.
-            unsafe { put_tag(&jobs[i], tags[i]) };
+            // SAFETY: as the caller promised, and the tags are of one length.
+            unsafe { put_tag(&jobs[i], mask, tags[i]) };
         }
         return;
     }
-    let received = lanes(
-        received_tag(&jobs[0]),
-        received_tag(&jobs[1]),
-        received_tag(&jobs[2]),
-        received_tag(&jobs[3]),
-    );
-    let lengths = [tag_mask(&jobs[0]), tag_mask(&jobs[1]), tag_mask(&jobs[2]), tag_mask(&jobs[3])];
-    let compared = u64::from(lengths[0])
-        | u64::from(lengths[1]) << 16
-        | u64::from(lengths[2]) << 32
-        | u64::from(lengths[3]) << 48;
+    let mut received = [_mm_setzero_si128(); 4];
+    for i in 0..4 {
+        // SAFETY: the tags are of one length.
+        received[i] = unsafe { received_tag(&jobs[i], mask) };
+    }
+    let received = lanes(received[0], received[1], received[2], received[3]);
+    let compared = u64::from(mask) * 0x0001_0001_0001_0001;
     let wrong = _mm512_mask_cmpneq_epi8_mask(compared, tags, received);
     for i in 0..4 {
         jobs[i].conclude((wrong >> (16 * i)) as u16 == 0);

@@ -27,7 +27,7 @@ const LOCKSTEP_MAX: usize = 2;
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds, and is a seal job if `SEAL`.
+/// Every job has a key of this engine and of `R` rounds, all have tags of one length, and are seal jobs if `SEAL`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     let mut rest = jobs;

@@ -491,14 +491,17 @@ fn hash_long_aad(aad: &[u8], key: &ExpandedKey) -> __m128i {
 #[inline]
 #[target_feature(enable = "bmi2")]
 pub(super) fn tag_mask(job: &Job<'_>) -> u16 {
-    _bzhi_u32(!0, u32::from(job.tag_len)) as u16
+    _bzhi_u32(!0, u32::from(job.tag_len())) as u16
 }
 
 /// The tag that came with the packet, zeros behind it.
+///
+/// # Safety
+///
+/// `mask` is the job's `tag_mask`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn received_tag(job: &Job<'_>) -> __m128i {
-    let mask = tag_mask(job);
+pub(super) unsafe fn received_tag(job: &Job<'_>, mask: u16) -> __m128i {
     // SAFETY: the tag is readable for `tag_len` bytes, and no others are read.
     unsafe { _mm_maskz_loadu_epi8(mask, job.tag.cast()) }
 }
@@ -507,11 +510,10 @@ pub(super) fn received_tag(job: &Job<'_>) -> __m128i {
 ///
 /// # Safety
 ///
-/// The job is a seal job.
+/// The job is a seal job, and `mask` is its `tag_mask`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn put_tag(job: &Job<'_>, tag: __m128i) {
-    let mask = tag_mask(job);
+pub(super) unsafe fn put_tag(job: &Job<'_>, mask: u16, tag: __m128i) {
     // SAFETY: the tag of a seal job is writable for `tag_len` bytes, and no others are written.
     unsafe { _mm_mask_storeu_epi8(job.tag.cast(), mask, tag) };
 }
@@ -524,11 +526,13 @@ pub(super) unsafe fn put_tag(job: &Job<'_>, tag: __m128i) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn finish<const SEAL: bool>(job: &mut Job<'_>, tag: __m128i) {
+    let mask = tag_mask(job);
     if SEAL {
         // SAFETY: as the caller promised.
-        unsafe { put_tag(job, tag) };
+        unsafe { put_tag(job, mask, tag) };
     } else {
-        let wrong = _mm_mask_cmpneq_epi8_mask(tag_mask(job), tag, received_tag(job));
-        job.conclude(wrong == 0);
+        // SAFETY: the mask is this job's.
+        let received = unsafe { received_tag(job, mask) };
+        job.conclude(_mm_mask_cmpneq_epi8_mask(mask, tag, received) == 0);
     }
 }
