@@ -24,8 +24,18 @@ enum Command {
     Run(culvert::run::Args),
     /// Removes the fail-closed rules that a gateway left on the host
     Cleanup,
+    /// Says what a configuration means, and everything that is wrong with it
+    Check(culvert::check::Args),
+    /// Brings a child up
+    Initiate(culvert::control::InitiateArgs),
+    /// Has a running daemon read its configuration again
+    Reload(culvert::control::ReloadArgs),
+    /// Rekeys SAs
+    Rekey(culvert::control::RekeyArgs),
     /// Prints the main mode and quick mode statistics, and where every packet went
     Stats(culvert::stats::Args),
+    /// Closes SAs
+    Terminate(culvert::control::TerminateArgs),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +43,12 @@ fn main() -> ExitCode {
         Command::Demo(args) => culvert::demo::run(&args),
         Command::Run(args) => culvert::run::run(&args),
         Command::Cleanup => culvert::run::cleanup(),
+        Command::Check(args) => culvert::check::run(&args),
+        Command::Initiate(args) => culvert::control::initiate(&args),
+        Command::Reload(args) => culvert::control::reload(&args),
+        Command::Rekey(args) => culvert::control::rekey(&args),
         Command::Stats(args) => culvert::stats::run(&args),
+        Command::Terminate(args) => culvert::control::terminate(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! The real swanctl against our control socket. Skipped, with a line, where it is not installed.
 
-#![expect(clippy::expect_used, reason = "helpers of tests")]
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use daemon::config::{Configuration, Options, Store};
 use daemon::vici::{Request, RequestError, Server, reply};
@@ -33,12 +33,15 @@ impl Daemon {
         let file =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/scenarios/{scenario}.conf"));
         std::fs::copy(file, self.directory.join("swanctl.conf")).expect("a copy");
+        // Not the host's: swanctl takes the plugins to load from it.
+        let settings = self.directory.join("strongswan.conf");
+        std::fs::write(&settings, "swanctl { }\n").expect("a file");
         let output = Command::new("swanctl")
             .args(arguments)
             .arg("--uri")
             .arg(format!("unix://{}", self.directory.join("vici").display()))
             .env("SWANCTL_DIR", &self.directory)
-            .env("STRONGSWAN_CONF", "/dev/null")
+            .env("STRONGSWAN_CONF", &settings)
             .output();
         match output {
             Ok(output) => {

@@ -373,9 +373,8 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Child {
         c.warn("life_time", "is shorter than rekey_time, so the child ends instead of rekeying");
     }
     let rand_time = c.duration("rand_time").unwrap_or(life_time.saturating_sub(rekey_time));
-    let (soft_bytes, hard_bytes) = volume(c, "rekey_bytes", "life_bytes", |t| value::bytes(t));
-    let (soft_packets, hard_packets) =
-        volume(c, "rekey_packets", "life_packets", |t| value::number(t));
+    let (soft_bytes, hard_bytes) = volume(c, "rekey_bytes", "life_bytes", value::bytes);
+    let (soft_packets, hard_packets) = volume(c, "rekey_packets", "life_packets", value::number);
     let start_action = start_action(c);
     if start_action != ChildAction::None
         && matches!(mode, ChildMode::Protect(_))

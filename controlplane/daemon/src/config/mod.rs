@@ -45,6 +45,7 @@ pub use store::{Changes, Store};
 use crate::vici::{Bytes, Element, Message};
 use connection::Resolved;
 use ike::config::{AuthMethod, Child, Config, Connection, Identity, Settings};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use syntax::{Section, Setting, Text, Value};
@@ -239,24 +240,22 @@ fn warn_without_secret(
     secrets: &[Secret],
     findings: &mut Diagnostics,
 ) {
+    let psks = || secrets.iter().filter(|s| s.kind == SecretKind::Ike);
+    let owners: HashSet<&Identity> = psks().flat_map(|s| &s.owners).collect();
+    if owners.contains(&Identity::Any) || psks().any(|s| s.owners.is_empty()) {
+        return;
+    }
     for connection in connections {
-        let psk = |method| method == AuthMethod::Psk;
-        if !psk(connection.local.method) && !psk(connection.remote.method) {
+        let Connection { local, remote, .. } = &**connection;
+        if local.method != AuthMethod::Psk && remote.method != AuthMethod::Psk {
             continue;
         }
-        let peer = &connection.remote.id;
-        let found = secrets.iter().filter(|s| s.kind == SecretKind::Ike).any(|s| {
-            s.owners.is_empty()
-                || s.owners.contains(&Identity::Any)
-                || s.owners.contains(peer)
-                || s.owners.contains(&connection.local.id)
-                // Which one it is shows when the peer says who it is, or what addresses are used.
-                || *peer == Identity::Any
-        });
-        if !found {
+        // For a peer of any identity it shows when it says who it is.
+        let any_will_do = remote.id == Identity::Any && !owners.is_empty();
+        if !any_will_do && !owners.contains(&remote.id) && !owners.contains(&local.id) {
             let at = section.section(&connection.name).map_or(&section.at, |s| &s.at);
             let path = format!("connections.{}", connection.name);
-            let peer = fields::shown(&identity::display(peer));
+            let peer = fields::shown(&identity::display(&remote.id));
             findings.warn(at, &path, format!("no secret in 'secrets' is for the peer '{peer}'"));
         }
     }

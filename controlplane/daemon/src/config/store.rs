@@ -4,6 +4,7 @@ use super::gateway::Gateway;
 use super::secrets::psks;
 use super::{Configuration, Secret};
 use ike::config::{Config, Connection, Settings};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,31 +135,34 @@ impl Store {
             restart: self.gateway.needs_restart(&configuration.gateway),
             ..Changes::default()
         };
+        let ports = |settings: &Settings| (settings.port, settings.port_nat_t);
+        if ports(&self.settings) != ports(&configuration.ike.settings) {
+            changes.restart.push("gateway.ike.port");
+        }
         let new = Self::new(configuration);
         let old = core::mem::take(&mut self.connections);
         self.connections = new.connections;
+        let before: HashMap<&str, &Arc<Connection>> =
+            old.iter().map(|(c, _)| (c.name.as_str(), c)).collect();
         for (connection, _) in &self.connections {
-            match old.iter().find(|(c, _)| c.name == connection.name) {
+            match before.get(connection.name.as_str()) {
                 None => changes.added.push(connection.clone()),
-                Some((c, _)) if c == connection => {}
-                Some((c, _)) => changes.changed.push((c.clone(), connection.clone())),
+                Some(old) if **old == *connection => {}
+                Some(old) => changes.changed.push(((*old).clone(), connection.clone())),
             }
         }
-        for (connection, origin) in old {
-            if self.connection(&connection.name).is_none() {
-                match origin {
-                    Origin::File => changes.removed.push(connection),
-                    Origin::Vici => self.connections.push((connection, origin)),
-                }
+        let names: HashSet<String> = self.connections().map(|c| c.name.clone()).collect();
+        for (connection, origin) in old.into_iter().filter(|(c, _)| !names.contains(&c.name)) {
+            match origin {
+                Origin::File => changes.removed.push(connection),
+                Origin::Vici => self.connections.push((connection, origin)),
             }
         }
         let old = core::mem::replace(&mut self.secrets, new.secrets);
-        for (secret, origin) in old {
-            let named = |s: &&str| !secret.name.is_empty() && **s == *secret.name;
-            if origin == Origin::Vici && self.secret_names().find(named).is_none() {
-                self.secrets.push((secret, origin));
-            }
-        }
+        let names: HashSet<String> = self.secret_names().map(str::to_owned).collect();
+        let kept =
+            |(s, origin): &(Secret, Origin)| *origin == Origin::Vici && !names.contains(&s.name);
+        self.secrets.extend(old.into_iter().filter(kept));
         self.settings = new.settings;
         self.gateway = new.gateway;
         changes

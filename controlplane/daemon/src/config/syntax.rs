@@ -29,7 +29,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Real configurations nest six deep; the parser recurses.
 const MAX_NESTING: u32 = 32;
 /// References of references; real ones have one or two.
-const MAX_REFERENCE_DEPTH: u32 = 16;
+const MAX_REFERENCE_DEPTH: usize = 16;
 /// References can double what they name at each level, so that a few lines stand for millions of
 /// settings. A gateway of 100,000 connections stays below this.
 const MAX_SETTINGS: u32 = 8_000_000;
@@ -581,20 +581,22 @@ impl<'t> Lexer<'t> {
 /// what was removed.
 pub(crate) fn flatten(root: &Section, name: &str, findings: &mut Diagnostics) -> Option<Section> {
     let section = root.section(name)?;
-    let mut flattener = Flattener { root, findings, budget: MAX_SETTINGS };
-    let mut flat = flattener.flatten(section, 0);
+    let mut flattener = Flattener { root, findings, budget: MAX_SETTINGS, open: Vec::new() };
+    let mut flat = flattener.flatten(section);
     drop_removed(&mut flat);
     Some(flat)
 }
 
-struct Flattener<'a> {
+struct Flattener<'a, 'f> {
     root: &'a Section,
-    findings: &'a mut Diagnostics,
+    findings: &'f mut Diagnostics,
     budget: u32,
+    /// The sections whose references are being followed, outermost first.
+    open: Vec<&'a Section>,
 }
 
-impl Flattener<'_> {
-    fn flatten(&mut self, section: &Section, depth: u32) -> Section {
+impl<'a> Flattener<'a, '_> {
+    fn flatten(&mut self, section: &'a Section) -> Section {
         let mut flat = Section::new(section.name.clone(), section.at.clone());
         self.spend(section.settings.len(), &section.at);
         if self.budget == 0 {
@@ -602,29 +604,31 @@ impl Flattener<'_> {
         }
         flat.settings = section.settings.iter().map(duplicate).collect();
         for sub in &section.sections {
-            let sub = self.flatten(sub, depth);
+            let sub = self.flatten(sub);
             flat.push(sub);
         }
         for (reference, at) in &section.references {
-            if depth >= MAX_REFERENCE_DEPTH {
-                let message = format!("references more than {MAX_REFERENCE_DEPTH} deep: a circle?");
-                self.findings.error(at, &section.name, message);
-                break;
-            }
             let mut found = Some(self.root);
             for part in reference.split('.') {
                 found = found.and_then(|s| s.section(part));
             }
-            match found {
+            let error = match found {
+                None => format!("there is no section '{reference}' to inherit from"),
+                Some(s) if self.open.iter().any(|open| core::ptr::eq(*open, s)) => {
+                    format!("'{reference}' inherits from itself")
+                }
+                Some(_) if self.open.len() >= MAX_REFERENCE_DEPTH => {
+                    format!("references more than {MAX_REFERENCE_DEPTH} deep")
+                }
                 Some(inherited) => {
-                    let inherited = self.flatten(inherited, depth + 1);
+                    self.open.push(inherited);
+                    let inherited = self.flatten(inherited);
+                    self.open.pop();
                     inherit(&mut flat, inherited);
+                    continue;
                 }
-                None => {
-                    let message = format!("there is no section '{reference}' to inherit from");
-                    self.findings.error(at, &section.name, message);
-                }
-            }
+            };
+            self.findings.error(at, &section.name, error);
         }
         flat
     }

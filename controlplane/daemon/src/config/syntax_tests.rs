@@ -91,17 +91,33 @@ fn references_inherit_beneath_what_a_section_says() {
 }
 
 #[test]
-fn circles_and_doublings_end() {
-    for text in [
-        "s { a : s.a { x = 1 } }",
-        "s { a : s.b { } b : s.a, s.a, s.a, s.a { } }",
-        "s : s, s, s, s { a : s, s, s { } }",
+fn circles_are_found() {
+    for (text, message) in [
+        ("s { a : s.a { x = 1 } }", "t.conf:1: a: 's.a' inherits from itself"),
+        ("s { a : s.b { }\n b : s.a, s.a { } }", "t.conf:2: b: 's.a' inherits from itself"),
+        ("s : s, s { a : s, s { } }", "t.conf:1: s: 's' inherits from itself"),
     ] {
         let (root, _) = parse(text);
         let mut findings = Diagnostics::default();
         flatten(&root, "s", &mut findings);
-        assert!(findings.has_errors(), "{text}");
+        let found: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(found.contains(&message.to_owned()), "{text}: {found:?}");
     }
+}
+
+#[test]
+fn doublings_end() {
+    let mut text = String::from("l0 { x = 1 }\n");
+    for level in 1..40 {
+        let below = level - 1;
+        text.push_str(&format!("l{level} {{ a : l{below} {{ }}\n b : l{below} {{ }} }}\n"));
+    }
+    let (root, _) = parse(&text);
+    let mut findings = Diagnostics::default();
+    flatten(&root, "l15", &mut findings);
+    assert_eq!(findings.to_string(), "");
+    flatten(&root, "l39", &mut findings);
+    assert!(findings.to_string().contains("references more than 16 deep"), "{findings}");
 }
 
 #[test]
