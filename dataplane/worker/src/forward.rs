@@ -28,7 +28,7 @@ impl Worker {
             NextHop::Host if origin == Origin::Host => {
                 return self.drop_packet(packet, WorkerDrop::NoRoute);
             }
-            NextHop::Host => return self.to_host(packet),
+            NextHop::Host => return self.deliver_to_host(packet),
             NextHop::Blackhole => return self.drop_packet(packet, WorkerDrop::Blackhole),
             NextHop::NoRoute => {
                 self.error_about(&packet, icmp::Error::Unreachable);
@@ -81,14 +81,14 @@ impl Worker {
             NextHop::Unresolved { port, address, .. } => {
                 self.wait(packet, Key::NextHop(port, address));
             }
-            NextHop::Host => self.to_host(packet),
+            NextHop::Host => self.deliver_to_host(packet),
             NextHop::Blackhole => self.drop_packet(packet, WorkerDrop::Blackhole),
             NextHop::NoRoute => self.drop_packet(packet, WorkerDrop::NoRoute),
         }
     }
 
     /// Gives a packet to the host.
-    pub(crate) fn to_host(&mut self, packet: Packet) {
+    pub(crate) fn deliver_to_host(&mut self, packet: Packet) {
         match self.host.write(&packet) {
             Ok(()) => {
                 self.account.add(Row::ToHost, 1);
@@ -184,7 +184,7 @@ impl Worker {
         };
         if sender == Sender::Host {
             self.account.add(Row::Generated, 1);
-            self.to_host(message);
+            self.deliver_to_host(message);
             return true;
         }
         match self.flows_out.lookup(&self.spd, &flow.outbound()) {

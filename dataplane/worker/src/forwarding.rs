@@ -121,8 +121,6 @@ pub struct ForwardingTable {
     pub addresses: Arc<LocalAddresses>,
     /// The links, indexed by [`PortId`]; a port without one sends nothing.
     pub links: Arc<[Link]>,
-    /// Longest IP packet that the host port takes, in bytes; 0 when there is none.
-    pub host_mtu: u16,
 }
 
 /// Where a destination is reached, as far as the table knows.

@@ -38,7 +38,7 @@ impl Worker {
             self.account.add(Row::ReceivedBytes, bytes as u64);
             self.account.add(Row::Bursts, 1);
             for frame in frames.drain(..) {
-                self.from_port(Packet(frame), id);
+                self.take_frame(Packet(frame), id);
             }
             self.flush();
         }
@@ -65,7 +65,7 @@ impl Worker {
             count += 1;
             self.account.add(Row::Received, 1);
             self.account.add(Row::ReceivedBytes, len as u64);
-            self.from_host(Packet(frame));
+            self.take_host_packet(Packet(frame));
         }
         if count > 0 {
             self.flush();
@@ -173,7 +173,7 @@ impl Worker {
         self.account.set(Row::Waiting, self.waiting.len() as u64);
     }
 
-    fn from_port(&mut self, mut packet: Packet, port: PortId) {
+    fn take_frame(&mut self, mut packet: Packet, port: PortId) {
         let Ok(frame) = ethernet::Frame::parse(&packet) else {
             return self.drop_packet(packet, WorkerDrop::NotIp);
         };
@@ -195,7 +195,7 @@ impl Worker {
         self.classify(packet, Origin::Port, side);
     }
 
-    fn from_host(&mut self, packet: Packet) {
+    fn take_host_packet(&mut self, packet: Packet) {
         let Some(flow) = flow_of(&packet) else {
             return self.drop_packet(packet, DropCause::MalformedHeader);
         };
@@ -210,7 +210,7 @@ impl Worker {
             Ok(Class::Protected(header)) => self.protected(packet, header, origin),
             Ok(Class::Reassemble) => self.drop_packet(packet, WorkerDrop::FragmentToUs),
             Ok(Class::KeepAlive) => self.drop_packet(packet, WorkerDrop::KeepAlive),
-            Ok(Class::Ike) => self.to_host(packet),
+            Ok(Class::Ike) => self.deliver_to_host(packet),
             Ok(Class::Clear { flow, to_us }) => self.clear(packet, flow, to_us, side),
         }
     }

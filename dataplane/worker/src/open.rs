@@ -74,14 +74,14 @@ impl Worker {
                 let pair = side.pair;
                 self.decapsulated(packet, flow, pair);
             }
-            _ => self.to_host(packet),
+            _ => self.deliver_to_host(packet),
         }
     }
 
     /// A packet out of a tunnel is forwarded; where a policy protects its way on, it enters the next tunnel.
     fn decapsulated(&mut self, packet: Packet, flow: Flow, pair: PairId) {
         if self.forwarding.addresses.contains(flow.destination) {
-            return self.to_host(packet);
+            return self.deliver_to_host(packet);
         }
         let origin = Origin::Decapsulated(pair);
         match self.flows_out.lookup(&self.spd, &flow.outbound()) {

@@ -26,7 +26,7 @@ impl Worker {
             return self.drop_packet(packet, DropCause::MalformedHeader);
         }
         if to_us && is_udp_port(&flow, |f| f.1, &[self.ike_port]) {
-            return self.to_host(packet);
+            return self.deliver_to_host(packet);
         }
         let mut bypassed = false;
         if side != Side::Protected {
@@ -43,7 +43,7 @@ impl Worker {
         }
         // What no policy speaks of and is addressed to the host is for the host's own rules.
         if to_us {
-            return self.to_host(packet);
+            return self.deliver_to_host(packet);
         }
         self.outbound(packet, flow, Origin::Port, bypassed);
     }

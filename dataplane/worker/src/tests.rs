@@ -1,1 +1,10 @@
+//! Two gateways on memory links, their workers turned by the test on one thread and a clock of its own.
 
+mod accounting;
+mod bed;
+mod forwarding;
+mod handoff;
+mod policy;
+mod rekey;
+mod sleep;
+mod tunnel;

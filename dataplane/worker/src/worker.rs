@@ -226,6 +226,11 @@ impl Worker {
         &self.account
     }
 
+    /// Gives it a block of the statistics segment to publish to.
+    pub fn set_block(&mut self, block: BlockWriter) {
+        self.block = Some(block);
+    }
+
     /// Where its frames are.
     pub fn frames(&self) -> PoolGauges {
         self.pool.gauges()
@@ -254,7 +259,7 @@ impl Worker {
         self.finish_deletes();
         let progress = Progress { commands, packets };
         self.account.add(Row::Turns, 1);
-        if !progress.is_idle() || self.account.get(Row::Turns) % IDLE_PUBLICATION == 0 {
+        if !progress.is_idle() || self.account.get(Row::Turns).is_multiple_of(IDLE_PUBLICATION) {
             self.publish();
         }
         if self.upcall_due {
@@ -287,8 +292,9 @@ impl Worker {
     fn sleep(&mut self) {
         self.publish();
         // All ports are asked even when one refuses: `wake` below is for all.
-        let may = self.ports.iter_mut().fold(true, |may, p| p.port.prepare_sleep() && may);
-        if may && !self.waiting.has_released() {
+        let refused =
+            self.ports.iter_mut().filter_map(|p| (!p.port.prepare_sleep()).then_some(())).count();
+        if refused == 0 && !self.waiting.has_released() {
             self.account.add(Row::Sleeps, 1);
             let shared = &self.shared[self.core.index()];
             let sources = self.ports.iter().filter_map(|p| p.port.fd()).chain(self.host.fd());

@@ -1,0 +1,124 @@
+//! Packets that land on another core than the one that owns their SA.
+
+use super::bed::*;
+use crate::{Event, Limits, WorkerDrop};
+use ipsec::sa::PairId;
+use ipsec::selector::Action;
+use stats::Worker as Row;
+
+#[test]
+fn every_packet_crosses_and_every_frame_comes_home() {
+    for outer in [Outer::V4, Outer::V6Udp] {
+        let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+        bed.policies(Action::Protect);
+        bed.install(1, outer, 1, 1);
+        bed.force_queue(0);
+        let total = 2000;
+        let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+        for n in 0..total {
+            bed.send_a(false, n, 100);
+            bed.send_b(true, n, 1300);
+            if n % 8 == 0 {
+                bed.steps(1);
+                at_a.extend(received(&mut bed.host_a).iter().map(|p| number(p)));
+                at_b.extend(received(&mut bed.host_b).iter().map(|p| number(p)));
+            }
+        }
+        bed.steps(8);
+        at_a.extend(received(&mut bed.host_a).iter().map(|p| number(p)));
+        at_b.extend(received(&mut bed.host_b).iter().map(|p| number(p)));
+        bed.steps(1);
+        assert!(at_a.iter().copied().eq(0..total), "{} at a", at_a.len());
+        assert!(at_b.iter().copied().eq(0..total), "{} at b", at_b.len());
+        for gateway in [&bed.a, &bed.b] {
+            let crossed = u64::from(total) * 2;
+            // Plain ones on their way out and protected ones on their way in: all of them.
+            assert_eq!(gateway.workers[0].account().get(Row::HandedOut), crossed);
+            assert_eq!(gateway.workers[1].account().get(Row::HandedIn), crossed);
+            assert_eq!(gateway.workers[0].account().get(Row::FramesReturned), crossed);
+            assert_eq!(gateway.workers[1].account().get(Row::Sent), crossed);
+            assert_eq!(gateway.all_drops(), 0);
+            gateway.assert_no_frame_is_missing();
+            assert!(
+                gateway
+                    .events
+                    .contains(&Event::FirstInbound { pair: PairId(1), arrived_at: core(0) })
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_handoff_ring_drops_and_counts() {
+    let limits = Limits { handoff_ring: 16, ..BedConfig::default().limits };
+    let mut bed = Bed::new(BedConfig { workers: 2, limits, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    for n in 0..30 {
+        bed.send_a(false, n, 100);
+    }
+    // The owner does not turn.
+    bed.a.workers[0].turn(bed.now);
+    assert!(bed.a.workers[0].account().balances());
+    assert_eq!(bed.a.drops(WorkerDrop::HandoffFull), 14);
+    bed.steps(4);
+    assert_eq!(received(&mut bed.host_b).len(), 16);
+    bed.steps(1);
+    bed.a.assert_no_frame_is_missing();
+}
+
+#[test]
+fn an_owner_without_frames_drops_and_sends_the_frame_home() {
+    let config = BedConfig { workers: 2, chunks: 64, ..Default::default() };
+    let mut bed = Bed::new(config);
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    // Worker 1 of A sends into a wire that nobody reads, until its 64 frames are all there.
+    let mut n = 0;
+    while bed.a.drops(WorkerDrop::UmemEmpty) == 0 {
+        bed.send_a(false, n, 100);
+        bed.a.step(bed.now);
+        n += 1;
+        assert!(n < 1000, "frames never ran out");
+    }
+    assert_eq!(bed.a.workers[0].account().get(Row::HandedOut), u64::from(n));
+    bed.steps(8);
+    bed.a.assert_no_frame_is_missing();
+    let dropped = bed.a.drops(WorkerDrop::UmemEmpty) as usize;
+    assert_eq!(received(&mut bed.host_b).len() + dropped, n as usize);
+}
+
+#[test]
+fn a_delete_completes_when_the_handoff_ring_has_drained() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    // 80 protected packets lie in the handoff ring of B's worker 1, which takes 32 a turn.
+    for n in 0..80 {
+        bed.send_a(false, n, 100);
+    }
+    for _ in 0..8 {
+        bed.a.step(bed.now);
+    }
+    for _ in 0..3 {
+        bed.b.workers[0].turn(bed.now);
+    }
+    let ticket = bed.b.dataplane.delete(PairId(1)).unwrap();
+    bed.b.workers[0].turn(bed.now);
+    for _ in 0..2 {
+        bed.b.workers[1].turn(bed.now);
+        assert!(!bed.b.dataplane.applied(ticket));
+        assert_eq!(
+            bed.b.dataplane.poll_event().is_some_and(|e| e == Event::Deleted { pair: PairId(1) }),
+            false
+        );
+    }
+    bed.b.workers[1].turn(bed.now);
+    assert!(bed.b.dataplane.applied(ticket));
+    bed.steps(1);
+    assert!(bed.b.events.contains(&Event::Deleted { pair: PairId(1) }));
+    assert_eq!(received(&mut bed.host_b).len(), 80);
+}
