@@ -18,8 +18,8 @@ impl Traffic {
     fn flow(&mut self, bed: &mut Bed, n: usize) {
         for _ in 0..n {
             for _ in 0..3 {
-                bed.send_a(self.sent % 2 == 0, self.sent, 120);
-                bed.send_b(self.sent % 2 == 0, self.sent, 120);
+                bed.send_a(self.sent.is_multiple_of(2), self.sent, 120);
+                bed.send_b(self.sent.is_multiple_of(2), self.sent, 120);
                 self.sent += 1;
             }
             bed.steps(1);
