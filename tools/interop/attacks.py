@@ -1,10 +1,12 @@
 """Packets that a stranger on the wire would send, and the one counter each of them has to move."""
 
 import json
-import sys
 import time
 
 from lab import check, stop
+
+# Scapy is Debian's package, which another Python in the path does not see.
+DEBIAN_PYTHON = "/usr/bin/python3"
 
 ROWS = {
     "replayed": "quick_mode.packets_with_replay_detection",
@@ -31,9 +33,10 @@ elif what == "unknown SPI":
     # The slot and core of an SA that is there, but another generation of it.
     body[0] ^= 0x40
 elif what in ("truncated IKE", "unknown cookies"):
-    # A header that promises 200 octets; the next has the length it says.
-    length = 200 if what == "truncated IKE" else 28
+    # A header and an encrypted payload that is as long as it says; the first promises more than there is.
+    length = 200 if what == "truncated IKE" else 28 + 36
     body = bytes(4) + b"\\x11" * 8 + b"\\x22" * 8 + bytes([46, 0x20, 37, 8]) + bytes(4) + length.to_bytes(4, "big")
+    body += bytes([0, 0, 0, 36]) + bytes(range(32))
 eth = Ether(src=esp[Ether].src, dst=esp[Ether].dst)
 sendp(eth / IP(src=esp[IP].src, dst=esp[IP].dst) / UDP(sport=4500, dport=port, chksum=0) / Raw(bytes(body)), iface=device, verbose=0)
 """
@@ -48,7 +51,7 @@ def run(lab, ours, here, there, net):
     names = list(ROWS.values())
     for what, row in ROWS.items():
         before = ours.rows(*names)
-        there.run(sys.executable, "-c", SENDER, "wan0", what, path)
+        there.run(DEBIAN_PYTHON, "-c", SENDER, "wan0", what, path)
         time.sleep(0.5)
         moved = {name: now - then for name, now, then in zip(names, ours.rows(*names), before) if now != then}
         check(moved == {row: 1}, f"{what}: moved {json.dumps(moved)}, not {row} by 1")

@@ -34,7 +34,7 @@ def send(address, source, port, rate, count):
 
 def receive(address, port, count, idle):
     sock = socket.socket(family(address), socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 24)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
     sock.bind((address, port))
     # The first packet may wait for a tunnel to come up.
     sock.settimeout(max(idle, 15))

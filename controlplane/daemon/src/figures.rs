@@ -26,7 +26,6 @@ pub struct Figures {
     quick: QuickModeCounters,
     /// What the sockets saw; whoever owns them keeps it current.
     pub sockets: SocketFigures,
-    unresolved: u64,
 }
 
 impl Figures {
@@ -39,7 +38,6 @@ impl Figures {
             parts: MainModePartCounters::new(),
             quick: QuickModeCounters::new(),
             sockets: SocketFigures::default(),
-            unresolved: 0,
         }
     }
 
@@ -51,16 +49,6 @@ impl Figures {
     /// A pair that was up is gone.
     pub fn pair_deleted(&mut self) {
         self.quick.add(QuickMode::KeyDeletions, 1);
-    }
-
-    /// A worker met a next hop without a link-layer address.
-    pub fn note_unresolved(&mut self) {
-        self.unresolved += 1;
-    }
-
-    /// Whether a next hop was met without a link-layer address since the last call.
-    pub fn take_unresolved(&mut self) -> bool {
-        core::mem::take(&mut self.unresolved) != 0
     }
 
     /// Publishes both blocks.

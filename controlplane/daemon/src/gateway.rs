@@ -25,10 +25,14 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
-use worker::{Activation, Dataplane, Delivery, ForwardingTable, Refusal, Ticket};
+use worker::{Activation, Dataplane, Delivery, ForwardingTable, PortId, Refusal, Ticket};
 
 /// How often the workers' counters are looked at for liveness and published as gauges.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How many next hops wait to be resolved by whoever mirrors the neighbours; beyond, the packet
+/// that waits is dropped and the next one asks again.
+const UNRESOLVED: usize = 1024;
 
 /// How many peers' receive queues are remembered; one more forgets the first.
 const REMEMBERED_PEERS: usize = 65_536;
@@ -79,6 +83,7 @@ pub struct Gateway {
     next_core: usize,
     next_tick: Instant,
     figures: Figures,
+    unresolved: Vec<(PortId, IpAddr)>,
     changed: Changed,
     /// Worker commands given and not applied; a gauge of the quick mode table.
     outstanding: Vec<Ticket>,
@@ -143,6 +148,7 @@ impl Gateway {
             next_core: 0,
             next_tick: now,
             figures,
+            unresolved: Vec::new(),
             changed: Changed::default(),
             outstanding: Vec::new(),
         };
@@ -299,6 +305,11 @@ impl Gateway {
         core::mem::take(&mut self.changed)
     }
 
+    /// The next hops that packets wait for.
+    pub fn take_unresolved(&mut self) -> Vec<(PortId, IpAddr)> {
+        core::mem::take(&mut self.unresolved)
+    }
+
     /// When [`step`](Self::step) is due at the latest.
     pub fn deadline(&self) -> Instant {
         self.engine.poll_timeout().map_or(self.next_tick, |at| at.min(self.next_tick))
@@ -362,8 +373,11 @@ impl Gateway {
             worker::Event::PeerMoved { pair, address, port } => {
                 self.engine.handle_peer_moved(now, pair, SocketAddr::new(address, port));
             }
-            // Next hops in use are kept resolved by whoever mirrors the neighbours.
-            worker::Event::Resolve { .. } => self.figures.note_unresolved(),
+            worker::Event::Resolve { port, address } => {
+                if self.unresolved.len() < UNRESOLVED {
+                    self.unresolved.push((port, address));
+                }
+            }
             worker::Event::UnknownSpi { .. } => {}
         }
     }

@@ -41,6 +41,10 @@ const MARK: u32 = 0x00c0_1e27;
 /// the same).
 const HOST_MTU: u16 = 1400;
 
+/// Neighbours that the kernel keeps resolved for us: it never forgets one of these by itself, so
+/// that a peer who scans the networks behind us must not make more.
+const MANAGED: usize = 1024;
+
 /// How long an orderly end waits for the peers to answer the deletes.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -321,8 +325,10 @@ impl Daemon {
             }
             self.control.serve(&mut self.gateway, &mut self.loaded, now);
             self.gateway.step(now);
-            if self.gateway.figures().take_unresolved() {
-                self.refresh.get_or_insert(now + SETTLE);
+            for (port, address) in self.gateway.take_unresolved() {
+                if let Some(interface) = self.ports.indices().get(usize::from(port.0)) {
+                    self.resolve((*interface, address));
+                }
             }
             let policies_changed = self.gateway.take_changed().policies;
             if policies_changed || self.refresh.is_some_and(|at| at <= now) {
@@ -387,17 +393,25 @@ impl Daemon {
         }
     }
 
+    /// Has the kernel resolve a next hop; its answer comes as a change. Packets that bypass the
+    /// kernel do not keep an entry alive, so it is asked to.
+    fn resolve(&mut self, hop: (u32, IpAddr)) {
+        let keep = self.managed.contains(&hop) || self.managed.len() < MANAGED;
+        let fresh = keep && self.managed.insert(hop);
+        if (fresh || !self.view.neighbours.contains_key(&hop))
+            && let Err(error) = self.requests.resolve_neighbour(hop.0, hop.1, keep)
+        {
+            tracing::debug!(%error, address = %hop.1, "neighbour not resolved");
+        }
+    }
+
     /// Brings everything that depends on the host's tables or the policies up to date.
     fn follow_host(&mut self) -> Result<(), RunError> {
         self.view = self.requests.view()?;
         self.gateway.set_connected(&mirror::connected(&self.view));
         let indices = self.ports.indices();
         for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
-            if self.managed.insert(hop)
-                && let Err(error) = self.requests.manage_neighbour(hop.0, hop.1)
-            {
-                tracing::debug!(%error, address = %hop.1, "neighbour not managed");
-            }
+            self.resolve(hop);
         }
         let table = mirror::forwarding(&self.view, &indices, HOST_MTU);
         self.gateway.set_forwarding(table);

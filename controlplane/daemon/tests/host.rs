@@ -140,8 +140,8 @@ fn a_managed_neighbour_is_resolved_by_the_kernel() {
         ip("addr add 10.9.9.1/24 dev m0");
         let index = requests.view().unwrap().interface("m0").unwrap();
         let peer: IpAddr = "10.9.9.2".parse().unwrap();
-        requests.manage_neighbour(index, peer).unwrap();
-        requests.manage_neighbour(index, peer).unwrap();
+        requests.resolve_neighbour(index, peer, true).unwrap();
+        requests.resolve_neighbour(index, peer, true).unwrap();
         let listed = Command::new("ip").args(["neigh", "show"]).output().unwrap().stdout;
         let listed = String::from_utf8(listed).unwrap();
         assert!(listed.contains("10.9.9.2 dev m0 managed"), "{listed}");

@@ -9,7 +9,8 @@ use netlink_packet_core::{
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -210,9 +211,14 @@ impl Requests {
         Ok(view)
     }
 
-    /// Asks the kernel to resolve `address` on `interface` and to keep it resolved
-    /// (NTF_EXT_MANAGED).
-    pub fn manage_neighbour(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
+    /// Asks the kernel to resolve `address` on `interface`, and with `keep` to keep it resolved
+    /// (NTF_EXT_MANAGED) instead of only now (NTF_USE).
+    pub fn resolve_neighbour(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+        keep: bool,
+    ) -> Result<(), HostError> {
         let mut message = NeighbourMessage::default();
         message.header.family = family(address);
         message.header.ifindex = interface;
@@ -222,10 +228,14 @@ impl Requests {
                 IpAddr::V4(a) => NeighbourAddress::Inet(a),
                 IpAddr::V6(a) => NeighbourAddress::Inet6(a),
             }),
-            NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed),
         ];
+        if keep {
+            message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        } else {
+            message.header.flags = NeighbourFlags::Use;
+        }
         self.request(
-            "manage neighbour",
+            "resolve neighbour",
             RouteNetlinkMessage::NewNeighbour(message),
             NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
             |_| {},
