@@ -91,9 +91,6 @@ impl Contender for Ours {
                 let at = frame.bytes.len() - TAG;
                 let (data, tag) = frame.bytes.split_at_mut(at);
                 let key = &self.keys[frame.key];
-                if self.keys.len() > 1 {
-                    key.prefetch(at);
-                }
                 if let Ok(job) = SealJob::in_place(key, nonce(i), Aad::from(aad(i)), data, tag) {
                     jobs.push(job);
                 }
@@ -111,9 +108,6 @@ impl Contender for Ours {
                 let at = frame.bytes.len() - TAG;
                 let (data, tag) = frame.bytes.split_at_mut(at);
                 let key = &self.keys[frame.key];
-                if self.keys.len() > 1 {
-                    key.prefetch(at);
-                }
                 if let Ok(job) = OpenJob::in_place(key, nonce(i), Aad::from(aad(i)), data, tag) {
                     jobs.push(job);
                 }

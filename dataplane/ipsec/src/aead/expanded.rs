@@ -113,12 +113,12 @@ impl ExpandedKey {
     #[inline]
     pub(super) fn prefetch(&self, len: usize, rounds: usize) {
         let powers = (len / 16 + 3).min(POWERS);
-        let lines = self.blocks[POWERS - powers..=POWERS + rounds].as_ptr_range();
-        let mut at = lines.start;
-        while at < lines.end {
+        let bytes = size_of::<u128>();
+        let (first, last) = ((POWERS - powers) * bytes / 64, (POWERS + rounds) * bytes / 64);
+        let start = core::ptr::from_ref(self).cast::<i8>();
+        for line in first..=last {
             // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-            at = at.wrapping_byte_add(64);
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
         }
     }
 }

@@ -49,10 +49,22 @@ pub(super) unsafe fn four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>;
         (true, 7) => unsafe { even_four::<SEAL, R, 1, 3>(jobs) },
         // SAFETY: likewise.
         (true, _) => unsafe { even_four::<SEAL, R, 2, 0>(jobs) },
-        // SAFETY: as the caller promised.
-        (false, 0..=4) if count == 1 => unsafe { uneven_four::<SEAL, R, 1>(jobs) },
-        // SAFETY: as the caller promised.
-        (false, _) => unsafe { uneven_four::<SEAL, R, 2>(jobs) },
+        (false, _) => {
+            let mut free = true;
+            for job in jobs.iter() {
+                free &= tail(job.len()).blocks < 4;
+            }
+            match (count, free) {
+                // SAFETY: as the caller promised, with that many vectors and a free lane if `free`; so in each arm.
+                (1, true) => unsafe { uneven_four::<SEAL, R, 1, true>(jobs) },
+                // SAFETY: likewise.
+                (1, false) => unsafe { uneven_four::<SEAL, R, 1, false>(jobs) },
+                // SAFETY: likewise.
+                (_, true) => unsafe { uneven_four::<SEAL, R, 2, true>(jobs) },
+                // SAFETY: likewise.
+                (_, false) => unsafe { uneven_four::<SEAL, R, 2, false>(jobs) },
+            }
+        }
     }
 }
 
@@ -185,14 +197,17 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
     unsafe { finish_four::<SEAL>(jobs, tags) };
 }
 
-/// Four packets of `G` vectors each and perhaps several keys.
+/// Four packets of `G` vectors each and perhaps several keys. If the last lane of all their last vectors is
+/// `FREE`, J0 rides there.
 ///
 /// # Safety
 ///
 /// As [`four`], with `G` for `count`.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &mut [Job<'_>; 4]) {
+unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize, const FREE: bool>(
+    jobs: &mut [Job<'_>; 4],
+) {
     let keys: [&ExpandedKey; 4] = [
         // SAFETY: the key of a job of this engine, as the caller promised; so the others.
         unsafe { jobs[0].expanded_key() },
@@ -213,6 +228,9 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
         for g in 0..G {
             s[i][g] = _mm512_xor_si512(base, counters(g));
         }
+        if FREE {
+            s[i][G - 1] = with_lane_3(s[i][G - 1], masks[i]);
+        }
     }
     each_round!(ROUND => {
         for i in 0..4 {
@@ -221,7 +239,10 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
                 s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
                 in_order(&mut s[i][g]);
             }
-            masks[i] = _mm_aesenc_si128(masks[i], _mm512_castsi512_si128(rk));
+            if !FREE {
+                masks[i] = _mm_aesenc_si128(masks[i], _mm512_castsi512_si128(rk));
+                in_order1(&mut masks[i]);
+            }
         }
     });
 
@@ -229,7 +250,9 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
     let mut aad_powers = [_mm_setzero_si128(); 4];
     for i in 0..4 {
         let rk = round_key(keys[i], R);
-        masks[i] = _mm_aesenclast_si128(masks[i], _mm512_castsi512_si128(rk));
+        if !FREE {
+            masks[i] = _mm_aesenclast_si128(masks[i], _mm512_castsi512_si128(rk));
+        }
         let text = Text::new(&jobs[i]);
         let end = tail(jobs[i].len());
         let blocks = 4 * (G - 1) + end.blocks;
@@ -247,6 +270,9 @@ unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize>(jobs: &m
         let y = _mm512_aesenclast_epi128(s[i][G - 1], _mm512_xor_si512(x, rk));
         // SAFETY: as the load.
         unsafe { text.store_tail(G - 1, end.mask, y) };
+        if FREE {
+            masks[i] = _mm512_extracti32x4_epi32::<3>(y);
+        }
         let hashed = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
         let power = powers(keys[i], end.blocks + 1);
         if G == 2 {

@@ -36,6 +36,14 @@ pub(super) fn in_order(v: &mut __m512i) {
     unsafe { asm!("/* {0} */", inout(zmm_reg) * v, options(nomem, nostack, preserves_flags)) };
 }
 
+/// As [`in_order`], one block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) fn in_order1(v: &mut __m128i) {
+    // SAFETY: as above.
+    unsafe { asm!("/* {0} */", inout(xmm_reg) * v, options(nomem, nostack, preserves_flags)) };
+}
+
 /// A byte-reversed block is a polynomial as the carry-less multiplier takes it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
