@@ -127,7 +127,8 @@ proptest! {
         }
         bed.wan.set_faults(Way::AToB, Faults::NONE);
         bed.wan.set_faults(Way::BToA, Faults::NONE);
-        for _ in 0..4 {
+        // Long enough for what the wire holds back.
+        for _ in 0..40 {
             bed.steps(4);
             received(&mut bed.host_a);
             received(&mut bed.host_b);
