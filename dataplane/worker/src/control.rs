@@ -90,7 +90,7 @@ impl Worker {
             Command::Larval(spi) => {
                 // The allocator of the control thread and this table agree on what is free.
                 if self.sad.reserve(spi).is_ok() {
-                    self.larval.push(spi);
+                    self.larval.insert(spi);
                 }
             }
             Command::ReleaseLarval(spi) => self.forget_larval(spi),
@@ -112,11 +112,14 @@ impl Worker {
             }
             Command::SetPolicies(spd) => {
                 self.spd = spd;
+                // Some of them may be gone; of the others, a young one is remembered.
+                let (now, repeat) = (self.now, self.limits.acquire_repeat);
+                self.acquires.retain(|_, at| now.saturating_duration_since(*at) < repeat);
                 // Asked again: another policy may decide about them now.
                 self.waiting.release(|key| matches!(key, Key::Policy(_)));
             }
             Command::Stop => self.stopped = true,
-            Command::Unbind(pair) => self.unbind(|b| b.pair == pair),
+            Command::Unbind(pair) => self.unbind(pair),
         }
     }
 
@@ -127,7 +130,7 @@ impl Worker {
         if self.sad.insert(sa).is_err() {
             return;
         }
-        self.larval.retain(|s| *s != spi);
+        self.larval.remove(&spi);
         place(&mut self.inbound, spi.slot(), InboundSide { pair, delivery, usage, active });
         self.pairs.entry(pair).or_default().inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
@@ -156,9 +159,12 @@ impl Worker {
     }
 
     fn bind(&mut self, binding: Binding) {
-        let policy = binding.policy;
+        let (policy, pair) = (binding.policy, binding.pair);
         let bound = self.bindings.entry(policy).or_default();
-        bound.retain(|b| b.pair != binding.pair);
+        bound.retain(|b| b.pair != pair);
+        let served = self.served.entry(pair).or_default();
+        served.retain(|p| *p != policy);
+        served.push(policy);
         bound.push(binding);
         self.acquires.remove(&policy);
         self.waiting.release(|key| *key == Key::Policy(policy));
@@ -187,26 +193,31 @@ impl Worker {
     }
 
     fn delete(&mut self, pair: PairId) {
-        self.unbind(|b| b.pair == pair);
+        self.unbind(pair);
         self.close(vec![pair]);
     }
 
     fn flush_all(&mut self) {
-        self.unbind(|_| true);
+        self.bindings.clear();
+        self.served.clear();
         let pairs = self.pairs.keys().copied().collect();
         self.close(pairs);
-        for spi in core::mem::take(&mut self.larval) {
+        for spi in self.larval.drain() {
             self.sad.remove(spi);
         }
         self.acquires.clear();
         self.refuse(WorkerDrop::SaGone, |_| true);
     }
 
-    fn unbind(&mut self, which: impl Fn(&Binding) -> bool) {
-        self.bindings.retain(|_, bound| {
-            bound.retain(|b| !which(b));
-            !bound.is_empty()
-        });
+    fn unbind(&mut self, pair: PairId) {
+        for policy in self.served.remove(&pair).unwrap_or_default() {
+            if let Some(bound) = self.bindings.get_mut(&policy) {
+                bound.retain(|b| b.pair != pair);
+                if bound.is_empty() {
+                    self.bindings.remove(&policy);
+                }
+            }
+        }
     }
 
     fn close(&mut self, pairs: Vec<PairId>) {
@@ -220,7 +231,7 @@ impl Worker {
     }
 
     fn forget_larval(&mut self, spi: Spi) {
-        self.larval.retain(|s| *s != spi);
+        self.larval.remove(&spi);
         self.sad.remove(spi);
         self.refuse(WorkerDrop::SaGone, |k| *k == Key::Larval(spi));
     }
@@ -268,7 +279,7 @@ impl Worker {
     }
 }
 
-/// Puts an entry at an index of a table that grows as far as it is used: only by commands, up to `Limits::sas`.
+/// Puts an entry at an index of a table that grows as far as it is used, in memory that it has for `Limits::sas`.
 fn place<T>(table: &mut Vec<Option<T>>, index: usize, entry: T) {
     if table.len() <= index {
         table.resize_with(index + 1, || None);

@@ -25,7 +25,7 @@ use ipsec::sa::{PairId, SaError, SaParameters, Spi};
 use ipsec::selector::{Policy, PolicyId, Selector};
 use ipsec::spd::Spd;
 use ipsec::spi::{CoreId, SpiAllocator, SpiError};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ pub struct Dataplane {
     upcall: Arc<EventFd>,
     spis: SpiAllocator,
     /// SPIs that have no key yet.
-    larval: Vec<Spi>,
+    larval: HashSet<Spi>,
     pairs: HashMap<PairId, Pair>,
     deleting: VecDeque<Deleting>,
     slots: Vec<OutboundSlots>,
@@ -171,7 +171,7 @@ impl Dataplane {
             shared,
             upcall,
             spis: SpiAllocator::new(count, sas, sas.saturating_mul(count)),
-            larval: Vec::new(),
+            larval: HashSet::new(),
             pairs: HashMap::new(),
             deleting: VecDeque::new(),
             tables: VecDeque::new(),
@@ -336,7 +336,7 @@ impl Dataplane {
         // Without randomness the first generation is merely the same after every start.
         let _ = getrandom::fill(&mut entropy);
         let spi = self.spis.allocate(core, Instant::now(), entropy[0])?;
-        self.larval.push(spi);
+        self.larval.insert(spi);
         self.send(core, Command::Larval(spi));
         Ok(spi)
     }
@@ -346,9 +346,11 @@ impl Dataplane {
     /// # Errors
     /// [`Refusal::NotAllocated`], [`Refusal::RingFull`].
     pub fn release_spi(&mut self, spi: Spi) -> Result<Ticket, Refusal> {
-        let at = self.larval.iter().position(|s| *s == spi).ok_or(Refusal::NotAllocated)?;
+        if !self.larval.contains(&spi) {
+            return Err(Refusal::NotAllocated);
+        }
         self.room(Some(spi.core()))?;
-        self.larval.swap_remove(at);
+        self.larval.remove(&spi);
         self.spis.release(spi, Instant::now());
         Ok(self.send(spi.core(), Command::ReleaseLarval(spi)))
     }
@@ -366,10 +368,12 @@ impl Dataplane {
         if self.is_known(id) {
             return Err(Refusal::DuplicateSa);
         }
-        let at = self.larval.iter().position(|s| *s == spi).ok_or(Refusal::NotAllocated)?;
+        if !self.larval.contains(&spi) {
+            return Err(Refusal::NotAllocated);
+        }
         self.room(Some(spi.core()))?;
         let sa = Box::new(InboundSa::new(parameters)?);
-        self.larval.swap_remove(at);
+        self.larval.remove(&spi);
         let inbound_usage = Arc::new(SaUsage::default());
         let active = Arc::new(AtomicBool::new(false));
         let pair = Pair {
@@ -519,7 +523,7 @@ impl Dataplane {
         for (id, pair) in self.pairs.drain() {
             self.deleting.push_back(Deleting { ticket, id, pair });
         }
-        for spi in self.larval.drain(..) {
+        for spi in self.larval.drain() {
             self.spis.release(spi, Instant::now());
         }
         Ok(ticket)
@@ -625,5 +629,12 @@ impl Dataplane {
             shared.bell.ring();
         }
         Ticket { sequence: self.sequence, core: None }
+    }
+}
+
+impl core::ops::Drop for Dataplane {
+    /// Stops the workers: without their control thread nobody would.
+    fn drop(&mut self) {
+        self.stop();
     }
 }

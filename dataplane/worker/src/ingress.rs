@@ -130,10 +130,11 @@ impl Worker {
         while count < BURST && self.waiting.has_released() {
             let pool = &mut self.pool;
             let mut taken = None;
-            self.waiting.next_released(|Released { key, packet }| {
+            self.waiting.next_released(|Released { key, marks, packet }| {
                 // Without a frame it stays where it is.
                 let Some(mut frame) = pool.alloc() else { return false };
                 let fits = frame.copy_from(packet).is_some();
+                frame.mark = marks;
                 taken = Some((key, frame, fits));
                 true
             });

@@ -33,16 +33,6 @@ impl Origin {
     pub(crate) fn is_hop(self) -> bool {
         matches!(self, Self::Port | Self::Decapsulated(_))
     }
-
-    fn code(self) -> u64 {
-        match self {
-            Self::Port => 0,
-            Self::Decapsulated(_) => 1,
-            Self::Generated => 2,
-            Self::Host => 3,
-            Self::Resumed => 4,
-        }
-    }
 }
 
 /// Who hears of a packet that is too big.
@@ -59,8 +49,15 @@ pub(crate) enum Sender {
 }
 
 impl Packet {
+    /// Notes how it came; what is resumed keeps the note that it has.
     pub(crate) fn set_origin(&mut self, origin: Origin) {
-        self.0.mark[1] = origin.code();
+        self.0.mark[1] = match origin {
+            Origin::Port => 0,
+            Origin::Decapsulated(_) => 1,
+            Origin::Generated => 2,
+            Origin::Host => 3,
+            Origin::Resumed => return,
+        };
     }
 
     pub(crate) fn sender(&self) -> Sender {

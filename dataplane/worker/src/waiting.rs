@@ -13,6 +13,7 @@
 
 use crate::account::WorkerDrop;
 use crate::config::{Limits, PortId};
+use crate::packet::Packet;
 use core::net::IpAddr;
 use ipsec::sa::Spi;
 use ipsec::selector::PolicyId;
@@ -33,12 +34,15 @@ pub(crate) enum Key {
 /// What was released.
 pub(crate) struct Released<'a> {
     pub(crate) key: Key,
+    /// The frame's marks when it was taken in.
+    pub(crate) marks: [u64; 2],
     pub(crate) packet: &'a [u8],
 }
 
 #[derive(Debug)]
 struct Entry {
     key: Key,
+    marks: [u64; 2],
     deadline: Instant,
     buffer: u32,
     len: usize,
@@ -85,7 +89,7 @@ impl Waiting {
     }
 
     /// Copies a packet in, and says how many waited for the same before it; `None` when there is no place for it.
-    pub(crate) fn take_in(&mut self, key: Key, packet: &[u8], now: Instant) -> Option<usize> {
+    pub(crate) fn take_in(&mut self, key: Key, packet: &Packet, now: Instant) -> Option<usize> {
         let before = self.order.iter().filter(|e| e.key == key).count();
         if packet.len() > self.buffer_len || before >= self.per_key {
             return None;
@@ -100,7 +104,15 @@ impl Waiting {
                 Key::NextHop(..) => self.wait_for_next_hop,
             };
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
-        self.order.push_back(Entry { key, deadline, buffer, len: packet.len(), released: false });
+        let marks = packet.0.mark;
+        self.order.push_back(Entry {
+            key,
+            marks,
+            deadline,
+            buffer,
+            len: packet.len(),
+            released: false,
+        });
         Some(before)
     }
 
@@ -127,7 +139,7 @@ impl Waiting {
         let entry = &self.order[at];
         let start = entry.buffer as usize * self.buffer_len;
         let packet = &self.memory[start..start + entry.len];
-        if !take(Released { key: entry.key, packet }) {
+        if !take(Released { key: entry.key, marks: entry.marks, packet }) {
             return false;
         }
         if let Some(entry) = self.order.remove(at) {

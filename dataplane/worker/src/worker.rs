@@ -23,7 +23,7 @@ use ipsec::selector::PolicyId;
 use ipsec::spd::{FlowCache, Spd};
 use ipsec::spi::CoreId;
 use stats::{BlockWriter, Worker as Row};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -86,6 +86,7 @@ impl Hasher for NumberHasher {
 }
 
 pub(crate) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+pub(crate) type NumberSet<K> = HashSet<K, BuildHasherDefault<NumberHasher>>;
 
 /// One core's run-to-completion loop. Made by [`Dataplane::new`](crate::Dataplane::new).
 pub struct Worker {
@@ -116,9 +117,11 @@ pub struct Worker {
     /// By slot, beside `outbound_sad`; long as far as slots were used.
     pub(crate) outbound: Vec<Option<OutboundSide>>,
     pub(crate) pairs: NumberMap<PairId, PairPlaces>,
-    pub(crate) larval: Vec<Spi>,
+    pub(crate) larval: NumberSet<Spi>,
     /// Bound SAs of all workers, by policy, newest last.
     pub(crate) bindings: NumberMap<PolicyId, Vec<Binding>>,
+    /// The policies of `bindings` by pair.
+    pub(crate) served: NumberMap<PairId, Vec<PolicyId>>,
     /// Policies whose acquire was raised, and when.
     pub(crate) acquires: NumberMap<PolicyId, Instant>,
     pub(crate) closing: VecDeque<Closing>,
@@ -188,12 +191,13 @@ impl Worker {
             bells: 0,
             upcall_due: false,
             sad: InboundSad::new(core, limits.sas),
-            inbound: Vec::new(),
+            inbound: Vec::with_capacity(limits.sas),
             outbound_sad: OutboundSad::new(limits.sas, 0),
-            outbound: Vec::new(),
+            outbound: Vec::with_capacity(limits.sas),
             pairs: NumberMap::default(),
-            larval: Vec::new(),
+            larval: NumberSet::default(),
             bindings: NumberMap::default(),
+            served: NumberMap::default(),
             acquires: NumberMap::default(),
             closing: VecDeque::new(),
             sequence: 0,

@@ -199,3 +199,10 @@ fn the_published_block_is_the_account() {
         worker.drops().filter(|d| d.packets > 0).map(|d| d.cause.to_owned()).collect();
     assert_eq!(drops, ["not_our_station"]);
 }
+
+#[test]
+fn every_drop_counter_has_a_name_of_its_own() {
+    let counters = crate::drop_counters();
+    let names: std::collections::HashSet<_> = counters.iter().map(|c| c.label).collect();
+    assert_eq!(names.len(), counters.len());
+}

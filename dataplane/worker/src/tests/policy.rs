@@ -184,3 +184,36 @@ fn a_policy_for_everything_does_not_take_the_answer_for_clear_traffic() {
     assert_eq!(received(&mut bed.host_a).len(), 1);
     assert_eq!((bed.a.all_drops(), bed.b.all_drops()), (0, 0));
 }
+
+#[test]
+fn an_unbound_sa_receives_and_does_not_send() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    bed.a.dataplane.unbind(PairId(1)).unwrap();
+    bed.steps(1);
+    bed.send_a(false, 1, 100);
+    bed.send_b(false, 2, 100);
+    bed.steps(3);
+    assert_eq!(bed.a.sum(Row::Waiting), 1);
+    assert_eq!(received(&mut bed.host_a).len(), 1);
+    assert_eq!(bed.wan.counts(Way::AToB).taken, 0);
+}
+
+/// A hub: what comes out of one tunnel goes into another, and an error about it never leaves in clear.
+#[test]
+fn an_error_about_a_packet_out_of_a_tunnel_stays_inside() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    // At B the way back is gone: the packet's TTL runs out there, and the error has no SA.
+    bed.b.dataplane.unbind(PairId(1)).unwrap();
+    bed.steps(1);
+    let packet = ip_packet(ip(A.host4), ip(B.host4), 17, 2, &[0; 30]);
+    assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, &packet)));
+    bed.steps(4);
+    assert_eq!(bed.b.drops(WorkerDrop::TtlExpired), 1);
+    assert_eq!(bed.b.sum(Row::Generated), 0);
+    assert_eq!(bed.wan.counts(Way::BToA).taken, 0);
+    assert!(received(&mut bed.host_b).is_empty());
+}
