@@ -28,6 +28,7 @@
 //! | `segment` | creating, adopting what an earlier daemon left, handing out the writers |
 //! | `description` | reading the self-description of a file that nobody vouches for |
 //! | `snapshot` | reading the values, totals over blocks |
+//! | `cycles` | the time stamp counter, for the rows that count in it |
 //! | `accounting` | the identity every worker's packets obey |
 //!
 //! This crate never counts anything itself, knows no packet and no SA, and takes no lock on the
@@ -36,6 +37,11 @@
 mod accounting;
 mod atomic;
 mod catalogue;
+#[cfg_attr(
+    all(target_arch = "x86_64", not(miri)),
+    expect(unsafe_code, reason = "reading the time stamp counter")
+)]
+mod cycles;
 mod description;
 mod layout;
 #[cfg(not(loom))]
@@ -52,6 +58,7 @@ pub use catalogue::{
     MainMode, MainModeCounters, MainModePart, MainModePartCounters, QuickMode, QuickModeCounters,
     Unit, VersionedRow, Worker, WorkerCounters,
 };
+pub use cycles::cycles;
 pub use description::{ReadCounter, ReadError, SegmentHeader};
 pub use layout::{BlockId, Layout, MAIN_MODE, QUICK_MODE, WORKER};
 pub use segment::{Adoption, BlockWriter, BootId, CreateError, Segment, Start};

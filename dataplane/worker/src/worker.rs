@@ -247,6 +247,7 @@ impl Worker {
 
     /// One iteration: some commands, then one burst of every source to its end, then the counters published. It never waits.
     pub fn turn(&mut self, now: Instant) -> Progress {
+        let begun = stats::cycles();
         self.now = now;
         self.told_unknown_spi = false;
         let commands = self.apply_commands();
@@ -263,6 +264,8 @@ impl Worker {
         self.finish_deletes();
         let progress = Progress { commands, packets };
         self.account.add(Row::Turns, 1);
+        let row = if progress.is_idle() { Row::IdleCycles } else { Row::BusyCycles };
+        self.account.add(row, stats::cycles().wrapping_sub(begun));
         if !progress.is_idle() || self.account.get(Row::Turns).is_multiple_of(IDLE_PUBLICATION) {
             self.publish();
         }

@@ -206,3 +206,17 @@ fn every_drop_counter_has_a_name_of_its_own() {
     let names: std::collections::HashSet<_> = counters.iter().map(|c| c.label).collect();
     assert_eq!(names.len(), counters.len());
 }
+
+#[test]
+fn turns_count_their_cycles() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.steps(10);
+    let (busy, idle) = (bed.a.sum(Row::BusyCycles), bed.a.sum(Row::IdleCycles));
+    assert!(idle > 0);
+    bed.steps(10);
+    assert_eq!(bed.a.sum(Row::BusyCycles), busy);
+    assert!(bed.a.sum(Row::IdleCycles) > idle);
+    bed.send_a(false, 1, 100);
+    bed.steps(1);
+    assert!(bed.a.sum(Row::BusyCycles) > busy);
+}
