@@ -16,7 +16,7 @@ pub struct OutboundPacket<B> {
     /// The packet from its IP header, with TTL already taken care of; the outer one afterwards, when
     /// sealed.
     pub buffer: B,
-    /// The SA that [`OutboundSad::resolve`] chose.
+    /// The SA that was chosen for it.
     pub sa: Slot,
     /// What became of it; set by [`process_burst`].
     pub outcome: Outcome,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  inbound:   SPI ── slot bits ──► entry ── whole SPI equal? ──► InboundSa
-//!  outbound:  PolicyId ──► bound slots, newest first ── selectors match? ──► OutboundSa
+//!  outbound:  slot, as the control thread gave it out ──► OutboundSa
 //! ```
 
 mod inbound;
@@ -22,7 +22,7 @@ pub enum SadError {
     /// The SPI belongs to another worker.
     #[error("the SPI belongs to another worker")]
     OtherCore,
-    /// The slot or policy number lies beyond the table.
+    /// The slot lies beyond the table.
     #[error("beyond the table")]
     OutOfRange,
 }

@@ -192,7 +192,7 @@ impl Worker {
             upcall_due: false,
             sad: InboundSad::new(core, limits.sas),
             inbound: Vec::with_capacity(limits.sas),
-            outbound_sad: OutboundSad::new(limits.sas, 0),
+            outbound_sad: OutboundSad::new(limits.sas),
             outbound: Vec::with_capacity(limits.sas),
             pairs: NumberMap::default(),
             larval: NumberSet::default(),

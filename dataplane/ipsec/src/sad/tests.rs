@@ -6,7 +6,7 @@ use crate::flow::FlowKey;
 use crate::sa::{
     HeaderRules, Lifetime, Mode, PairId, Protocol, SaError, SaParameters, Spi, Transform,
 };
-use crate::selector::{AddressRange, PolicyId, Ports, Selector};
+use crate::selector::{AddressRange, Ports, Selector};
 use crate::spi::{CoreId, QUARANTINE, SpiAllocator, SpiError};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -193,49 +193,26 @@ proptest! {
     }
 }
 
-fn key(remote: [u8; 4]) -> FlowKey {
-    FlowKey {
+#[test]
+fn outbound_sas_are_where_they_were_put_and_carry_what_their_selectors_say() {
+    let mut parameters = parameters(Spi::new(4096).unwrap());
+    parameters.selectors[0].remote = AddressRange::host([10, 1, 0, 9].into());
+    let outbound = || Box::new(OutboundSa::new(&parameters).unwrap());
+    let mut sad = OutboundSad::new(2);
+    sad.insert(Slot(1), outbound()).unwrap();
+    assert_eq!(sad.insert(Slot(1), outbound()).unwrap_err().0, SadError::InUse);
+    assert_eq!(sad.insert(Slot(2), outbound()).unwrap_err().0, SadError::OutOfRange);
+    assert_eq!(sad.iter().map(|(slot, _)| slot).collect::<Vec<_>>(), [Slot(1)]);
+    let key = |remote: [u8; 4]| FlowKey {
         local: [10, 0, 0, 1].into(),
         remote: remote.into(),
         protocol: 17,
         ports: Some((1, 2)),
-    }
-}
-
-#[test]
-fn the_newest_sa_of_a_policy_that_fits_is_chosen() {
-    let outbound = |remote: Option<[u8; 4]>| {
-        let mut parameters = parameters(Spi::new(4096).unwrap());
-        if let Some(remote) = remote {
-            parameters.selectors[0].remote = AddressRange::host(remote.into());
-        }
-        Box::new(OutboundSa::new(&parameters).unwrap())
     };
-    let mut sad = OutboundSad::new(4, 8);
-    let (old, new, narrow) = (Slot(0), Slot(1), Slot(2));
-    let policy = PolicyId(3);
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None);
-    sad.insert(old, outbound(None)).unwrap();
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None, "not before it is bound");
-    sad.bind(policy, old).unwrap();
-    sad.insert(new, outbound(None)).unwrap();
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
-    sad.bind(policy, new).unwrap();
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(new));
-    sad.insert(narrow, outbound(Some([10, 1, 0, 9]))).unwrap();
-    sad.bind(policy, narrow).unwrap();
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(new));
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 9])), Some(narrow));
-    assert!(sad.remove(new).is_some());
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
-    // The slot serves another policy later, and not this one.
-    sad.insert(new, outbound(None)).unwrap();
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), Some(old));
-    assert_eq!(sad.bind(PolicyId(8), new), Err(SadError::OutOfRange));
-    assert_eq!(sad.bind(policy, Slot(3)), Err(SadError::OutOfRange));
-    assert_eq!(sad.insert(new, outbound(None)).unwrap_err().0, SadError::InUse);
-    sad.unbind(policy, old);
-    assert_eq!(sad.resolve(policy, &key([10, 1, 0, 1])), None);
+    assert!(sad.get(Slot(1)).unwrap().carries(&key([10, 1, 0, 9])));
+    assert!(!sad.get(Slot(1)).unwrap().carries(&key([10, 1, 0, 8])));
+    assert!(sad.remove(Slot(1)).is_some());
+    assert!(sad.remove(Slot(1)).is_none() && sad.is_empty());
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl Tunnel {
     }
 
     pub(crate) fn with(shape: Shape, outbound_sa: OutboundSa, inbound_sa: InboundSa) -> Self {
-        let mut outbound = OutboundSad::new(4, 4);
+        let mut outbound = OutboundSad::new(4);
         outbound.insert(SLOT, Box::new(outbound_sa)).unwrap();
         let spi = inbound_sa.spi();
         let mut inbound = InboundSad::new(spi.core(), spi.slot() + 1);
