@@ -14,22 +14,25 @@ use core::arch::x86_64::*;
 
 use super::expanded::{ExpandedKey, reduce};
 use super::job::Job;
+use super::vaes256;
 
 /// Blocks in a group.
-const GROUP: usize = 8;
+pub(super) const GROUP: usize = 8;
 
-/// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds.
+/// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds; `WIDE` with groups in 256-bit
+/// registers.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds, and is a seal job if `SEAL`.
+/// Every job has a key of a vector engine and of `R` rounds, and is a seal job if `SEAL`. If `WIDE`, the processor
+/// has VAES and VPCLMULQDQ.
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize, const WIDE: bool>(jobs: &mut [Job<'_>]) {
     for job in jobs {
         // SAFETY: the key of a job of this engine, as the caller promised.
         let key = unsafe { job.expanded_key() };
         // SAFETY: as the caller promised.
-        let tag = unsafe { one::<SEAL, R>(job, key) };
+        let tag = unsafe { one::<SEAL, R, WIDE>(job, key) };
         if SEAL {
             job.put_tag(&to_bytes(tag));
         } else {
@@ -52,7 +55,10 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
 /// As [`run`], for this job.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-unsafe fn one<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
+unsafe fn one<const SEAL: bool, const R: usize, const WIDE: bool>(
+    job: &Job<'_>,
+    key: &ExpandedKey,
+) -> __m128i {
     let aad = aad_block(job, key);
     let len = job.len() as usize;
     // The tail of a text that is not empty has 1 to 8 blocks.
@@ -61,9 +67,14 @@ unsafe fn one<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKey
     let first = if groups > 0 { GROUP + 1 } else { behind + 2 };
     let mut hash = Hash { carried: _mm_setzero_si128(), sum: Sum::of(aad, key.power(first)) };
     let mut hashed = [_mm_setzero_si128(); GROUP];
-    for g in 0..groups {
-        // SAFETY: `groups` whole groups are in the text.
-        unsafe { group::<SEAL, R>(job, key, g, &mut hashed, &mut hash) };
+    if WIDE && groups > 0 {
+        // SAFETY: as the caller promised, and `groups` whole groups are in the text.
+        unsafe { vaes256::groups::<SEAL, R>(job, key, groups, &mut hash, &mut hashed) };
+    } else {
+        for g in 0..groups {
+            // SAFETY: `groups` whole groups are in the text.
+            unsafe { group::<SEAL, R>(job, key, g, &mut hashed, &mut hash) };
+        }
     }
     if SEAL && groups > 0 {
         hash.absorb(&hashed, key);
@@ -127,8 +138,7 @@ unsafe fn group<const SEAL: bool, const R: usize>(
         }
     }
     if multiply {
-        hash.carried = hash.sum.reduced();
-        hash.sum = Sum::zero();
+        hash.reduce();
     }
     let rk = key.round_key(R);
     for i in 0..GROUP {
@@ -203,14 +213,21 @@ fn states<const N: usize>(job: &Job<'_>, key: &ExpandedKey, b: usize) -> [__m128
 }
 
 /// GHASH of a text so far.
-struct Hash {
+pub(super) struct Hash {
     /// Reduced, to be added to the next block.
-    carried: __m128i,
+    pub(super) carried: __m128i,
     /// Not yet reduced, already multiplied for the next group.
-    sum: Sum,
+    pub(super) sum: Sum,
 }
 
 impl Hash {
+    /// Carries what is multiplied to the next group.
+    #[inline]
+    #[target_feature(enable = "aes,pclmulqdq,avx2")]
+    pub(super) fn reduce(&mut self) {
+        *self = Self { carried: self.sum.reduced(), sum: Sum::zero() };
+    }
+
     /// Multiplies a whole group.
     #[inline]
     #[target_feature(enable = "aes,pclmulqdq,avx2")]
@@ -226,10 +243,10 @@ impl Hash {
 
 /// Unreduced products.
 #[derive(Clone, Copy)]
-struct Sum {
-    lo: __m128i,
-    mid: __m128i,
-    hi: __m128i,
+pub(super) struct Sum {
+    pub(super) lo: __m128i,
+    pub(super) mid: __m128i,
+    pub(super) hi: __m128i,
 }
 
 impl Sum {
@@ -290,7 +307,7 @@ fn reversed(block: __m128i) -> __m128i {
 /// The first counter block.
 #[inline]
 #[target_feature(enable = "sse2")]
-fn j0(job: &Job<'_>) -> __m128i {
+pub(super) fn j0(job: &Job<'_>) -> __m128i {
     from_bytes(&job.j0)
 }
 

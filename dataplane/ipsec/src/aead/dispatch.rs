@@ -35,13 +35,22 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10>(jobs) },
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes128) => unsafe { aesni::run::<true, 10, true>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<true, 12>(jobs) },
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<true, 12, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes192) => unsafe { aesni::run::<true, 12, true>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<true, 14>(jobs) },
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<true, 14, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes256) => unsafe { aesni::run::<true, 14, true>(jobs) },
     });
 }
 
@@ -63,13 +72,22 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10>(jobs) },
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes128) => unsafe { aesni::run::<false, 10, true>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<false, 12>(jobs) },
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<false, 12, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes192) => unsafe { aesni::run::<false, 12, true>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<false, 14>(jobs) },
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<false, 14, false>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
+        (Kind::Vaes256, KeyLength::Aes256) => unsafe { aesni::run::<false, 14, true>(jobs) },
     });
 }
 
@@ -87,8 +105,10 @@ fn run_by_class<'a>(jobs: &mut [Job<'a>], mut run: impl FnMut(Class, &mut [Job<'
 #[cfg(target_arch = "x86_64")]
 pub(super) fn expand(engine: Engine, key: &[u8], length: KeyLength) -> Option<Box<ExpandedKey>> {
     match engine.kind() {
-        // SAFETY: an `Engine` of these kinds exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
-        Kind::Avx512 | Kind::Aesni => Some(unsafe { ExpandedKey::new(key, length) }),
+        Kind::Avx512 | Kind::Vaes256 | Kind::Aesni => {
+            // SAFETY: an `Engine` of these kinds exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
+            Some(unsafe { ExpandedKey::new(key, length) })
+        }
         Kind::Portable => None,
     }
 }

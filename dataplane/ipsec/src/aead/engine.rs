@@ -13,6 +13,8 @@ pub(super) enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
+    Vaes256,
+    #[cfg(target_arch = "x86_64")]
     Aesni,
     Portable,
 }
@@ -22,6 +24,8 @@ impl Kind {
     const ALL: &[Self] = &[
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Vaes256,
         #[cfg(target_arch = "x86_64")]
         Self::Aesni,
         Self::Portable,
@@ -39,6 +43,12 @@ impl Kind {
                     && is_x86_feature_detected!("vpclmulqdq")
                     && is_x86_feature_detected!("bmi2")
                     && expansion_detected()
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Vaes256 => {
+                is_x86_feature_detected!("vaes")
+                    && is_x86_feature_detected!("vpclmulqdq")
+                    && Self::Aesni.detected()
             }
             #[cfg(target_arch = "x86_64")]
             Self::Aesni => is_x86_feature_detected!("avx2") && expansion_detected(),
@@ -71,6 +81,8 @@ impl Engine {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vaes256 => "vaes256",
             #[cfg(target_arch = "x86_64")]
             Kind::Aesni => "aesni",
             Kind::Portable => "portable",

@@ -4,7 +4,7 @@
 //!  GcmKey ──┐                                   ┌► avx512    four packets in lock step, or
 //!  nonce    │                                   │            one packet's GHASH in the next one's AES
 //!  AAD      ├► SealJob ─► seal_burst(&mut [..]) ┼► aesni     eight blocks at a time, packet by packet
-//!  src, dst │  OpenJob ─► open_burst(&mut [..]) │
+//!  src, dst │  OpenJob ─► open_burst(&mut [..]) ├► vaes256   the same in 256-bit registers
 //!  tag    ──┘                  └► verdict per job└► portable  the `aes-gcm` crate
 //! ```
 //!
@@ -19,7 +19,7 @@
 //! | `key` | [`GcmKey`], the expanded key of one engine |
 //! | `job` | [`SealJob`], [`OpenJob`], [`Aad`]: one packet's work and its bounds |
 //! | `expanded` | AES key schedule and powers of H for the vector engines |
-//! | `avx512`, `aesni`, `portable` | the three engines |
+//! | `avx512`, `vaes256`, `aesni`, `portable` | the engines |
 //!
 //! What it never does: allocate in a burst, branch or index on key or payload bytes, hand on plaintext that
 //! did not verify (it is overwritten with zeros), or see a nonce twice under a key: that one is the
@@ -45,6 +45,9 @@ mod key;
 mod portable;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "the VAES kernel: loads and stores at a job's pointers")]
+mod vaes256;
 
 pub use dispatch::{open_burst, seal_burst};
 pub use engine::Engine;
