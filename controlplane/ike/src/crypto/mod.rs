@@ -15,6 +15,7 @@
 //! | `schedule` | SKEYSEED, SK_*, KEYMAT (RFC 7296 §2.14, §2.17, §2.18, RFC 8784, RFC 9370) |
 //! | `auth` | shared-key AUTH and the octets that are signed (RFC 7296 §2.15) |
 //! | `sk` | the SK and SKF payloads (RFC 7296 §3.14, RFC 5282, RFC 7383) |
+//! | `signature` | verification of signatures (RFC 7427, RFC 4754, RFC 8420) |
 //! | [`v1`] | SKEYID_*, KEYMAT, HASH and encryption of IKEv1 (RFC 2409) |
 //! | `detect` | NAT detection hashes and cookies (RFC 7296 §2.23, §2.6) |
 //! | `aead`, `cipher` | AEADs and block modes over the library |
@@ -29,6 +30,7 @@ mod cipher;
 mod detect;
 mod prf;
 mod schedule;
+mod signature;
 mod sk;
 pub mod v1;
 
@@ -36,6 +38,7 @@ pub use auth::{SharedKeyAuth, SignedOctets};
 pub use detect::{CookieSecret, nat_detection_hash};
 pub use prf::Prf;
 pub use schedule::{ChildKeys, DirectionKeys, IkeKeys, KeySizes, Keymat, SkD, SkP, Skeyseed};
+pub use signature::{SignatureHash, SignatureScheme};
 pub use sk::{OpenError, Opened, SealError, SkCipher, SkIntegrity, SkOpener, SkSealer, SkSuite};
 
 /// The crypto library refused what its documentation promises to do for these arguments: no memory.

@@ -123,6 +123,9 @@ impl Prf {
         seed: &[&[u8]],
         len: usize,
     ) -> Result<Zeroizing<Vec<u8>>, CryptoFailure> {
+        if len > usize::from(u8::MAX).saturating_mul(self.output_len()) {
+            return Err(CryptoFailure);
+        }
         // The capacity is final, so that no reallocation leaves a copy behind.
         let mut out = Zeroizing::new(Vec::with_capacity(len));
         let mut last = Zeroizing::new(Vec::new());

@@ -125,7 +125,7 @@ impl SkeyidD {
     ) -> Result<Zeroizing<Vec<u8>>, CryptoFailure> {
         let protocol = [protocol.number()];
         let data = [shared.unwrap_or_default(), &protocol, spi, ni, nr];
-        expand(len, |last| {
+        expand(self.prf, len, |last| {
             let [shared, protocol, spi, ni, nr] = data;
             self.prf.compute(&self.key, &[last, shared, protocol, spi, ni, nr])
         })
@@ -183,7 +183,7 @@ impl SkeyidE {
         if let Some(key) = self.key.get(..len) {
             return Ok(Zeroizing::new(key.to_vec()));
         }
-        expand(len, |last| {
+        expand(self.prf, len, |last| {
             let last = if last.is_empty() { &[0] } else { last };
             self.prf.compute(&self.key, &[last])
         })
@@ -197,9 +197,13 @@ impl SkeyidE {
 
 /// K1 | K2 | … to `len` octets, each from the one before it.
 fn expand(
+    prf: Prf,
     len: usize,
     next: impl Fn(&[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoFailure>,
 ) -> Result<Zeroizing<Vec<u8>>, CryptoFailure> {
+    if len > usize::from(u8::MAX).saturating_mul(prf.output_len()) {
+        return Err(CryptoFailure);
+    }
     let mut out = Zeroizing::new(Vec::with_capacity(len));
     let mut last = Zeroizing::new(Vec::new());
     for _ in 0..u8::MAX {

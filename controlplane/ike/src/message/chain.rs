@@ -59,29 +59,42 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// Truncation, bad lengths, trailing bytes, too many payloads, [`InvalidMessage::EncryptedNotLast`].
     pub fn parse_v2(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
-        let chain = Self { first, bytes, encrypted_ends: true };
-        if chain.walk()?.is_empty() { Ok(chain) } else { Err(chain.trailing_fault()) }
+        let (chain, rest) = Self::parse(first, bytes, true)?;
+        if rest.is_empty() { Ok(chain) } else { Err(InvalidMessage::TrailingBytes) }
     }
 
-    /// Checks a chain of IKEv1 payloads, which must fill `bytes`.
+    /// Checks a chain of IKEv2 payloads in clear. Octets behind the last payload are left alone: no RFC forbids them
+    /// and peers send them. Behind SK or SKF they are an error (RFC 7296 §3.14: "the last payload").
     ///
     /// # Errors
-    /// Truncation, bad lengths, trailing bytes, too many payloads.
-    pub fn parse_v1(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
-        let (chain, padding) = Self::parse_v1_padded(first, bytes)?;
-        if padding.is_empty() { Ok(chain) } else { Err(InvalidMessage::TrailingBytes) }
+    /// Truncation, bad lengths, too many payloads, [`InvalidMessage::EncryptedNotLast`].
+    pub fn parse_v2_outer(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
+        let (chain, rest) = Self::parse(first, bytes, true)?;
+        if !rest.is_empty() && chain.iter().any(|p| matches!(p.number, SK | SKF)) {
+            return Err(InvalidMessage::EncryptedNotLast);
+        }
+        Ok(chain)
     }
 
-    /// Checks a chain of decrypted IKEv1 payloads and returns what follows as padding (RFC 2409 appendix B).
+    /// Checks a chain of IKEv1 payloads and returns what follows it: padding, in a decrypted message
+    /// (RFC 2409 appendix B).
     ///
     /// # Errors
     /// Truncation, bad lengths, too many payloads.
-    pub fn parse_v1_padded(first: u8, bytes: &'a [u8]) -> Result<(Self, &'a [u8]), InvalidMessage> {
-        let chain = Self { first, bytes, encrypted_ends: false };
-        let padding = chain.walk()?;
-        let used = bytes.len().saturating_sub(padding.len());
+    pub fn parse_v1(first: u8, bytes: &'a [u8]) -> Result<(Self, &'a [u8]), InvalidMessage> {
+        Self::parse(first, bytes, false)
+    }
+
+    fn parse(
+        first: u8,
+        bytes: &'a [u8],
+        encrypted_ends: bool,
+    ) -> Result<(Self, &'a [u8]), InvalidMessage> {
+        let chain = Self { first, bytes, encrypted_ends };
+        let rest = chain.walk()?;
+        let used = bytes.len().saturating_sub(rest.len());
         let bytes = bytes.get(..used).unwrap_or_default();
-        Ok((Self { bytes, ..chain }, padding))
+        Ok((Self { bytes, ..chain }, rest))
     }
 
     /// The payloads in order.
@@ -115,14 +128,6 @@ impl<'a> Chain<'a> {
             Ok(payloads.rest.rest())
         } else {
             Err(InvalidMessage::TooManyPayloads)
-        }
-    }
-
-    fn trailing_fault(&self) -> InvalidMessage {
-        if self.iter().any(|p| matches!(p.number, SK | SKF)) {
-            InvalidMessage::EncryptedNotLast
-        } else {
-            InvalidMessage::TrailingBytes
         }
     }
 }

@@ -139,13 +139,19 @@ impl Header {
 
     /// Reads a datagram's header and returns it with the first payload's type.
     ///
-    /// The SPIs are checked before the version, so that a reply of INVALID_MAJOR_VERSION can be built from
-    /// [`Header::spis`] of the same bytes.
-    ///
     /// # Errors
     /// [`InvalidMessage::Truncated`] below 28 octets, [`InvalidMessage::HeaderLength`] unless the length field is
-    /// exactly the datagram's, and the version and SPI faults.
+    /// exactly the datagram's, [`InvalidMessage::Version`], [`InvalidMessage::HigherMajorVersion`], and
+    /// [`InvalidMessage::HeaderSpi`] for SPIs that no peer can have chosen.
     pub fn parse(datagram: &[u8]) -> Result<(Self, u8), InvalidMessage> {
+        let (header, first) = Self::parse_any_spi(datagram)?;
+        if header.spi_i.is_zero() || header.spi_i == header.spi_r {
+            return Err(InvalidMessage::HeaderSpi);
+        }
+        Ok((header, first))
+    }
+
+    pub(super) fn parse_any_spi(datagram: &[u8]) -> Result<(Self, u8), InvalidMessage> {
         let mut r = Reader::new(datagram);
         let spi_i = IkeSpi(r.array()?);
         let spi_r = IkeSpi(r.array()?);
@@ -157,9 +163,6 @@ impl Header {
         let length = r.u32()?;
         if usize::try_from(length) != Ok(datagram.len()) {
             return Err(InvalidMessage::HeaderLength);
-        }
-        if spi_i.is_zero() || spi_i == spi_r {
-            return Err(InvalidMessage::HeaderSpi);
         }
         let minor = version & 0x0f;
         let version = match version >> 4 {

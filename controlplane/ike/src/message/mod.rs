@@ -63,7 +63,21 @@ impl<'a> Message<'a> {
     /// # Errors
     /// Whatever is wrong with the bytes; [`InvalidMessage::notify`] says what the sender may be told.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, InvalidMessage> {
-        let (header, first) = Header::parse(datagram)?;
+        Self::parse_after(Header::parse(datagram)?, datagram)
+    }
+
+    /// Parses a datagram that nobody will answer, such as one of a capture, without asking whether its SPIs make sense.
+    ///
+    /// # Errors
+    /// As [`Message::parse`], but for [`InvalidMessage::HeaderSpi`].
+    pub fn parse_any_spi(datagram: &'a [u8]) -> Result<Self, InvalidMessage> {
+        Self::parse_after(Header::parse_any_spi(datagram)?, datagram)
+    }
+
+    fn parse_after(
+        (header, first): (Header, u8),
+        datagram: &'a [u8],
+    ) -> Result<Self, InvalidMessage> {
         let body = datagram.get(HEADER_LEN..).ok_or(InvalidMessage::Truncated)?;
         match header.version {
             Version::V1 => v1::Message::parse(header, first, body).map(Self::V1),

@@ -48,7 +48,7 @@ impl<'a> Message<'a> {
         let body = if header.flags.contains(Flags::ENCRYPTED) {
             Body::Encrypted { first, ciphertext: body }
         } else {
-            Body::Plain(Payloads::parse(first, body)?)
+            Body::Plain(Payloads::parse(first, body)?.0)
         };
         Ok(Self { header, body })
     }
@@ -69,20 +69,12 @@ pub struct Payloads<'a> {
 }
 
 impl<'a> Payloads<'a> {
-    /// Checks a chain that fills `bytes`.
+    /// Checks a chain and returns what follows it: padding, in a decrypted message (RFC 2409 appendix B).
     ///
     /// # Errors
     /// The first fault in the chain or in a payload.
-    pub fn parse(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
-        Self::check(Chain::parse_v1(first, bytes)?)
-    }
-
-    /// Checks a decrypted chain and returns what follows it as padding (RFC 2409 appendix B).
-    ///
-    /// # Errors
-    /// The first fault in the chain or in a payload.
-    pub fn parse_padded(first: u8, bytes: &'a [u8]) -> Result<(Self, &'a [u8]), InvalidMessage> {
-        let (chain, padding) = Chain::parse_v1_padded(first, bytes)?;
+    pub fn parse(first: u8, bytes: &'a [u8]) -> Result<(Self, &'a [u8]), InvalidMessage> {
+        let (chain, padding) = Chain::parse_v1(first, bytes)?;
         Ok((Self::check(chain)?, padding))
     }
 

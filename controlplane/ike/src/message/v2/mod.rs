@@ -131,7 +131,7 @@ impl<'a> Message<'a> {
         datagram: &'a [u8],
         body: &'a [u8],
     ) -> Result<Self, InvalidMessage> {
-        let payloads = Payloads::parse(first, body)?;
+        let payloads = Payloads::check(Chain::parse_v2_outer(first, body)?)?;
         let encrypted = match payloads.chain.iter().last() {
             Some(raw) if matches!(raw.number, SK | SKF) => Some(Encrypted::parse(raw, datagram)?),
             _ => None,
@@ -212,13 +212,21 @@ pub struct Payloads<'a> {
 }
 
 impl<'a> Payloads<'a> {
-    /// Checks a chain that must fill `bytes`, such as the plaintext of an SK payload.
+    /// Checks the chain from inside an SK payload, which must fill `bytes` and where another SK has no meaning.
     ///
     /// # Errors
-    /// The first fault in the chain or in a payload. [`InvalidMessage::UnsupportedCritical`] comes only for a chain
-    /// that is sound otherwise, as RFC 7296 §2.5 wants unknown payloads skipped and then refused.
-    pub fn parse(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
-        let chain = Chain::parse_v2(first, bytes)?;
+    /// The first fault in the chain or in a payload; [`InvalidMessage::EncryptedNotLast`] for a nested SK or SKF.
+    /// [`InvalidMessage::UnsupportedCritical`] comes only for a chain that is sound otherwise, as RFC 7296 §2.5 wants
+    /// unknown payloads skipped and then refused.
+    pub fn parse_inner(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
+        let payloads = Self::check(Chain::parse_v2(first, bytes)?)?;
+        if payloads.chain.iter().any(|raw| matches!(raw.number, SK | SKF)) {
+            return Err(InvalidMessage::EncryptedNotLast);
+        }
+        Ok(payloads)
+    }
+
+    fn check(chain: Chain<'a>) -> Result<Self, InvalidMessage> {
         let mut unsupported = None;
         for raw in &chain {
             match Payload::parse(raw)? {
@@ -234,21 +242,9 @@ impl<'a> Payloads<'a> {
         }
     }
 
-    /// Checks the chain from inside an SK payload, where another SK has no meaning.
-    ///
-    /// # Errors
-    /// As [`Payloads::parse`], and [`InvalidMessage::EncryptedNotLast`] for a nested SK or SKF.
-    pub fn parse_inner(first: u8, bytes: &'a [u8]) -> Result<Self, InvalidMessage> {
-        let payloads = Self::parse(first, bytes)?;
-        if payloads.chain.iter().any(|raw| matches!(raw.number, SK | SKF)) {
-            return Err(InvalidMessage::EncryptedNotLast);
-        }
-        Ok(payloads)
-    }
-
     /// The payloads in order.
     pub fn iter(&self) -> impl Iterator<Item = Payload<'a>> + use<'a> {
-        // Each parsed once in `parse`, so none is lost here.
+        // Each parsed once in `check`, so none is lost here.
         self.chain.iter().filter_map(|raw| Payload::parse(raw).ok())
     }
 
