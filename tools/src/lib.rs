@@ -7,6 +7,7 @@ pub mod check;
 pub mod control;
 pub mod demo;
 mod failure;
+pub mod kat;
 pub mod run;
 pub mod stats;
 
