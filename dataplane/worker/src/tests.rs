@@ -7,4 +7,5 @@ mod handoff;
 mod policy;
 mod rekey;
 mod sleep;
+mod soak;
 mod tunnel;
