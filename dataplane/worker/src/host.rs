@@ -138,3 +138,30 @@ impl HostPort {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    /// A pair of datagram sockets keeps packets apart as a TUN queue does.
+    #[test]
+    fn a_tun_queue_gives_and_takes_whole_packets_and_never_waits() {
+        let (kernel, queue) = UnixDatagram::pair().unwrap();
+        queue.set_nonblocking(true).unwrap();
+        let mut port = HostPort::Tun(TunQueue::new(queue.into()));
+        let mut buffer = [0; 64];
+        assert_eq!(port.read(&mut buffer), None);
+        kernel.send(&[7; 40]).unwrap();
+        kernel.send(&[8; 100]).unwrap();
+        assert_eq!(port.read(&mut buffer), Some(40));
+        assert_eq!(buffer[..40], [7; 40]);
+        // Cut to the buffer: the rest of a packet is not the next one.
+        assert_eq!(port.read(&mut buffer), Some(64));
+        assert_eq!(port.read(&mut buffer), None);
+        port.write(&[9; 50]).unwrap();
+        assert_eq!(kernel.recv(&mut buffer).unwrap(), 50);
+        drop(kernel);
+        assert!(port.write(&[9; 50]).is_err());
+    }
+}

@@ -100,6 +100,8 @@ pub(crate) struct BedConfig {
     pub(crate) chunks: u32,
     pub(crate) side: Side,
     pub(crate) wan_mtu: u16,
+    /// Frames that the wan holds for one queue.
+    pub(crate) wan_ring: u32,
 }
 
 impl Default for BedConfig {
@@ -110,6 +112,7 @@ impl Default for BedConfig {
             chunks: 1024,
             side: Side::Either,
             wan_mtu: 1500,
+            wan_ring: 2048,
         }
     }
 }
@@ -133,6 +136,7 @@ impl Bed {
         let wan = link(&LinkConfig {
             queues_a: config.workers,
             queues_b: config.workers,
+            ring: config.wan_ring,
             ..Default::default()
         })
         .unwrap();

@@ -308,3 +308,52 @@ fn a_reassembled_packet_reaches_the_owner_of_its_sa() {
     assert_eq!(bed.b.workers[1].account().get(Row::Received), 1);
     assert!(bed.b.dataplane.inject(datagram(ip(A.wan4), ip(B.wan4), 1, 50)).is_err());
 }
+
+#[test]
+fn what_is_for_the_gateway_and_carries_nothing_is_dropped_by_cause() {
+    let mut bed = tunnel(BedConfig::default());
+    let to_gateway = |bed: &mut Bed, mut packet: Vec<u8>, fragment: bool| {
+        if fragment {
+            packet[6] = 0x20;
+            packet[10..12].fill(0);
+            let sum = wire::checksum::of(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, &packet)));
+        bed.steps(1);
+    };
+    let udp = |port, body: &[u8]| {
+        let header = wire::udp::emit(port, port, 8 + body.len() as u16, 0);
+        let datagram = [header.as_slice(), body].concat();
+        ip_packet(ip(A.host4), ip(A.wan4), protocol::UDP, 64, &datagram)
+    };
+    to_gateway(&mut bed, udp(4500, &[0xff]), false);
+    assert_eq!(bed.a.drops(WorkerDrop::KeepAlive), 1);
+    to_gateway(&mut bed, udp(4500, &[1; 64]), true);
+    assert_eq!(bed.a.drops(WorkerDrop::FragmentToUs), 1);
+    for _ in 0..257 {
+        to_gateway(&mut bed, udp(500, &[1; 40]), false);
+    }
+    assert_eq!(bed.a.sum(Row::ToHost), 256);
+    assert_eq!(bed.a.drops(WorkerDrop::HostFull), 1);
+    bed.a.workers[0].host = crate::HostPort::None;
+    to_gateway(&mut bed, udp(500, &[1; 40]), false);
+    assert_eq!(bed.a.drops(WorkerDrop::NoHost), 1);
+    bed.a.assert_no_frame_is_missing();
+}
+
+#[test]
+fn a_full_transmit_ring_drops_and_counts_and_goes_on() {
+    let mut bed = tunnel(BedConfig { wan_ring: 8, ..Default::default() });
+    for n in 0..20 {
+        bed.send_a(false, n, 100);
+    }
+    bed.a.step(bed.now);
+    assert_eq!((bed.a.sum(Row::Sent), bed.a.drops(WorkerDrop::TransmitFull)), (8, 12));
+    bed.steps(3);
+    assert_eq!(received(&mut bed.host_b).len(), 8);
+    bed.send_a(false, 20, 100);
+    bed.steps(3);
+    assert_eq!(received(&mut bed.host_b).len(), 1);
+    bed.a.assert_no_frame_is_missing();
+}

@@ -197,3 +197,47 @@ fn a_worker_that_does_not_turn_fills_its_ring_and_stop_still_fits() {
     bed.steps(1);
     assert!(bed.a.workers[0].is_stopped());
 }
+
+#[test]
+fn packets_wait_for_a_key_no_longer_than_their_time() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    let (spi_a, spi_b) = bed.allocate(0, 0);
+    bed.b.add_inbound(1, Outer::V4, spi_b, 2);
+    bed.b.add_outbound(1, Outer::V4, spi_a, 1);
+    bed.b.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
+    bed.steps(2);
+    bed.send_b(false, 1, 300);
+    bed.steps(2);
+    bed.now += std::time::Duration::from_secs(9);
+    bed.steps(1);
+    assert_eq!(bed.a.drops(WorkerDrop::WaitedForKey), 1);
+    assert_eq!(bed.a.sum(Row::Waiting), 0);
+}
+
+#[test]
+fn a_flush_leaves_nothing_and_the_dataplane_goes_on() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 1);
+    bed.install(2, Outer::V6, 1, 0);
+    let (larval, _) = bed.allocate(1, 1);
+    for gateway in [&mut bed.a, &mut bed.b] {
+        gateway.dataplane.flush().unwrap();
+    }
+    bed.steps(2);
+    for gateway in [&bed.a, &bed.b] {
+        assert_eq!((gateway.sum(Row::InboundSas), gateway.sum(Row::OutboundSas)), (0, 0));
+        for id in [1, 2] {
+            assert!(gateway.events.contains(&Event::Deleted { pair: PairId(id) }));
+        }
+        assert_eq!(gateway.dataplane.spi_counts().larval, 0);
+    }
+    assert!(bed.a.dataplane.release_spi(larval).is_err());
+    bed.send_a(false, 1, 100);
+    bed.steps(2);
+    assert_eq!(bed.a.sum(Row::Waiting), 1);
+    bed.install(3, Outer::V4, 0, 0);
+    bed.steps(3);
+    assert_eq!(received(&mut bed.host_b).len(), 1);
+}
