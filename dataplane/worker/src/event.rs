@@ -24,8 +24,10 @@ pub enum Direction {
     Outbound,
 }
 
-/// One upcall. A full ring loses events; the count of lost ones is a worker counter, and the traffic that
-/// raised an event raises it again.
+/// One upcall.
+///
+/// What traffic raises again (acquire, resolve, unknown SPI) has half of the ring and is lost when that is full, and
+/// [counted](crate::Dataplane::events_lost). What is said once waits in the worker until there is room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Traffic found a PROTECT policy without an SA (RFC 2367 SADB_ACQUIRE). Raised by each worker on its own, once
@@ -79,7 +81,7 @@ pub enum Event {
         /// The next hop.
         address: IpAddr,
     },
-    /// A packet came with an SPI that no SA has (RFC 7296 §2.21.4). At most one a turn.
+    /// A packet came with an SPI that no SA has (RFC 7296 §2.21.4). At most ten a second, as anybody can send such.
     UnknownSpi {
         /// The SPI.
         spi: Spi,
@@ -88,4 +90,18 @@ pub enum Event {
         /// ESP or AH.
         protocol: Protocol,
     },
+}
+
+impl Event {
+    /// Whether the traffic that raised it will raise it again.
+    pub(crate) fn is_repeated(&self) -> bool {
+        match self {
+            Self::Acquire { .. } | Self::Resolve { .. } | Self::UnknownSpi { .. } => true,
+            Self::Activated { .. }
+            | Self::Deleted { .. }
+            | Self::Expire { .. }
+            | Self::FirstInbound { .. }
+            | Self::PeerMoved { .. } => false,
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Out of the worker: next hop, TTL, MTU, ICMP errors, the host port, transmission.
 
 use crate::account::WorkerDrop;
-use crate::config::Limits;
 use crate::forwarding::NextHop;
 use crate::ingress::flow_of;
 use crate::packet::{Origin, Packet, Sender};
@@ -214,9 +213,9 @@ impl Worker {
     }
 }
 
-/// How many ICMP errors may be sent now: a token bucket (RFC 4443 §2.4 f).
+/// How many of something may be sent now: a token bucket (RFC 4443 §2.4 f).
 #[derive(Debug)]
-pub(crate) struct ErrorBudget {
+pub(crate) struct Budget {
     per_second: u32,
     burst: u32,
     tokens: u32,
@@ -224,9 +223,8 @@ pub(crate) struct ErrorBudget {
     from: Instant,
 }
 
-impl ErrorBudget {
-    pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
-        let (per_second, burst) = (limits.icmp_per_second, limits.icmp_burst);
+impl Budget {
+    pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         Self { per_second, burst, tokens: burst, from: now }
     }
 

@@ -125,10 +125,9 @@ impl Worker {
     }
 
     fn tell_unknown_spi(&mut self, header: &Protected) {
-        if !self.told_unknown_spi
-            && let Some(spi) = Spi::new(header.spi)
+        if let Some(spi) = Spi::new(header.spi)
+            && self.unknown_spis.take(self.now)
         {
-            self.told_unknown_spi = true;
             self.raise(Event::UnknownSpi { spi, source: header.source, protocol: header.protocol });
         }
     }

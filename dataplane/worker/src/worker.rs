@@ -5,7 +5,7 @@ use crate::command::{Binding, HandedOff, Handoff, SaRef, WorkerShared};
 use crate::config::{DataplaneConfig, Idle, Limits, PortId, Side, WorkerParts};
 use crate::control::{Closing, InboundSide, OutboundSide, PairPlaces};
 use crate::event::Event;
-use crate::forward::ErrorBudget;
+use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
 use crate::host::HostPort;
 use crate::packet::Packet;
@@ -136,12 +136,14 @@ pub struct Worker {
     /// Changes with `forwarding`, so that what was made from it can tell that it is old.
     pub(crate) forwarding_version: u64,
     pub(crate) waiting: Waiting,
-    pub(crate) errors: ErrorBudget,
+    pub(crate) errors: Budget,
     /// Handed-over packets and reassembled ones taken so far, for deletes to know when the rings have drained.
     pub(crate) handoffs_taken: u64,
     pub(crate) injected_taken: u64,
-    /// Whether this turn has told of an unknown SPI.
-    pub(crate) told_unknown_spi: bool,
+    /// How often unknown SPIs are told of.
+    pub(crate) unknown_spis: Budget,
+    /// Events that are said once, until the end of the turn or until the ring has room.
+    late_events: VecDeque<Event>,
 
     // Bursts, empty between two sources.
     pub(crate) frames: Vec<Frame>,
@@ -207,10 +209,11 @@ impl Worker {
             flows_in: FlowCache::new(FLOWS),
             forwarding: Arc::new(ForwardingTable::default()),
             forwarding_version: 0,
-            errors: ErrorBudget::new(&limits, epoch),
+            errors: Budget::new(limits.icmp_per_second, limits.icmp_burst, epoch),
             handoffs_taken: 0,
             injected_taken: 0,
-            told_unknown_spi: false,
+            unknown_spis: Budget::new(10, 10, epoch),
+            late_events: VecDeque::with_capacity(BURST),
             frames: Vec::with_capacity(BURST),
             opening: Vec::with_capacity(2 * BURST),
             sealing: Vec::with_capacity(2 * BURST),
@@ -249,7 +252,6 @@ impl Worker {
     pub fn turn(&mut self, now: Instant) -> Progress {
         let begun = stats::cycles();
         self.now = now;
-        self.told_unknown_spi = false;
         let commands = self.apply_commands();
         self.take_home();
         let mut packets = 0;
@@ -262,6 +264,7 @@ impl Worker {
         packets += self.take_released();
         self.expire_waiting();
         self.finish_deletes();
+        self.raise_late();
         let progress = Progress { commands, packets };
         self.account.add(Row::Turns, 1);
         let row = if progress.is_idle() { Row::IdleCycles } else { Row::BusyCycles };
@@ -384,12 +387,32 @@ impl Worker {
     pub(crate) fn raise(&mut self, event: Event) -> bool {
         let shared = &self.shared[self.core.index()];
         self.upcall_due = true;
-        let raised = shared.events.push(event).is_ok();
+        let raised = if event.is_repeated() {
+            shared.events.len() < shared.events.capacity() / 2 && shared.events.push(event).is_ok()
+        } else if self.late_events.len() < self.limits.sas {
+            // A few for each SA at most, in their order.
+            self.late_events.push_back(event);
+            true
+        } else {
+            false
+        };
         if !raised {
             let lost = shared.events_lost.load(Ordering::Relaxed);
             shared.events_lost.store(lost + 1, Ordering::Relaxed);
         }
         raised
+    }
+
+    /// Passes on what is said once, as far as there is room.
+    fn raise_late(&mut self) {
+        let shared = &self.shared[self.core.index()];
+        while let Some(event) = self.late_events.pop_front() {
+            if let Err(event) = shared.events.push(event) {
+                self.late_events.push_front(event);
+                break;
+            }
+            self.upcall_due = true;
+        }
     }
 
     /// The outbound SA that a reference names, if it is still there.
