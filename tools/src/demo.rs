@@ -116,7 +116,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let rekey = west.finished();
     site::settle(&mut west, &mut east);
     let snapshots = [west.end().map_err(Failure::new)?, east.end().map_err(Failure::new)?];
-    let ns_per_packet = ns_per_packet(&snapshots, elapsed);
+    let ns_per_packet = ns_per_packet(&snapshots);
     let figures = Figures { setup, elapsed, ways, sent, latency, ns_per_packet };
     if args.json {
         json(&figures, &snapshots)?;
@@ -173,18 +173,14 @@ fn rate(left: &Host, right: &Host, elapsed: Duration) -> String {
     )
 }
 
-/// Busy time of the workers over what they sealed and opened. Cycles become time by the share of
-/// all counted cycles, so that no assumption about the clock's rate is needed.
-fn ns_per_packet(snapshots: &[Snapshot; 2], elapsed: Duration) -> f64 {
-    let (mut busy, mut all, mut packets, mut workers) = (0, 0, 0, 0);
+/// Busy time of the workers over what they sealed and opened.
+fn ns_per_packet(snapshots: &[Snapshot; 2]) -> f64 {
+    let (mut busy, mut packets) = (0, 0);
     for worker in snapshots.iter().flat_map(Snapshot::workers) {
-        busy += worker.get(Worker::BusyCycles);
-        all += worker.get(Worker::BusyCycles) + worker.get(Worker::IdleCycles);
+        busy += worker.get(Worker::BusyNanoseconds);
         packets += worker.get(Worker::SealedPackets) + worker.get(Worker::OpenedPackets);
-        workers += 1;
     }
-    let time = elapsed.as_nanos() as f64 * f64::from(workers);
-    time * busy as f64 / all.max(1) as f64 / packets.max(1) as f64
+    busy as f64 / packets.max(1) as f64
 }
 
 const QUANTILES: [(&str, f64); 5] =

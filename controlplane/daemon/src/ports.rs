@@ -11,7 +11,7 @@ use core::net::IpAddr;
 use ike::config::Config;
 use std::io;
 use std::os::fd::OwnedFd;
-use worker::{HostPort, Idle, Limits, Side, TunQueue, WorkerParts, WorkerPort};
+use worker::{HostPort, Idle, Limits, PortId, Side, TunQueue, WorkerParts, WorkerPort};
 
 /// Why the ports could not be opened; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +204,25 @@ fn quieten(device: &Device, generic: bool) -> Result<Vec<TurnedOff>, PortsError>
         }
     }
     Ok(off)
+}
+
+/// Adds a block for every port of every worker, `port wan0/1` being queue 1 of wan0.
+pub fn blocks(
+    devices: &[Chosen],
+    workers: usize,
+    layout: &mut stats::Layout,
+) -> Vec<Vec<(PortId, stats::BlockId)>> {
+    (0..workers)
+        .map(|queue| {
+            (0..)
+                .zip(devices)
+                .map(|(port, chosen)| {
+                    let instance = format!("{}/{queue}", chosen.device.name());
+                    (PortId(port), layout.block("port", &instance, &worker::port_counters()))
+                })
+                .collect()
+        })
+        .collect()
 }
 
 /// Opens queue n of every device for worker n, and attaches the steering program, which drops

@@ -214,6 +214,7 @@ impl Daemon {
         let mut layout = stats::Layout::new();
         let blocks: Vec<_> =
             (0..workers).map(|_| layout.worker(&worker::drop_counters())).collect();
+        let port_blocks = ports::blocks(&devices, workers, &mut layout);
         let file = section
             .statistics_file
             .clone()
@@ -229,8 +230,15 @@ impl Daemon {
             ike_port: ike_ports[0],
             encap_port: ike_ports[1],
         };
-        let (mut dataplane, workers) =
+        let (mut dataplane, mut workers) =
             Dataplane::new(&config, parts).map_err(system("start the dataplane"))?;
+        for (worker, blocks) in workers.iter_mut().zip(port_blocks) {
+            for (port, block) in blocks {
+                if let Some(writer) = segment.writer(block) {
+                    worker.set_port_block(port, writer);
+                }
+            }
+        }
         dataplane.spawn(workers, &ports::cores()).map_err(system("start the workers"))?;
 
         let (Some(main_mode), Some(quick_mode)) =

@@ -28,6 +28,7 @@
 //! | `waiting` | the side pool of packets that wait |
 //! | `forwarding` | routes, neighbours and links, made by the control thread |
 //! | `account` | the accounting identity, and the drop causes |
+//! | `port_counters` | what the ports and the kernel under them have counted |
 //! | `wake` | the protocol by which a sleeping worker is woken |
 //!
 //! On the packet path nothing is allocated, locked, logged or asked of the clock: time is read once per turn. A worker never
@@ -48,6 +49,7 @@ mod ingress;
 mod open;
 mod packet;
 mod policy;
+mod port_counters;
 mod sa_usage;
 mod seal;
 #[cfg(test)]
@@ -65,6 +67,7 @@ pub use handle::{Dataplane, Refusal, SpiCounts, Ticket};
 pub use host::{HostPort, MemoryHost, MemoryHostEnd, TunQueue};
 pub use ipsec::classify::LocalAddresses;
 pub use ipsec::spi::CoreId;
+pub use port_counters::port_counters;
 pub use sa_usage::{PairUsage, Usage};
 pub use wire::ethernet::Mac;
 pub use worker::{Progress, Worker};

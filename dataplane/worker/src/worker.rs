@@ -9,6 +9,7 @@ use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
 use crate::host::HostPort;
 use crate::packet::Packet;
+use crate::port_counters::PortReport;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
 use af_xdp::wait::EventFd;
@@ -58,6 +59,7 @@ pub(crate) struct PortState {
     pub(crate) port: Port,
     pub(crate) side: Side,
     pub(crate) transmit: Vec<Frame>,
+    report: Option<PortReport>,
 }
 
 /// Hashes numbers that the control plane chose, which nobody outside can make collide.
@@ -172,6 +174,7 @@ impl Worker {
                 port: p.port,
                 side: p.side,
                 transmit: Vec::with_capacity(2 * BURST),
+                report: None,
             })
             .collect();
         host.attach(&shared, core.index());
@@ -238,6 +241,14 @@ impl Worker {
         self.block = Some(block);
     }
 
+    /// Gives it a block of the statistics segment, laid out with [`port_counters`](crate::port_counters), to publish there what a
+    /// port has counted.
+    pub fn set_port_block(&mut self, port: PortId, block: BlockWriter) {
+        if let Some(state) = self.ports.get_mut(usize::from(port.0)) {
+            state.report = Some(PortReport::new(block, self.now));
+        }
+    }
+
     /// Where its frames are.
     pub fn frames(&self) -> PoolGauges {
         self.pool.gauges()
@@ -282,8 +293,14 @@ impl Worker {
     /// Turns until it is told to stop; sleeps when there is nothing to do, unless it is to spin.
     pub fn run(&mut self) {
         let mut empty_turns = 0u32;
+        let mut begin = Instant::now();
         while !self.stopped {
-            if !self.turn(Instant::now()).is_idle() {
+            let idle = self.turn(begin).is_idle();
+            let end = Instant::now();
+            let spent = end.saturating_duration_since(begin).as_nanos() as u64;
+            begin = end;
+            self.account.add(if idle { Row::IdleNanoseconds } else { Row::BusyNanoseconds }, spent);
+            if !idle {
                 empty_turns = 0;
                 continue;
             }
@@ -292,6 +309,7 @@ impl Worker {
                 Idle::Sleep { after_empty_turns } if empty_turns >= after_empty_turns => {
                     self.sleep();
                     empty_turns = 0;
+                    begin = Instant::now();
                 }
                 Idle::Sleep { .. } | Idle::Spin => core::hint::spin_loop(),
             }
@@ -337,6 +355,11 @@ impl Worker {
         self.account.set(Row::OutboundSas, self.outbound_sad.len() as u64);
         if let Some(block) = &mut self.block {
             block.publish_parts(&self.account.parts());
+        }
+        for state in &mut self.ports {
+            if let Some(report) = &mut state.report {
+                report.publish(&state.port, self.now);
+            }
         }
     }
 

@@ -223,12 +223,10 @@ impl Requests {
         message.header.family = family(address);
         message.header.ifindex = interface;
         message.header.state = NeighbourState::None;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(match address {
-                IpAddr::V4(a) => NeighbourAddress::Inet(a),
-                IpAddr::V6(a) => NeighbourAddress::Inet6(a),
-            }),
-        ];
+        message.attributes = vec![NeighbourAttribute::Destination(match address {
+            IpAddr::V4(a) => NeighbourAddress::Inet(a),
+            IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+        })];
         if keep {
             message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
         } else {
