@@ -75,6 +75,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut latency = Histogram::new(3).map_err(Failure::new)?;
     let mut rekeyed = false;
     let begin = Instant::now();
+    let first_cycle = stats::cycles();
     let mut shown = begin;
     loop {
         let now = Instant::now();
@@ -98,6 +99,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     let elapsed = begin.elapsed();
+    let cycles = stats::cycles().wrapping_sub(first_cycle);
     // What is still on the way arrives.
     let patience = Instant::now() + Duration::from_secs(2);
     while (left.received() < right.sent() || right.received() < left.sent())
@@ -116,7 +118,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let rekey = west.finished();
     site::settle(&mut west, &mut east);
     let snapshots = [west.end().map_err(Failure::new)?, east.end().map_err(Failure::new)?];
-    let ns_per_packet = ns_per_packet(&snapshots);
+    let ns_per_packet = ns_per_packet(&snapshots, cycles as f64 / elapsed.as_nanos() as f64);
     let figures = Figures { setup, elapsed, ways, sent, latency, ns_per_packet };
     if args.json {
         json(&figures, &snapshots)?;
@@ -173,14 +175,14 @@ fn rate(left: &Host, right: &Host, elapsed: Duration) -> String {
     )
 }
 
-/// Busy time of the workers over what they sealed and opened.
-fn ns_per_packet(snapshots: &[Snapshot; 2]) -> f64 {
+/// Busy time of the workers over what they sealed and opened; `rate` is cycles a nanosecond.
+fn ns_per_packet(snapshots: &[Snapshot; 2], rate: f64) -> f64 {
     let (mut busy, mut packets) = (0, 0);
     for worker in snapshots.iter().flat_map(Snapshot::workers) {
-        busy += worker.get(Worker::BusyNanoseconds);
+        busy += worker.get(Worker::BusyCycles);
         packets += worker.get(Worker::SealedPackets) + worker.get(Worker::OpenedPackets);
     }
-    busy as f64 / packets.max(1) as f64
+    busy as f64 / rate / packets.max(1) as f64
 }
 
 const QUANTILES: [(&str, f64); 5] =

@@ -421,7 +421,7 @@ impl Daemon {
         for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
             self.resolve(hop);
         }
-        let table = mirror::forwarding(&self.view, &indices, HOST_MTU);
+        let table = mirror::forwarding(&self.view, &indices);
         self.gateway.set_forwarding(table);
         let policies = self.gateway.policies().ordered();
         let settings = self.loaded.store.settings();

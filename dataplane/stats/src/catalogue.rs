@@ -36,14 +36,14 @@ pub enum Unit {
     Bytes,
     /// Commands of the control thread.
     Commands,
+    /// Time stamp counter cycles.
+    Cycles,
     /// Events that have no more exact unit.
     Events,
     /// UMEM frames or packet buffers.
     Frames,
     /// IKE messages.
     Messages,
-    /// Nanoseconds.
-    Nanoseconds,
     /// Negotiations.
     Negotiations,
     /// Key operations.
@@ -64,10 +64,10 @@ impl Unit {
             Self::Bursts => "bursts",
             Self::Bytes => "bytes",
             Self::Commands => "commands",
+            Self::Cycles => "cycles",
             Self::Events => "events",
             Self::Frames => "frames",
             Self::Messages => "messages",
-            Self::Nanoseconds => "nanoseconds",
             Self::Negotiations => "negotiations",
             Self::Operations => "operations",
             Self::Packets => "packets",

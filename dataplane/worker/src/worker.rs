@@ -293,14 +293,8 @@ impl Worker {
     /// Turns until it is told to stop; sleeps when there is nothing to do, unless it is to spin.
     pub fn run(&mut self) {
         let mut empty_turns = 0u32;
-        let mut begin = Instant::now();
         while !self.stopped {
-            let idle = self.turn(begin).is_idle();
-            let end = Instant::now();
-            let spent = end.saturating_duration_since(begin).as_nanos() as u64;
-            begin = end;
-            self.account.add(if idle { Row::IdleNanoseconds } else { Row::BusyNanoseconds }, spent);
-            if !idle {
+            if !self.turn(Instant::now()).is_idle() {
                 empty_turns = 0;
                 continue;
             }
@@ -309,7 +303,6 @@ impl Worker {
                 Idle::Sleep { after_empty_turns } if empty_turns >= after_empty_turns => {
                     self.sleep();
                     empty_turns = 0;
-                    begin = Instant::now();
                 }
                 Idle::Sleep { .. } | Idle::Spin => core::hint::spin_loop(),
             }

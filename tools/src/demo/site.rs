@@ -213,6 +213,5 @@ fn forwarding(n: Numbers) -> ForwardingTable {
         neighbours: Arc::new(neighbours),
         addresses: Arc::new(LocalAddresses::new([n.lan(), n.wan()].map(IpAddr::V4))),
         links: [link(n.lan(), LAN_DEVICE), link(n.wan(), WAN_DEVICE)].into(),
-        host_mtu: 0,
     }
 }

@@ -13,7 +13,7 @@ use worker::{
 
 /// Turns the host's view into the workers' table. `ports` are interface indices in the order of
 /// their [`PortId`]; what leaves by any other device is given to the host port.
-pub fn forwarding(view: &HostView, ports: &[u32], host_mtu: u16) -> ForwardingTable {
+pub fn forwarding(view: &HostView, ports: &[u32]) -> ForwardingTable {
     let by_index: BTreeMap<u32, PortId> = ports
         .iter()
         .enumerate()
@@ -65,7 +65,6 @@ pub fn forwarding(view: &HostView, ports: &[u32], host_mtu: u16) -> ForwardingTa
         neighbours: Arc::new(neighbours),
         addresses: Arc::new(LocalAddresses::new(view.addresses.iter().map(|(_, a, _)| *a))),
         links: links.into(),
-        host_mtu,
     }
 }
 

@@ -75,10 +75,10 @@ table! {
         "Times the worker went to sleep in poll.";
     Wakes, "wakes", "Wakes", Counter, Events,
         "Times the worker was woken by an event, not by a time-out.";
-    BusyNanoseconds, "busy_nanoseconds", "Busy nanoseconds", Counter, Nanoseconds,
-        "Time of turns that did work.";
-    IdleNanoseconds, "idle_nanoseconds", "Idle nanoseconds", Counter, Nanoseconds,
-        "Time of turns that found nothing to do; sleep not included.";
+    BusyCycles, "busy_cycles", "Busy cycles", Counter, Cycles,
+        "Cycles of turns that did work.";
+    IdleCycles, "idle_cycles", "Idle cycles", Counter, Cycles,
+        "Cycles of turns that found nothing to do; sleep not included.";
     CommandsApplied, "commands_applied", "Commands applied", Counter, Commands,
         "Commands of the control thread applied, the sequence the worker acknowledges.";
     FramesFree, "frames_free", "Frames free", Gauge, Frames,
