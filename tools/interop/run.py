@@ -142,7 +142,9 @@ def rekeys_under_traffic(lab, what, begun_by):
         sent, got = outcome(*running, number * each + 2)
         for one, other in zip(sent, got):
             check(one["refused"] == 0, f"the sender was refused {one['refused']} times")
-            check(other["lost"] == 0 and other["duplicates"] == 0, f"{'with' if rekey else 'without'} rekeys: {other}")
+            check(other["lost"] == 0 and other["duplicates"] == 0,
+                  f"{'with' if rekey else 'without'} rekeys: {other}; culvert dropped {ours.drops()}, "
+                  f"strongSwan's TUN {there.counter('ipsec0', 'tx_dropped')}")
         time.sleep(1.5)
         moved = [now - then for now, then in zip(ours.rows("quick_mode.rekeys", "main_mode.ike_main_mode"), before)]
         expected = [0, 0] if not rekey else [number, 0] if what == "child" else [0, number]

@@ -32,6 +32,8 @@ enum Command {
     Reload(culvert::control::ReloadArgs),
     /// Rekeys SAs
     Rekey(culvert::control::RekeyArgs),
+    /// Answers known-answer requests, JSON lines in and out
+    Kat(culvert::kat::Args),
     /// Prints the main mode and quick mode statistics, and where every packet went
     Stats(culvert::stats::Args),
     /// Closes SAs
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Initiate(args) => culvert::control::initiate(&args),
         Command::Reload(args) => culvert::control::reload(&args),
         Command::Rekey(args) => culvert::control::rekey(&args),
+        Command::Kat(args) => culvert::kat::command(&args),
         Command::Stats(args) => culvert::stats::run(&args),
         Command::Terminate(args) => culvert::control::terminate(&args),
     };
