@@ -7,6 +7,7 @@
 //!                   └────── acquire, expire, moved, applied ──┘
 //! ```
 
+use crate::config::LeftOut;
 use crate::figures::Figures;
 use crate::jobs::Jobs;
 use crate::policies::{ChildKey, Policies};
@@ -75,6 +76,7 @@ pub struct Gateway {
     dataplane: Dataplane,
     jobs: Jobs,
     policies: Policies,
+    left_out: Vec<LeftOut>,
     pairs: BTreeMap<PairId, Pair>,
     installing: Vec<(InstallId, Ticket)>,
     finished: Vec<Finished>,
@@ -130,6 +132,7 @@ impl Gateway {
     /// The system's, when it has no thread or descriptor left for the public-key pool.
     pub fn new(
         config: Arc<ike::config::Config>,
+        left_out: Vec<LeftOut>,
         seed: [u8; 32],
         dataplane: Dataplane,
         public_key_threads: usize,
@@ -141,6 +144,7 @@ impl Gateway {
             dataplane,
             jobs: Jobs::new(public_key_threads)?,
             policies: Policies::default(),
+            left_out: Vec::new(),
             pairs: BTreeMap::new(),
             installing: Vec::new(),
             finished: Vec::new(),
@@ -152,14 +156,20 @@ impl Gateway {
             changed: Changed::default(),
             outstanding: Vec::new(),
         };
-        gateway.policies.configure(&config);
+        gateway.policies.configure(&config, &left_out);
         gateway.publish_policies();
+        gateway.left_out = left_out;
         Ok(gateway)
     }
 
     /// Replaces the configuration; running SAs keep their parameters until they are rekeyed.
-    pub fn set_config(&mut self, config: Arc<ike::config::Config>) {
-        self.policies.configure(&config);
+    /// `left_out` are connections that cannot be done, as a file has them; `None` leaves them as
+    /// they are.
+    pub fn set_config(&mut self, config: Arc<ike::config::Config>, left_out: Option<Vec<LeftOut>>) {
+        if let Some(left_out) = left_out {
+            self.left_out = left_out;
+        }
+        self.policies.configure(&config, &self.left_out);
         self.engine.set_config(config);
         self.publish_policies();
     }

@@ -5,7 +5,8 @@
 //! A child whose selectors are known only once negotiated (`dynamic` towards any peer) gets its
 //! policy with the SA. What no policy names is bypassed, as the kernels' IPsec does it.
 
-use ike::config::{ChildAction, ChildMode, Config, Connection, TrafficSelector};
+use crate::config::LeftOut;
+use ike::config::{Child, ChildAction, ChildMode, Config, TrafficSelector};
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, AddressRange, Policy, PolicyId, Ports, Selector};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,42 +49,55 @@ pub struct Policies {
 
 impl Policies {
     /// Takes the children of a configuration; unchanged ones keep their policy's number.
-    pub fn configure(&mut self, config: &Config) {
+    ///
+    /// The children of connections that cannot be done (`left_out`) have their policy too: their
+    /// traffic is meant to be protected, so it is dropped. `mode = pass` and `mode = drop` hold
+    /// with `start_action = trap` only, as with charon.
+    pub fn configure(&mut self, config: &Config, left_out: &[LeftOut]) {
         self.configured.clear();
         for connection in &config.connections {
+            let ends = [connection.local_addrs.as_slice(), &connection.remote_addrs];
             for child in &connection.children {
-                let selectors =
-                    selectors(connection, &child.local_ts, &child.remote_ts).collect::<Vec<_>>();
-                if selectors.is_empty() {
-                    continue;
-                }
-                let key =
-                    ChildKey { connection: connection.name.clone(), child: child.name.clone() };
-                let action = match child.mode {
-                    ChildMode::Protect(_) => Action::Protect,
-                    ChildMode::Pass => Action::Bypass,
-                    ChildMode::Drop => Action::Discard,
-                };
-                let id = match self.ids.get(&key) {
-                    Some(id) => *id,
-                    None => {
-                        let id = self.fresh();
-                        self.ids.insert(key.clone(), id);
-                        id
-                    }
-                };
-                self.configured.push(Entry {
-                    id,
-                    key,
-                    order: order(child.priority, action, &selectors),
-                    selectors,
-                    action,
-                    trap: [child.start_action, child.close_action, child.dpd_action]
-                        .contains(&ChildAction::Trap),
-                    pairs: BTreeSet::new(),
-                });
+                self.add(&connection.name, child, ends);
             }
         }
+        for connection in left_out {
+            for child in &connection.children {
+                self.add(&connection.name, child, [&[], &[]]);
+            }
+        }
+    }
+
+    fn add(&mut self, connection: &str, child: &Child, ends: [&[AddressRange]; 2]) {
+        let selectors: Vec<_> = selectors(child, ends).collect();
+        let trap = child.start_action == ChildAction::Trap;
+        let action = match child.mode {
+            ChildMode::Protect(_) => Action::Protect,
+            ChildMode::Pass if trap => Action::Bypass,
+            ChildMode::Drop if trap => Action::Discard,
+            ChildMode::Pass | ChildMode::Drop => return,
+        };
+        if selectors.is_empty() {
+            return;
+        }
+        let key = ChildKey { connection: connection.to_owned(), child: child.name.clone() };
+        let id = match self.ids.get(&key) {
+            Some(id) => *id,
+            None => {
+                let id = self.fresh();
+                self.ids.insert(key.clone(), id);
+                id
+            }
+        };
+        self.configured.push(Entry {
+            id,
+            key,
+            order: order(child.priority, action, &selectors),
+            selectors,
+            action,
+            trap: trap || [child.close_action, child.dpd_action].contains(&ChildAction::Trap),
+            pairs: BTreeSet::new(),
+        });
     }
 
     /// Takes the prefixes of the host's own links; true when the SPD changed by it.
@@ -204,9 +218,8 @@ impl Policies {
 /// The pairs of local and remote selectors that a child stands for, as far as they are known
 /// before negotiation.
 fn selectors<'a>(
-    connection: &'a Connection,
-    local: &'a [TrafficSelector],
-    remote: &'a [TrafficSelector],
+    child: &'a Child,
+    [near_ends, far_ends]: [&'a [AddressRange]; 2],
 ) -> impl Iterator<Item = Selector> + 'a {
     let resolve = |ts: &TrafficSelector, ends: &[AddressRange]| {
         ts.addresses.or_else(|| match ends {
@@ -214,10 +227,10 @@ fn selectors<'a>(
             _ => None,
         })
     };
-    local.iter().flat_map(move |near| {
-        remote.iter().filter_map(move |far| {
-            let local = resolve(near, &connection.local_addrs)?;
-            let remote = resolve(far, &connection.remote_addrs)?;
+    child.local_ts.iter().flat_map(move |near| {
+        child.remote_ts.iter().filter_map(move |far| {
+            let local = resolve(near, near_ends)?;
+            let remote = resolve(far, far_ends)?;
             let protocol = match (near.protocol, far.protocol) {
                 (Some(a), Some(b)) if a != b => return None,
                 (a, b) => a.or(b),
@@ -330,6 +343,47 @@ mod tests {
         let pass = entry(&mut policies, "pass", Action::Bypass, between(any, range("10.3.0.0/16")));
         let order: Vec<_> = policies.ordered().iter().map(|p| p.id).collect();
         assert_eq!(order, [pass, narrow, wide, DEFAULT_POLICY]);
+    }
+
+    #[test]
+    fn what_cannot_be_negotiated_is_dropped_and_pass_needs_a_trap() {
+        let text = "connections { a {
+             local { auth = eap-mschapv2
+               id = a }
+             remote { auth = psk }
+             children {
+               net { local_ts = 10.1.0.0/16
+                 remote_ts = 10.2.0.0/16 }
+             } }
+           b {
+             local { auth = psk }
+             remote { auth = psk }
+             children {
+               on { mode = pass
+                 start_action = trap
+                 local_ts = 10.1.0.0/16
+                 remote_ts = 10.3.0.0/16 }
+               off { mode = pass
+                 local_ts = 10.1.0.0/16
+                 remote_ts = 10.4.0.0/16 }
+             } } }";
+        let source = crate::config::Source {
+            name: "test".to_owned(),
+            mode: None,
+            directory: std::path::PathBuf::new(),
+        };
+        let read = crate::config::Configuration::parse(text, source, Default::default()).unwrap();
+        assert_eq!(read.left_out.len(), 1);
+        let mut policies = Policies::default();
+        policies.configure(&read.ike, &read.left_out);
+        let ordered = policies.ordered();
+        let found: Vec<_> =
+            ordered.iter().map(|p| (p.action, p.selectors[0].remote)).take(2).collect();
+        assert_eq!(
+            found,
+            [(Action::Bypass, range("10.3.0.0/16")), (Action::Protect, range("10.2.0.0/16"))]
+        );
+        assert_eq!(ordered.len(), 3, "and the default");
     }
 
     #[test]

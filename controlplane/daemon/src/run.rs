@@ -180,6 +180,7 @@ impl Daemon {
         for warning in &configuration.warnings {
             tracing::warn!("{warning}");
         }
+        let left_out = configuration.left_out.clone();
         let store = Store::new(configuration);
         let section = store.gateway().clone();
         let engine_config = Arc::new(store.engine_config());
@@ -204,7 +205,7 @@ impl Daemon {
 
         // From here on nothing that is protected leaves in clear.
         let mut policies = crate::policies::Policies::default();
-        policies.configure(&engine_config);
+        policies.configure(&engine_config, &left_out);
         policies.set_connected(&mirror::connected(&view));
         if section.on_failure == OnFailure::Closed {
             let (guarded, exempt) = policies.guarded();
@@ -250,6 +251,7 @@ impl Daemon {
         getrandom::fill(&mut seed).map_err(|e| system("getrandom")(std::io::Error::other(e)))?;
         let gateway = Gateway::new(
             Arc::clone(&engine_config),
+            left_out,
             seed,
             dataplane,
             ports::public_key_threads(),
@@ -470,6 +472,7 @@ impl Daemon {
 
 impl Configured for Loaded {
     fn change(&mut self, asked: Asked, gateway: &mut Gateway, now: Instant) -> Result<(), Refused> {
+        let mut left_out = None;
         let changes = match asked {
             Asked::Reload => {
                 let new =
@@ -477,6 +480,7 @@ impl Configured for Loaded {
                 for warning in &new.warnings {
                     tracing::warn!("{warning}");
                 }
+                left_out = Some(new.left_out.clone());
                 self.store.reload(new)
             }
             Asked::LoadConn(arguments) => {
@@ -509,7 +513,7 @@ impl Configured for Loaded {
         for key in &changes.restart {
             tracing::warn!(key, "takes effect at the next start");
         }
-        gateway.set_config(Arc::new(self.store.engine_config()));
+        gateway.set_config(Arc::new(self.store.engine_config()), left_out);
         // What was started because the configuration said so ends when it says so no longer.
         let gone = changes.changed.iter().map(|(old, _)| old).chain(&changes.removed);
         stop_children(gateway, gone, now);

@@ -157,8 +157,15 @@ fn site(n: Numbers, lan: Vec<MemoryPort>, wan: Vec<MemoryPort>) -> io::Result<Si
     let source = Source { name: "demo".to_owned(), mode: None, directory: PathBuf::new() };
     let config = Configuration::parse(&configuration(n), source, Options::default())
         .map_err(|d| io::Error::other(d.to_string()))?;
-    let mut gateway =
-        Gateway::new(Arc::new(config.ike), seed, dataplane, 1, figures, Instant::now())?;
+    let mut gateway = Gateway::new(
+        Arc::new(config.ike),
+        Vec::new(),
+        seed,
+        dataplane,
+        1,
+        figures,
+        Instant::now(),
+    )?;
     gateway.set_forwarding(forwarding(n));
     Ok(Site { gateway, reader, finished: Vec::new() })
 }
