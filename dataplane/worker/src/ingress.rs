@@ -83,7 +83,8 @@ impl Worker {
             self.injected_taken += 1;
             self.account.add(Row::Received, 1);
             self.account.add(Row::ReceivedBytes, bytes.len() as u64);
-            if let Some(packet) = self.copy(&bytes) {
+            if let Some(mut packet) = self.copy(&bytes) {
+                packet.set_arrival(self.core);
                 self.classify(packet, Origin::Resumed, Side::Either);
             }
         }
