@@ -1,8 +1,9 @@
 //! `culvert kat`: answers known-answer requests, one JSON object a line, through the code that the gateway runs.
 //!
-//! Each table of operations is a module: `ike` has the key exchange's. An operation takes a `Request` and gives the
+//! Each table of operations is a module: `esp` has the dataplane's, `ike` the key exchange's. An operation takes a `Request` and gives the
 //! fields of its answer, or a `Fault`; reading lines, `id`, `ok` and `error` are done here for all.
 
+mod esp;
 mod ike;
 mod request;
 
@@ -25,7 +26,7 @@ struct Operation {
 }
 
 /// Every table.
-const TABLES: &[&[Operation]] = &[ike::OPERATIONS];
+const TABLES: &[&[Operation]] = &[esp::OPERATIONS, ike::OPERATIONS];
 
 /// Arguments of `culvert kat`.
 #[derive(clap::Args)]

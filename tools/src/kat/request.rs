@@ -11,6 +11,8 @@ pub(super) enum Fault {
     Malformed,
     /// An integrity check failed.
     Auth,
+    /// The SPI is not that of the SA.
+    Spi,
     /// A key exchange value of the peer is refused.
     PeerValue,
 }
@@ -22,6 +24,7 @@ impl Fault {
             Self::Unsupported => "unsupported",
             Self::Malformed => "malformed",
             Self::Auth => "auth",
+            Self::Spi => "spi",
             Self::PeerValue => "peer_value",
         }
     }

@@ -16,7 +16,7 @@ fn rows(text: &str) -> Vec<Value> {
 }
 
 /// The answers to requests sent as one input.
-fn ask(requests: &[Value]) -> Vec<Value> {
+pub(super) fn ask(requests: &[Value]) -> Vec<Value> {
     let input: String = requests.iter().map(|request| format!("{request}\n")).collect();
     ask_raw(input.as_bytes())
 }
