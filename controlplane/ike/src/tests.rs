@@ -1,4 +1,8 @@
 //! Two engines joined back to back under a virtual clock.
 
+mod attacks;
+mod collisions;
 mod exchanges;
 mod harness;
+mod lossy;
+mod statistics;

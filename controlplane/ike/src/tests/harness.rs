@@ -11,6 +11,7 @@ use crate::event::{
 };
 use crate::job::Job;
 use crate::proposal::{Proposal, ProposalProtocol};
+use crate::random::Random;
 use crate::view::{ChildState, IkeState};
 use core::net::{IpAddr, SocketAddr};
 use ipsec::algorithm::KeyMaterial;
@@ -84,8 +85,8 @@ pub(super) struct Host {
 }
 
 impl Host {
-    fn new(config: Config, seed: u8) -> Self {
-        let spis = Spis { next: 0x1000_0000 * u32::from(seed), ..Spis::default() };
+    fn new(config: Config, number: u32, seed: u8) -> Self {
+        let spis = Spis { next: 0x1000_0000 * number, ..Spis::default() };
         Self {
             engine: Engine::new(Arc::new(config), [seed; 32]),
             spis,
@@ -211,12 +212,21 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(a: Config, b: Config) -> Self {
+        Self::seeded_with(1, a, b)
+    }
+
+    pub(super) fn seeded(seed: u8) -> Self {
+        Self::seeded_with(seed, config(Who::A), config(Who::B))
+    }
+
+    /// The seed decides SPIs, nonces (and so who wins a collision) and jitter.
+    pub(super) fn seeded_with(seed: u8, a: Config, b: Config) -> Self {
         let now = Instant::now();
         Self {
             now,
             start: now,
-            a: Host::new(a, 1),
-            b: Host::new(b, 2),
+            a: Host::new(a, 1, seed),
+            b: Host::new(b, 2, seed.wrapping_add(1)),
             to_a: VecDeque::new(),
             to_b: VecDeque::new(),
             trace: Vec::new(),
@@ -320,6 +330,93 @@ impl Pair {
         let child = child.to_owned();
         let origin = Origin::Initiate;
         self.command(who, Command::InitiateChild { connection: None, child, origin })
+    }
+
+    pub(super) fn under_way(&self, who: Who) -> usize {
+        match who {
+            Who::A => self.to_a.len(),
+            Who::B => self.to_b.len(),
+        }
+    }
+
+    pub(super) fn lose_next(&mut self, who: Who) {
+        match who {
+            Who::A => self.to_a.pop_front(),
+            Who::B => self.to_b.pop_front(),
+        };
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.to_a.is_empty()
+            && self.to_b.is_empty()
+            && self.a.jobs.is_empty()
+            && self.b.jobs.is_empty()
+    }
+
+    /// Delivers some datagram, not always the oldest, or lets jobs be done, or holds them.
+    pub(super) fn random_step(&mut self, random: &mut Random) {
+        let [kind, which] = random.array::<2>();
+        let who = if kind & 1 == 0 { Who::A } else { Who::B };
+        match kind >> 1 & 7 {
+            0 => self.host(who).hold_jobs = true,
+            1 | 2 => {
+                self.host(who).hold_jobs = false;
+                self.pump();
+            }
+            _ => {
+                let queue = match who {
+                    Who::A => &mut self.to_a,
+                    Who::B => &mut self.to_b,
+                };
+                if !queue.is_empty() {
+                    let at = usize::from(which) % queue.len();
+                    if let Some(transmit) = queue.remove(at) {
+                        self.deliver(who, &transmit);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Delivers a datagram of the past once more.
+    pub(super) fn repeat_any(&mut self, who: Who, random: &mut Random) {
+        let sent: Vec<Transmit> = self
+            .trace
+            .iter()
+            .filter(|(from, _)| *from != who)
+            .map(|(_, transmit)| transmit.clone())
+            .collect();
+        if !sent.is_empty() {
+            let [high, low] = random.array::<2>();
+            let at = usize::from(u16::from_be_bytes([high, low])) % sent.len();
+            self.deliver(who, &sent[at]);
+        }
+    }
+
+    /// Timeouts go by while the link holds everything back.
+    pub(super) fn wait_without_delivery(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(at) = self.next_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.timeouts();
+        }
+        self.now = until;
+    }
+
+    /// Whatever there is, both sides have the same.
+    #[track_caller]
+    pub(super) fn assert_consistent(&self, what: &str) {
+        let spis = |host: &Host| {
+            let views = host.engine.ike_sas(self.now);
+            let mut spis: Vec<_> = views.iter().map(|sa| (sa.spi_i, sa.spi_r, sa.state)).collect();
+            spis.sort_unstable_by_key(|(i, r, _)| (*i, *r));
+            spis
+        };
+        assert_eq!(spis(&self.a), spis(&self.b), "{what}");
+        let all = spis(&self.a);
+        assert!(all.iter().all(|(_, _, state)| *state == IkeState::Established), "{what}: {all:?}");
+        let children: usize = self.a.states(self.now).iter().map(|(_, c)| c.len()).sum();
+        self.assert_in_use(all.len(), children);
     }
 
     /// Both established with one child each, nothing under way.

@@ -43,7 +43,7 @@ pub(crate) struct Begin {
 /// IKE_AUTH is on its way.
 pub(crate) struct AuthSent {
     pub(crate) sent: Sent,
-    begin: Begin,
+    pub(crate) begin: Begin,
     local_id: Identity,
     child: Option<ChildRequest>,
     pub(crate) reassembly: Reassembly,
