@@ -1,6 +1,10 @@
 //! swanctl's proposal keywords.
 
 use super::{Encryption, Proposal, ProposalError, ProposalProtocol};
+use crate::crypto::{Prf, SkCipher, SkIntegrity};
+use crate::message::{EncryptionId, IntegrityId, PrfId};
+use ipsec::algorithm::{Cipher, Integrity};
+use keyexchange::Group;
 
 /// What a comma-separated list of proposals means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,34 +156,57 @@ impl Proposal {
     }
 }
 
-/// Whether the dataplane can do an ESP cipher: the combined modes that its AEAD engine has.
+/// Whether the dataplane can do an ESP cipher.
 pub const fn esp_supported(encryption: Encryption) -> bool {
-    matches!((encryption.id, encryption.key_bits), (18..=20, 128 | 192 | 256))
+    match encryption.cipher() {
+        Some(
+            Cipher::AesCbc
+            | Cipher::AesCtr
+            | Cipher::AesGcm(_)
+            | Cipher::AesCcm(_)
+            | Cipher::AesGmac,
+        ) => matches!(encryption.key_bits, 128 | 192 | 256),
+        Some(Cipher::ChaCha20Poly1305 | Cipher::Null) => true,
+        Some(Cipher::TripleDesCbc) | None => false,
+    }
 }
 
-const fn encryption_supported(protocol: ProposalProtocol, e: Encryption) -> bool {
+fn encryption_supported(protocol: ProposalProtocol, e: Encryption) -> bool {
     match protocol {
-        ProposalProtocol::Ike => matches!((e.id, e.key_bits), (12 | 18..=20, 128 | 192 | 256)),
+        ProposalProtocol::Ike => {
+            let key_bits = (e.key_bits != 0).then_some(e.key_bits);
+            SkCipher::new(EncryptionId::from_number(e.id), key_bits).is_some()
+        }
         ProposalProtocol::Esp => esp_supported(e),
         ProposalProtocol::Ah => false,
     }
 }
 
-const fn integrity_supported(protocol: ProposalProtocol, id: u16) -> bool {
+fn integrity_supported(protocol: ProposalProtocol, id: u16) -> bool {
     match protocol {
-        ProposalProtocol::Ike => matches!(id, 2 | 12..=14),
-        // With combined modes integrity words are dropped; alone they are not enough for the dataplane yet.
-        ProposalProtocol::Esp => matches!(id, 2 | 12..=14),
-        ProposalProtocol::Ah => false,
+        ProposalProtocol::Ike => SkIntegrity::from_id(IntegrityId::from_number(id)).is_some(),
+        ProposalProtocol::Esp | ProposalProtocol::Ah => match super::integrity(id) {
+            Some(
+                Integrity::AesCmac96
+                | Integrity::AesXcbc96
+                | Integrity::HmacSha1_96
+                | Integrity::HmacSha256_128
+                | Integrity::HmacSha384_192
+                | Integrity::HmacSha512_256,
+            ) => true,
+            Some(Integrity::AesGmac | Integrity::HmacMd5_96) | None => false,
+        },
     }
 }
 
-const fn prf_supported(id: u16) -> bool {
-    matches!(id, 2 | 5..=7)
+fn prf_supported(id: u16) -> bool {
+    Prf::from_id(PrfId::from_number(id)).is_some()
 }
 
-const fn group_supported(id: u16) -> bool {
-    matches!(id, 14..=21 | 31)
+/// Groups below 2048 bits are within reach of a state (RFC 8247 §2.4); a KEM needs an exchange beside it (RFC 9370).
+fn group_supported(id: u16) -> bool {
+    Group::from_number(id)
+        .is_some_and(|g| !g.is_kem() && !matches!(g, Group::Modp1024 | Group::Modp1536))
 }
 
 const fn prf_of_integrity(id: u16) -> Option<u16> {

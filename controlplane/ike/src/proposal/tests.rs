@@ -37,7 +37,14 @@ fn keywords_become_charons_words() {
         (Esp, "aes128gcm12-esn-noesn", "ESP:AES_GCM_12_128/EXT_SEQ/NO_EXT_SEQ"),
         (Esp, "aes128gcm16-sha256", "ESP:AES_GCM_16_128/NO_EXT_SEQ"),
         (Esp, "aes128gcm16-x448", "'x448' is not supported"),
-        (Esp, "aes128-sha256-modp2048", "'aes128' is not supported"),
+        (Esp, "aes128-sha256-modp2048", "ESP:AES_CBC_128/HMAC_SHA2_256_128/MODP_2048/NO_EXT_SEQ"),
+        (Esp, "chacha20poly1305", "ESP:CHACHA20_POLY1305/NO_EXT_SEQ"),
+        (Esp, "aes128ctr-sha1", "ESP:AES_CTR_128/HMAC_SHA1_96/NO_EXT_SEQ"),
+        (Esp, "null-sha256", "ESP:NULL/HMAC_SHA2_256_128/NO_EXT_SEQ"),
+        (Esp, "aes128", "a proposal needs an integrity algorithm"),
+        (Esp, "3des-sha1", "'3des' is not supported"),
+        (ProposalProtocol::Ah, "sha256-esn", "AH:HMAC_SHA2_256_128/EXT_SEQ"),
+        (Ike, "aes256-sha1-modp1024", "'modp1024' is not supported"),
         (Esp, "camellia128-sha256", "'camellia128' is not supported"),
     ];
     for (protocol, text, expected) in TABLE {
@@ -47,20 +54,21 @@ fn keywords_become_charons_words() {
 
 #[test]
 fn a_proposal_that_cannot_be_done_is_left_out_while_another_remains() {
-    let list = Proposal::parse_list(Esp, "aes128-sha256-modp2048, aes128gcm16-modp2048").unwrap();
+    let list =
+        Proposal::parse_list(Esp, "camellia128-sha256-modp2048, aes128gcm16-modp2048").unwrap();
     assert_eq!(list.proposals.len(), 1);
     assert_eq!(list.proposals[0].to_string(), "ESP:AES_GCM_16_128/MODP_2048/NO_EXT_SEQ");
     assert_eq!(list.left_out.len(), 1);
-    assert_eq!(list.left_out[0].0, "aes128-sha256-modp2048");
+    assert_eq!(list.left_out[0].0, "camellia128-sha256-modp2048");
     assert_eq!(
-        Proposal::parse_list(Esp, "aes128-sha256"),
-        Err(ProposalError::Unsupported("aes128".to_owned()))
+        Proposal::parse_list(Esp, "3des-sha256"),
+        Err(ProposalError::Unsupported("3des".to_owned()))
     );
 }
 
 #[test]
 fn defaults_exist_for_ike_and_esp() {
     assert_eq!(Proposal::defaults(Ike).len(), 2);
-    assert_eq!(Proposal::defaults(Esp).len(), 1);
+    assert_eq!(Proposal::defaults(Esp).len(), 2);
     assert_eq!(Proposal::parse_list(Esp, "default").unwrap().proposals, Proposal::defaults(Esp));
 }

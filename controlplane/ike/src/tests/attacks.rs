@@ -345,10 +345,8 @@ fn ike2_missing_payloads() {
     let auth = Authentication { method: AuthMethod::SharedKey, data: &[1; 32] };
     let esp = proposals(ProposalProtocol::Esp, "aes128gcm16");
     let esp = to_wire(&esp, &[1, 2, 3, 4], KeyExchangeUse::None);
-    let cases: [(
-        fn(&mut PayloadList, &Identification<'_>, &Authentication<'_>, &[v2::Proposal]),
-        NotifyType,
-    ); 3] = [
+    type Fill = fn(&mut PayloadList, &Identification<'_>, &Authentication<'_>, &[v2::Proposal]);
+    let cases: [(Fill, NotifyType); 3] = [
         (
             |list, _, auth, _| {
                 list.push(auth);
@@ -638,7 +636,8 @@ fn ike2_delete_spoof() {
     };
     let spi = pair.a.sad.values().next().unwrap().inbound.as_ref().unwrap().spi;
     let spis = [spi.get().to_be_bytes()];
-    let contents: [fn(&mut PayloadList, &[[u8; 4]]); 4] = [
+    type Fill = fn(&mut PayloadList, &[[u8; 4]]);
+    let contents: [Fill; 4] = [
         |list, _| {
             list.push(&Delete::IKE);
         },

@@ -452,6 +452,28 @@ fn a_nat_moves_both_to_port_4500_and_encapsulates() {
 }
 
 #[test]
+fn a_nat_before_us_is_kept_awake() {
+    let mut pair = Pair::new(config(Who::A), changed(Who::B, |c| c.remote_addrs = vec![]));
+    pair.nat = Some("203.0.113.9".parse().unwrap());
+    pair.initiate(Who::A);
+    pair.settle();
+    let views = [&pair.a, &pair.b].map(|host| host.engine.ike_sas(pair.now).remove(0));
+    assert!(views[0].nat_local && !views[0].nat_remote);
+    assert!(!views[1].nat_local && views[1].nat_remote);
+    assert_eq!(views[1].path.remote, super::harness::socket("203.0.113.9", 14_500));
+    pair.assert_in_use(1, 1);
+    let sa = pair.b.sad.values().next().unwrap().outbound.as_ref().unwrap();
+    assert_eq!(sa.remote, "203.0.113.9".parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(sa.encap.unwrap().remote_port, 14_500);
+    let sent = pair.trace.len();
+    pair.advance(Duration::from_secs(61));
+    let keepalives = &pair.trace[sent..];
+    assert_eq!(keepalives.len(), 3);
+    assert!(keepalives.iter().all(|(who, t)| *who == Who::A && t.is_keepalive()));
+    assert_eq!(pair.b.engine.statistics().invalid_packets_received, 0);
+}
+
+#[test]
 fn a_peer_behind_a_nat_is_followed() {
     let mut pair = Pair::new(changed(Who::A, |c| c.encap = true), config(Who::B));
     pair.initiate(Who::A);

@@ -206,6 +206,8 @@ pub(super) struct Pair {
     /// Under way to each.
     pub(super) to_a: VecDeque<Transmit>,
     pub(super) to_b: VecDeque<Transmit>,
+    /// A NAT before A: the address that B sees, with ports 10,000 higher.
+    pub(super) nat: Option<IpAddr>,
     /// Everything that was ever sent, oldest first: sender and datagram.
     pub(super) trace: Vec<(Who, Transmit)>,
 }
@@ -229,6 +231,7 @@ impl Pair {
             b: Host::new(b, 2, seed.wrapping_add(1)),
             to_a: VecDeque::new(),
             to_b: VecDeque::new(),
+            nat: None,
             trace: Vec::new(),
         }
     }
@@ -259,7 +262,14 @@ impl Pair {
     /// Delivers one datagram; its sender's path turned round is the receiver's.
     pub(super) fn deliver(&mut self, who: Who, transmit: &Transmit) {
         let now = self.now;
-        let path = Path { local: transmit.path.remote, remote: transmit.path.local };
+        let mut path = Path { local: transmit.path.remote, remote: transmit.path.local };
+        if let Some(nat) = self.nat {
+            const SHIFT: u16 = 10_000;
+            match who {
+                Who::A => path.local = socket(A, path.local.port() - SHIFT),
+                Who::B => path.remote = SocketAddr::new(nat, path.remote.port() + SHIFT),
+            }
+        }
         let host = self.host(who);
         host.engine.handle_datagram(now, path, &transmit.datagram, &mut host.spis);
         self.pump();

@@ -330,11 +330,14 @@ impl Agreed {
         let inbound = self.parameters(head, pair, self.spi_in, theirs)?;
         let outbound = self.parameters(head, pair, self.spi_out, ours)?;
         let now = cx.now;
-        let after = |time: Duration| (!time.is_zero()).then(|| now + time);
+        // A time beyond what the clock can say is never, as zero is.
+        let after = |time: Duration| if time.is_zero() { None } else { now.checked_add(time) };
         let config = Arc::clone(&self.config);
         let rand = cx.random.below(config.rand_time);
-        let rekey_at = after(config.rekey_time)
-            .map(|_| now + config.rekey_time.saturating_sub(rand).max(Duration::from_secs(1)));
+        let rekey_at = after(config.rekey_time).and_then(|_| {
+            let early = config.rekey_time.saturating_sub(rand);
+            now.checked_add(early.max(Duration::from_secs(1)))
+        });
         let child = ChildSa {
             pair,
             protocol: protocol(self.chosen.protocol),

@@ -1,23 +1,28 @@
-//! An established IKE SA: its exchanges in both directions, its children and its timers.
+//! An established IKE SA: its messages in both directions.
+//!
+//! | module | what |
+//! |---|---|
+//! | `installing` | new pairs on their way into the dataplane |
+//! | `timers` | deadlines, and what waits for its turn |
+//! | `ending` | how it and its children end |
 
-use super::child::{
-    ChildSa, LINGER, MAX_CHILDREN, Phase, Prepared, install_inbound, install_outbound,
-};
+mod ending;
+mod installing;
+mod timers;
+
+use super::child::ChildSa;
 use super::create_child::{Asking, ChildKeying};
 use super::fault::{Fault, Local};
 use super::fragments::Reassembly;
 use super::init::Abilities;
 use super::keys::Keys;
 use super::rekey_ike::{IkeAsking, IkeKeying, PeerRekey};
-use super::sa::{Closed, Head, Nat, State};
-use super::task::{Queued, Task};
-use super::window::{Digest, Due, Inbound, Sent, Verdict};
+use super::sa::{Head, Nat, State};
+use super::window::{Digest, Inbound, Sent, Verdict};
 use crate::config::Identity;
-use crate::context::{Cx, Effect, Half, Installing, Known};
+use crate::context::{Cx, Effect, Known};
 use crate::crypto::Opened;
-use crate::event::{
-    Activate, Event, Failure, IkeId, InstallId, InstallRefused, Outcome, Path, RequestId,
-};
+use crate::event::{Event, Failure, IkeId, InstallId, Outcome, Path, RequestId};
 use crate::job::Product;
 use crate::message::v2::{Message, Notify};
 use crate::message::{
@@ -28,9 +33,6 @@ use ipsec::sa::{PairId, SaParameters};
 use keyexchange::KeyExchangeError;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-
-/// How long an IKE SA that the peer deleted is remembered for its last answer.
-const REMEMBERED: Duration = Duration::from_secs(12);
 
 /// How long the loser of a rekey collision, or a rekeyed IKE SA, waits for the peer's delete before it goes by itself.
 /// Longer than charon takes to give up on a request.
@@ -140,8 +142,8 @@ pub(crate) struct Established {
     next_id: u32,
     last_inbound: Instant,
     last_outbound: Instant,
-    requests: Reassembly,
-    answers: Reassembly,
+    pub(super) requests: Reassembly,
+    pub(super) answers: Reassembly,
 }
 
 impl Established {
@@ -150,7 +152,9 @@ impl Established {
         let connection = &head.connection;
         let time = |time: Duration| (!time.is_zero()).then_some(time);
         let rand = cx.random.below(connection.rand_time);
-        let early = |t: Duration| now + t.saturating_sub(rand).max(Duration::from_secs(1));
+        // A time beyond what the clock can say is never, as zero is.
+        let early =
+            |t: Duration| now.checked_add(t.saturating_sub(rand).max(Duration::from_secs(1)));
         let rekey = time(connection.rekey_time);
         let reauth = time(connection.reauth_time);
         let hard = rekey.into_iter().chain(reauth).max();
@@ -167,9 +171,10 @@ impl Established {
             children: BTreeMap::new(),
             peer_rekey: None,
             established: now,
-            rekey_at: rekey.map(early),
-            reauth_at: reauth.map(early),
-            expire_at: hard.map(|hard| now + hard + connection.over_time),
+            rekey_at: rekey.and_then(early),
+            reauth_at: reauth.and_then(early),
+            expire_at: hard
+                .and_then(|hard| now.checked_add(hard.saturating_add(connection.over_time))),
             next_id: new.next_id,
             last_inbound: now,
             last_outbound: now,
@@ -465,7 +470,7 @@ impl Established {
         self.abilities.fragmentation.then_some(cx.config.settings.fragment_size)
     }
 
-    // Jobs and installations.
+    // Jobs.
 
     pub(crate) fn job_done(
         mut self: Box<Self>,
@@ -508,453 +513,6 @@ impl Established {
                 self.current = other;
                 State::Established(self)
             }
-        }
-    }
-
-    /// Responder: the inbound half first; the answer follows its acknowledgement.
-    pub(crate) fn install_answering(
-        &mut self,
-        head: &Head,
-        cx: &mut Cx<'_>,
-        prepared: Prepared,
-        reply: Reply,
-    ) {
-        let Prepared { child, inbound, outbound, .. } = prepared;
-        let install = install_inbound(cx, head, &child, inbound);
-        self.children.insert(child.pair, child);
-        self.answering = Answering::ChildInstalling { install, outbound, reply };
-    }
-
-    /// Initiator: both halves at once, the outbound one in use from now on.
-    pub(crate) fn install_asked(&mut self, head: &Head, cx: &mut Cx<'_>, prepared: Prepared) {
-        let Prepared { child, inbound, outbound, .. } = prepared;
-        install_inbound(cx, head, &child, inbound);
-        install_outbound(cx, head, &child, outbound, Activate::Now);
-        self.children.insert(child.pair, child);
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.children.len() < MAX_CHILDREN
-    }
-
-    pub(crate) fn installed(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        id: InstallId,
-        installing: &Installing,
-        result: Result<(), InstallRefused>,
-    ) {
-        let pair = installing.pair;
-        let waiting = matches!(&self.answering,
-            Answering::ChildInstalling { install, .. } if *install == id);
-        if waiting
-            && let Answering::ChildInstalling { outbound, reply, .. } =
-                core::mem::replace(&mut self.answering, Answering::Nothing)
-        {
-            match (result, self.children.get_mut(&pair)) {
-                (Ok(()), Some(child)) => {
-                    child.waits_for_traffic = child.replaces.is_some();
-                    let activate = match child.replaces {
-                        Some(_) => Activate::OnInboundTraffic,
-                        None => Activate::Now,
-                    };
-                    install_outbound(cx, head, child, outbound, activate);
-                    self.respond(head, cx, reply.exchange, &reply.accepted);
-                    self.answered_rekey(cx, pair, reply.lowest);
-                }
-                _ => {
-                    cx.stats.negotiation_failures += 1;
-                    self.children.remove(&pair);
-                    cx.effect(Effect::Forget(pair));
-                    self.respond(head, cx, reply.exchange, &reply.refused);
-                    return;
-                }
-            }
-        }
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        if result.is_err() {
-            cx.stats.negotiation_failures += 1;
-            self.drop_child(head, cx, pair, Failure::Dataplane);
-            return;
-        }
-        match installing.half {
-            Half::Inbound => child.up.0 = true,
-            Half::Outbound => child.up.1 = true,
-        }
-        if child.up == (true, true) && child.phase == Phase::Installing {
-            child.phase = Phase::Installed;
-        }
-        if child.up == (true, true) {
-            self.child_up(head, cx, pair);
-        }
-    }
-
-    /// Both halves are there.
-    fn child_up(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        cx.stats.ike_quick_mode += 1;
-        let name = child.name(head);
-        let selectors = child.selectors.clone();
-        cx.event(Event::ChildUp { name, selectors, replaces: child.replaces });
-        if core::mem::replace(&mut child.acquired, false) {
-            let outcome = Outcome { matched: 1, ike: Some(head.id), pair: Some(pair) };
-            head.acquired(cx, &child.config.name, Ok(outcome));
-        }
-    }
-
-    /// Puts a pair out of use whose installation failed half way, and tells the peer.
-    fn drop_child(&mut self, head: &mut Head, cx: &mut Cx<'_>, pair: PairId, reason: Failure) {
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        if core::mem::replace(&mut child.acquired, false) {
-            let name = child.config.name.clone();
-            head.acquired(cx, &name, Err(reason));
-        }
-        child.phase = Phase::Deleting;
-        head.push_task(Task::DeleteChild { pair, reason, tag: None });
-    }
-
-    // Timers.
-
-    pub(crate) fn deadline(&self, head: &Head, keep_alive: Duration) -> Option<Instant> {
-        let mut at: Vec<Option<Instant>> = Vec::with_capacity(8 + self.children.len());
-        if let Current::Waiting { sent, .. } = &self.current {
-            at.push(Some(sent.deadline()));
-        }
-        match self.life {
-            Life::Active => {
-                at.extend([self.rekey_at, self.reauth_at, self.expire_at, self.liveness_at(head)]);
-            }
-            Life::Rekeyed { until } => at.push(Some(until)),
-            Life::Deleting { .. } => {}
-        }
-        if matches!(self.current, Current::Idle) {
-            at.extend(head.tasks.iter().map(|queued| queued.not_before));
-        }
-        at.push(self.keepalive_at(head, keep_alive));
-        at.extend(self.children.values().map(ChildSa::deadline));
-        at.into_iter().flatten().min()
-    }
-
-    /// When the peer is asked whether it lives: after `dpd_delay` without a sign of it.
-    fn liveness_at(&self, head: &Head) -> Option<Instant> {
-        let delay = head.connection.dpd_delay;
-        let idle = matches!(self.current, Current::Idle) && head.tasks.is_empty();
-        (idle && !delay.is_zero()).then(|| self.last_inbound + delay)
-    }
-
-    /// When a NAT before us needs a packet to remember us (RFC 3948 §4).
-    fn keepalive_at(&self, head: &Head, every: Duration) -> Option<Instant> {
-        (head.nat.local && !every.is_zero()).then(|| self.last_outbound + every)
-    }
-
-    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        let now = cx.now;
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if let Current::Waiting { sent, .. } = &mut self.current {
-            match sent.due(now, &cx.config.settings) {
-                Due::NotYet => {}
-                Due::Repeat(datagrams) => {
-                    cx.stats.retransmissions += 1;
-                    self.last_outbound = now;
-                    for datagram in datagrams {
-                        cx.transmit(head.path, datagram.clone());
-                    }
-                }
-                Due::GiveUp => return self.peer_is_dead(head, cx),
-            }
-        }
-        if let Life::Rekeyed { until } = self.life
-            && until <= now
-        {
-            return self.gone(head, cx);
-        }
-        if self.is_active() {
-            if due(self.expire_at) {
-                self.expire_at = None;
-                head.push_task(Task::DeleteIke {
-                    reason: Failure::Expired,
-                    reauthenticate: false,
-                    tag: None,
-                });
-            }
-            if due(self.reauth_at) {
-                self.reauth_at = None;
-                head.push_task(Task::DeleteIke {
-                    reason: Failure::Replaced,
-                    reauthenticate: true,
-                    tag: None,
-                });
-            }
-            if due(self.rekey_at) {
-                self.rekey_at = None;
-                head.push_task(Task::RekeyIke { tag: None });
-            }
-            if due(self.liveness_at(head)) {
-                head.push_task(Task::Liveness);
-            }
-        }
-        if due(self.keepalive_at(head, cx.config.settings.keep_alive)) {
-            self.last_outbound = now;
-            cx.transmit(head.path, vec![0xff]);
-        }
-        self.child_timers(head, cx);
-        self.pump(head, cx);
-        State::Established(self)
-    }
-
-    fn child_timers(&mut self, head: &mut Head, cx: &mut Cx<'_>) {
-        let now = cx.now;
-        let pairs: Vec<PairId> = self.children.keys().copied().collect();
-        for pair in pairs {
-            let Some(child) = self.children.get_mut(&pair) else { continue };
-            if let Phase::Lingering { until } = child.phase {
-                if until <= now {
-                    self.children.remove(&pair);
-                    cx.remove_pair(pair);
-                }
-                continue;
-            }
-            if child.expire_at.is_some_and(|at| at <= now) {
-                child.expire_at = None;
-                self.expire(head, pair);
-                continue;
-            }
-            if child.phase == Phase::Installed && child.rekey_at.is_some_and(|at| at <= now) {
-                child.rekey_at = None;
-                head.push_task(Task::RekeyChild { pair, tag: None });
-            }
-        }
-    }
-
-    /// A limit of the dataplane is reached.
-    pub(crate) fn limit_reached(
-        &mut self,
-        head: &mut Head,
-        pair: PairId,
-        limit: crate::event::Limit,
-    ) {
-        match limit {
-            crate::event::Limit::Soft => {
-                let queued = head.tasks.iter().any(
-                    |q| matches!(q.task, Task::RekeyChild { pair: waiting, .. } if waiting == pair),
-                );
-                let live = self.children.get(&pair).is_some_and(|c| c.phase == Phase::Installed);
-                if live && !queued {
-                    head.push_task(Task::RekeyChild { pair, tag: None });
-                }
-            }
-            crate::event::Limit::Hard => self.expire(head, pair),
-        }
-    }
-
-    fn expire(&mut self, head: &mut Head, pair: PairId) {
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        if !matches!(child.phase, Phase::Deleting | Phase::Lingering { .. }) {
-            child.phase = Phase::Deleting;
-            head.push_task(Task::DeleteChild { pair, reason: Failure::Expired, tag: None });
-        }
-    }
-
-    /// Begins the next task, if nothing is under way.
-    pub(crate) fn pump(&mut self, head: &mut Head, cx: &mut Cx<'_>) {
-        while matches!(self.current, Current::Idle) && !matches!(self.life, Life::Deleting { .. }) {
-            let eligible = |queued: &Queued| {
-                let ready = queued.not_before.is_none_or(|at| at <= cx.now);
-                // RFC 7296 §2.25.1: an IKE SA is not rekeyed while the peer makes a child on it.
-                let free = !matches!(queued.task, Task::RekeyIke { .. })
-                    || matches!(self.answering, Answering::Nothing);
-                ready && free
-            };
-            let urgent = head.tasks.iter().position(|q| matches!(q.task, Task::DeleteIke { .. }));
-            let next = urgent.or_else(|| head.tasks.iter().position(eligible));
-            let Some(queued) = next.and_then(|at| head.tasks.remove(at)) else { return };
-            self.begin(head, cx, queued);
-        }
-    }
-
-    fn begin(&mut self, head: &mut Head, cx: &mut Cx<'_>, queued: Queued) {
-        let Queued { task, attempts, .. } = queued;
-        // On an SA that has a successor, what is left moves or ends.
-        let active = self.is_active();
-        match task {
-            Task::CreateChild { config, packet } if active => {
-                self.ask_new_child(head, cx, config, packet, attempts);
-            }
-            Task::RekeyChild { pair, tag } if active => self.ask_child_rekey(head, cx, pair, tag),
-            Task::RekeyIke { tag } if active => self.ask_ike_rekey(head, cx, tag),
-            Task::DeleteChild { pair, reason, tag } => {
-                self.ask_delete_child(head, cx, pair, reason, tag);
-            }
-            Task::DeleteSpi { protocol, spi } => self.ask_delete_spi(head, cx, protocol, spi),
-            Task::DeleteIke { reason, reauthenticate, tag } => {
-                self.ask_delete_ike(head, cx, reason, reauthenticate, tag);
-            }
-            Task::Liveness if active => self.ask_liveness(head, cx),
-            task @ (Task::CreateChild { .. }
-            | Task::RekeyChild { .. }
-            | Task::RekeyIke { .. }
-            | Task::Liveness) => head.fail_task(cx, task, Failure::Replaced),
-        }
-    }
-
-    // The end.
-
-    /// No answer to the last repeat (RFC 7296 §2.4).
-    fn peer_is_dead(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        if let Life::Deleting { .. } = self.life {
-            return self.gone(head, cx);
-        }
-        if let Current::Waiting { request, .. } =
-            core::mem::replace(&mut self.current, Current::Idle)
-        {
-            self.give_back(head, cx, request, Failure::Timeout);
-        }
-        self.destroy(head, cx, Failure::Timeout)
-    }
-
-    /// The SA ends after an answer of ours: it is remembered for that answer.
-    pub(crate) fn close(
-        mut self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        reason: Failure,
-    ) -> State {
-        let inbound = core::mem::replace(&mut self.inbound, Inbound::new(0));
-        self.destroy(head, cx, reason);
-        State::Closed(Closed { inbound, until: cx.now + REMEMBERED, failed: false })
-    }
-
-    /// Ends the SA at once; the peer is told if nothing else is under way.
-    pub(crate) fn force_delete(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        if matches!(self.current, Current::Idle) {
-            self.ask_delete_ike(head, cx, Failure::Terminated, false, None);
-        }
-        self.destroy(head, cx, Failure::Terminated)
-    }
-
-    /// Child negotiations under way.
-    pub(crate) fn negotiations(&self) -> usize {
-        let asking = matches!(
-            self.current,
-            Current::Generating { asking: Plan::Child(_), .. }
-                | Current::Waiting { request: Request::Child(_), .. }
-                | Current::Finishing { finishing: Finishing::Child(_), .. }
-        );
-        let answering = matches!(self.answering, Answering::ChildKeying { .. });
-        let installing =
-            self.children.values().filter(|child| child.phase == Phase::Installing).count();
-        usize::from(asking) + usize::from(answering) + installing
-    }
-
-    /// Fragments that wait for their others.
-    pub(crate) fn fragments_held(&self) -> usize {
-        self.requests.held() + self.answers.held()
-    }
-
-    /// The end of an SA whose delete is through, or that has a successor.
-    fn gone(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        let reason = match self.life {
-            Life::Active => Failure::Terminated,
-            Life::Rekeyed { .. } => Failure::Replaced,
-            Life::Deleting { reason, .. } => reason,
-        };
-        if let Life::Deleting { reauthenticate: true, .. } = self.life {
-            let children = self.children_to_renew();
-            let connection = head.connection.clone();
-            cx.effect(Effect::Reinitiate { connection, children, tag: None });
-        }
-        self.destroy(head, cx, reason)
-    }
-
-    /// Ends the SA and its children without a word to the peer.
-    pub(crate) fn destroy(
-        mut self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        reason: Failure,
-    ) -> State {
-        match core::mem::replace(&mut self.current, Current::Idle) {
-            Current::Idle => {}
-            Current::Generating { asking: Plan::Child(asking), .. } => {
-                self.give_back(head, cx, Request::Child(asking), reason);
-            }
-            Current::Generating { asking: Plan::Ike(asking), .. } => {
-                self.give_back(head, cx, Request::Ike(asking), reason);
-            }
-            Current::Waiting { request, .. } => self.give_back(head, cx, request, reason),
-            Current::Finishing { finishing: Finishing::Child(finishing), .. } => {
-                finishing.give_back(head, cx, reason);
-            }
-            Current::Finishing { finishing: Finishing::Ike(finishing), .. } => {
-                finishing.give_back(cx, reason);
-            }
-        }
-        match core::mem::replace(&mut self.answering, Answering::Nothing) {
-            Answering::ChildKeying { keying, .. } => keying.give_back(cx),
-            Answering::ChildInstalling { .. }
-            | Answering::IkeKeying { .. }
-            | Answering::Nothing => {}
-        }
-        if let Some(peer) = self.peer_rekey.take() {
-            // The peer made a successor and the SA is gone: the children live on there.
-            self.hand_over(head, cx, peer.successor);
-        }
-        let pairs: Vec<PairId> = self.children.keys().copied().collect();
-        for pair in pairs {
-            self.remove_child(head, cx, pair, reason);
-        }
-        if let Life::Rekeyed { .. } = self.life {
-            for queued in core::mem::take(&mut head.tasks) {
-                head.fail_task(cx, queued.task, reason);
-            }
-            return State::Gone;
-        }
-        head.end(cx, reason)
-    }
-
-    /// Undoes a request that will not be answered.
-    fn give_back(&mut self, head: &mut Head, cx: &mut Cx<'_>, request: Request, reason: Failure) {
-        match request {
-            Request::Child(asking) => asking.give_back(head, cx, reason),
-            Request::Ike(asking) => asking.give_back(cx, reason),
-            Request::DeleteChild { tag, .. } | Request::DeleteIke { tag } => {
-                cx.tag_done(tag, Ok(Outcome::default()));
-            }
-            Request::DeleteSpi | Request::Liveness => {}
-        }
-    }
-
-    /// Takes a Child SA away at once.
-    pub(crate) fn remove_child(
-        &mut self,
-        head: &Head,
-        cx: &mut Cx<'_>,
-        pair: PairId,
-        reason: Failure,
-    ) {
-        let Some(child) = self.children.remove(&pair) else { return };
-        cx.remove_pair(pair);
-        if child.acquired {
-            head.acquired(cx, &child.config.name, Err(reason));
-        }
-        let replaced = matches!(child.phase, Phase::Rekeyed | Phase::Lingering { .. })
-            || (child.phase == Phase::Deleting && reason == Failure::Replaced);
-        if !replaced && child.up == (true, true) {
-            let action = match reason {
-                Failure::Timeout => child.config.dpd_action,
-                Failure::DeletedByPeer => child.config.close_action,
-                _ => crate::config::ChildAction::None,
-            };
-            cx.event(Event::ChildDown { name: child.name(head), reason, action });
-        }
-    }
-
-    /// Lets the inbound half of a replaced pair wait for the last packets.
-    pub(crate) fn linger(&mut self, cx: &mut Cx<'_>, pair: PairId) {
-        if let Some(child) = self.children.get_mut(&pair) {
-            child.phase = Phase::Lingering { until: cx.now + LINGER };
-            cx.event(Event::RemoveOutbound { pair });
         }
     }
 }

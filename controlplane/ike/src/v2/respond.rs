@@ -25,7 +25,7 @@ use ipsec::selector::AddressRange;
 use keyexchange::{Group, KeyExchangeError};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A first request that can be answered: what is known before any key exchange is computed.
 pub(crate) struct Request {
@@ -161,7 +161,8 @@ impl Request {
             group: self.group,
             ni: self.ni,
             abilities: self.abilities,
-            until: cx.now + cx.config.settings.half_open_timeout,
+            // Longer than a day is no bound on what strangers make us hold.
+            until: cx.now + cx.config.settings.half_open_timeout.min(Duration::from_secs(86_400)),
         }));
         (head, state)
     }

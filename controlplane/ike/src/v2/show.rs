@@ -1,7 +1,7 @@
 //! What can be seen of an IKE SA.
 
 use super::child::{ChildSa, Phase};
-use super::established::{Current, Established, Life};
+use super::established::{Answering, Current, Established, Finishing, Life, Plan, Request};
 use super::sa::{IkeSa, State};
 use crate::view::{ChildSaView, ChildState, IkeSaView, IkeState};
 use std::time::Instant;
@@ -50,6 +50,25 @@ impl Established {
             Life::Rekeyed { .. } => IkeState::Rekeyed,
             Life::Deleting { .. } => IkeState::Deleting,
         }
+    }
+
+    /// Child negotiations under way.
+    pub(crate) fn negotiations(&self) -> usize {
+        let asking = matches!(
+            self.current,
+            Current::Generating { asking: Plan::Child(_), .. }
+                | Current::Waiting { request: Request::Child(_), .. }
+                | Current::Finishing { finishing: Finishing::Child(_), .. }
+        );
+        let answering = matches!(self.answering, Answering::ChildKeying { .. });
+        let installing =
+            self.children.values().filter(|child| child.phase == Phase::Installing).count();
+        usize::from(asking) + usize::from(answering) + installing
+    }
+
+    /// Fragments that wait for their others.
+    pub(crate) fn fragments_held(&self) -> usize {
+        self.requests.held() + self.answers.held()
     }
 
     const fn is_asking(&self) -> bool {
