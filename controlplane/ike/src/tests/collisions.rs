@@ -2,7 +2,9 @@
 
 use super::harness::{Host, Pair, Who};
 use crate::event::{ChildTarget, Command, IkeTarget, Origin};
+use crate::message::Message;
 use crate::random::Random;
+use crate::v2::sa::State;
 use crate::view::ChildState;
 use std::time::Duration;
 
@@ -58,6 +60,19 @@ fn rekeys(host: &Host) -> (u64, u64) {
     (statistics.child_rekeys, statistics.ike_main_mode_rekey)
 }
 
+/// The nonce and the sender's SPI in a protected message, read with the receiver's keys.
+fn nonce_and_spi(pair: &mut Pair, at: usize) -> (Vec<u8>, u32) {
+    let (from, transmit) = pair.trace[at].clone();
+    let host = pair.host(from.other());
+    let ike = host.engine.table.ids()[0];
+    let State::Established(state) = &host.engine.table.get(ike).unwrap().state else { panic!() };
+    let Ok(Message::V2(message)) = Message::parse(&transmit.datagram) else { panic!() };
+    let opened = state.keys.open(&message).unwrap();
+    let payloads = opened.payloads().unwrap();
+    let spi = payloads.sa().unwrap().proposals().next().unwrap().esp_spi().unwrap();
+    (payloads.nonce().unwrap().data().to_vec(), u32::from_be_bytes(spi))
+}
+
 /// Section 2.8.1: the SA made with the lowest of the four nonces goes, by the side that made it.
 #[test]
 fn child_rekey_meets_child_rekey() {
@@ -71,6 +86,12 @@ fn child_rekey_meets_child_rekey() {
             let (_, children) = &host.states(pair.now)[0];
             assert!(children.contains(&ChildState::Rekeyed));
         }
+        // A's request and B's, B's answer and A's: whose exchange has the lowest of the four nonces?
+        let last = pair.trace.len() - 4;
+        let read: Vec<_> = (last..last + 4).map(|at| nonce_and_spi(&mut pair, at)).collect();
+        let lowest = read.iter().map(|(nonce, _)| nonce).min().unwrap();
+        let a_loses = read[0].0 == *lowest || read[2].0 == *lowest;
+        let survivor = if a_loses { read[3].1 } else { read[0].1 };
         // HDR, SK {SA, Nr, KEr, TSi, TSr}  -->  and  <--  the same; then the deletes.
         pair.settle();
         let sent_delete = pair.trace.iter().rev().find(|(_, t)| t.datagram[18] == 37);
@@ -80,6 +101,7 @@ fn child_rekey_meets_child_rekey() {
         winners[usize::from(pair.a.sad.len() > pair.b.sad.len())] += 1;
         pair.advance(AFTER);
         pair.assert_in_use(1, 1);
+        assert_eq!(pair.a.spi_pairs()[0].0, Some(survivor));
         assert_eq!((rekeys(&pair.a), rekeys(&pair.b)), ((1, 0), (1, 0)), "a collision counts once");
     }
     assert!(winners[0] > 0 && winners[1] > 0, "{winners:?}");
