@@ -115,7 +115,7 @@ class Charon:
         self.conf(conf)
         (self.dir / "strongswan.conf").write_text(
             f"""charon-systemd {{
-  load = random drbg nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints aes sha1 sha2 hmac kdf gcm ctr cmac curve25519 fips-prf kernel-libipsec kernel-netlink socket-default vici updown attr counters
+  load = random drbg nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints aes sha1 sha2 hmac kdf gcm ccm ctr cmac xcbc chapoly curve25519 fips-prf kernel-libipsec kernel-netlink socket-default vici updown attr counters
   retransmit_tries = 3
   retransmit_timeout = 1.0
   delete_rekeyed_delay = 1
@@ -160,6 +160,10 @@ swanctl {{
 
     def text(self):
         return self.log.read_text()
+
+    def stop(self):
+        stop(self.process)
+        self.socket.unlink(missing_ok=True)
 
 
 class Culvert:
