@@ -244,6 +244,50 @@ def strongswan_over_ipv6(lab):
 
 
 @test
+def beside_strongswan_alone(lab):
+    """No verdict: TCP through strongSwan at both ends, and through Culvert at one, on the same wire."""
+    a, b = lab.pair()
+    texts = [
+        scenario("ikev2-psk", side).replace("aes128-sha256-modp2048,aes128gcm16-modp2048", "aes128gcm16-modp2048")
+        for side in "ab"
+    ]
+    net = ("10.77.1.1", "10.77.2.1")
+    peer, other = Charon(b, texts[1]), Charon(a, texts[0])
+    other.swanctl("--initiate", "--child", "net")
+    theirs = [a.iperf(b, *net, seconds=3, reverse=reverse)[0] for reverse in (False, True)]
+    other.stop()
+    peer.stop()
+    peer, ours = Charon(b, texts[1]), Culvert(a, texts[0])
+    ours.initiate()
+    mixed = [a.iperf(b, *net, seconds=3, reverse=reverse)[0] for reverse in (False, True)]
+    peer.stop()
+    print(f"    strongSwan to strongSwan {theirs[0]:.0f} and {theirs[1]:.0f} Mbit/s,"
+          f" Culvert to strongSwan {mixed[0]:.0f} and {mixed[1]:.0f} Mbit/s")
+
+
+@test
+def reload(lab):
+    """An error changes nothing that runs; a new child comes, a removed one keeps its SAs."""
+    a, b = lab.pair()
+    peer, ours = Charon(b, scenario("ikev2-psk", "b")), Culvert(a, scenario("ikev2-psk", "a"))
+    ours.initiate()
+    text = ours.config.read_text()
+    broken = text.replace("        mode = tunnel", "        mode = tunel", 1)
+    line = 1 + broken.splitlines().index("        mode = tunel")
+    ours.config.write_text(broken)
+    done = ours.command("reload", ok=False)
+    said = done.stdout + done.stderr
+    check(done.returncode != 0 and f"{ours.config}:{line}" in said and "mode" in said, f"reload said: {said}")
+    a.ping("10.77.1.1", "10.77.2.1")
+    ours.config.write_text(text.replace("net {", "other {").replace("10.77.2.0/24", "10.77.22.0/24"))
+    ours.command("reload")
+    a.ping("10.77.1.1", "10.77.2.1")
+    check(ours.rows("quick_mode.active_sas", "main_mode.ike_main_mode") == [1, 1], "the SAs stay")
+    check(ours.initiate("net", ok=False).returncode != 0, "a removed child cannot be initiated")
+    accounted(ours)
+
+
+@test
 def wrong_psk(lab):
     a, b = lab.pair()
     Charon(b, scenario("ikev2-psk", "b"))

@@ -61,7 +61,9 @@ pub(crate) trait Configured {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("{}", .0.errors_in_line())]
-    Diagnostics(Diagnostics),
+    Arguments(Diagnostics),
+    #[error("{0}")]
+    File(Diagnostics),
     #[error("there is none of this name")]
     Unknown,
 }

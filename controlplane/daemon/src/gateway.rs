@@ -19,7 +19,7 @@ use ike::event::{
 };
 use ike::{Command, Engine, Event, InstallId, Path, RequestId, SpiSource, Transmit};
 use ipsec::sa::{Mode, PairId, SaParameters, Spi, UdpEncap};
-use ipsec::selector::{AddressRange, PolicyId};
+use ipsec::selector::{AddressRange, PolicyId, Selector};
 use ipsec::spi::CoreId;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -46,6 +46,8 @@ pub type Finished = (RequestId, Result<Outcome, Failure>);
 struct Pair {
     key: ChildKey,
     policy: Option<PolicyId>,
+    /// What was agreed.
+    selectors: Vec<Selector>,
     endpoints: Endpoints,
     remote: IpAddr,
     /// Both halves are installed.
@@ -171,7 +173,25 @@ impl Gateway {
         }
         self.policies.configure(&config, &self.left_out);
         self.engine.set_config(config);
+        // A pair outlives its child's place in the configuration: its traffic goes on being
+        // protected by it.
+        let mut moved = Vec::new();
+        for (id, pair) in &mut self.pairs {
+            if let Some(before) = pair.policy {
+                let (policy, _) = self.policies.serve(&pair.key, *id, &pair.selectors);
+                if policy != before {
+                    pair.policy = Some(policy);
+                    moved.push((policy, *id));
+                }
+            }
+        }
         self.publish_policies();
+        for (policy, pair) in moved {
+            // Whether it is active stays as it was: this only names it under the new policy.
+            if let Err(error) = self.dataplane.bind(policy, pair, Activation::OnInboundTraffic) {
+                tracing::warn!(%error, pair = pair.0, "traffic waits for the next rekey");
+            }
+        }
     }
 
     /// The engine, for its views.
@@ -407,6 +427,7 @@ impl Gateway {
                     let pair = Pair {
                         key,
                         policy: None,
+                        selectors: sa.selectors.clone(),
                         endpoints: endpoints(&sa),
                         remote: sa.remote,
                         up: false,

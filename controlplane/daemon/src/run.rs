@@ -475,8 +475,7 @@ impl Configured for Loaded {
         let mut left_out = None;
         let changes = match asked {
             Asked::Reload => {
-                let new =
-                    Configuration::load(&self.path, self.options).map_err(Refused::Diagnostics)?;
+                let new = Configuration::load(&self.path, self.options).map_err(Refused::File)?;
                 for warning in &new.warnings {
                     tracing::warn!("{warning}");
                 }
@@ -485,7 +484,7 @@ impl Configured for Loaded {
             }
             Asked::LoadConn(arguments) => {
                 let (connection, warnings) = Request::connection(&arguments, self.store.settings())
-                    .map_err(Refused::Diagnostics)?;
+                    .map_err(Refused::Arguments)?;
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
