@@ -229,7 +229,11 @@ pub(crate) const POOL: &[Key] = &[
 
 /// `gateway`
 pub(crate) const GATEWAY: &[Key] = &[
-    full("workers", "one per core but one, at least one", "Worker cores."),
+    full(
+        "workers",
+        "as many as the ports have receive queues",
+        "Worker cores. Every queue needs one, so another number is corrected with a warning.",
+    ),
     full("idle", "sleep", "What a worker without packets does: `sleep` or `spin`."),
     full(
         "on_failure",
