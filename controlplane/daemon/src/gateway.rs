@@ -10,6 +10,7 @@
 use crate::config::LeftOut;
 use crate::figures::Figures;
 use crate::jobs::Jobs;
+use crate::live::{Endpoints, Live};
 use crate::policies::{ChildKey, Policies};
 use crate::vici::reply::{PairTraffic, Traffic};
 use core::net::{IpAddr, SocketAddr};
@@ -18,7 +19,7 @@ use ike::event::{
     Activate, CommandError, Failure, InstallRefused, Level, Limit, Origin, Outcome, SpiRefused,
 };
 use ike::{Command, Engine, Event, InstallId, Path, RequestId, SpiSource, Transmit};
-use ipsec::sa::{Mode, PairId, SaParameters, Spi, UdpEncap};
+use ipsec::sa::{PairId, SaParameters, Spi, UdpEncap};
 use ipsec::selector::{AddressRange, PolicyId, Selector};
 use ipsec::spi::CoreId;
 use std::collections::{BTreeMap, HashMap};
@@ -56,15 +57,6 @@ struct Pair {
     seen: u64,
 }
 
-/// What tells one tunnel from another (statistics.md, `active_tunnels`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Endpoints {
-    tunnel: bool,
-    local: IpAddr,
-    remote: IpAddr,
-    port: Option<u16>,
-}
-
 /// What the gateway asks of whoever brings the sockets and routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
@@ -80,6 +72,7 @@ pub struct Gateway {
     policies: Policies,
     left_out: Vec<LeftOut>,
     pairs: BTreeMap<PairId, Pair>,
+    live: Live,
     installing: Vec<(InstallId, Ticket)>,
     finished: Vec<Finished>,
     /// The worker that a peer's packets arrive at, learned from them.
@@ -148,6 +141,7 @@ impl Gateway {
             policies: Policies::default(),
             left_out: Vec::new(),
             pairs: BTreeMap::new(),
+            live: Live::default(),
             installing: Vec::new(),
             finished: Vec::new(),
             arrivals: HashMap::new(),
@@ -428,7 +422,7 @@ impl Gateway {
                         key,
                         policy: None,
                         selectors: sa.selectors.clone(),
-                        endpoints: endpoints(&sa),
+                        endpoints: Endpoints::of(&sa),
                         remote: sa.remote,
                         up: false,
                         seen: 0,
@@ -451,6 +445,7 @@ impl Gateway {
             Event::ChildUp { name, selectors, replaces } => {
                 if let Some(pair) = self.pairs.get_mut(&name.pair) {
                     pair.up = true;
+                    self.live.enter(pair.endpoints);
                     self.figures.pair_added();
                 }
                 tracing::info!(
@@ -492,9 +487,14 @@ impl Gateway {
                 for pair in pairs {
                     let port = encap.then_some(path.remote.port());
                     if let Some(known) = self.pairs.get_mut(&pair) {
+                        let before = known.endpoints;
                         known.endpoints.remote = path.remote.ip();
                         known.endpoints.port = port;
                         known.remote = path.remote.ip();
+                        if known.up {
+                            self.live.leave(before);
+                            self.live.enter(known.endpoints);
+                        }
                     }
                     let endpoints = worker::Endpoints {
                         local: path.local.ip(),
@@ -557,6 +557,7 @@ impl Gateway {
         if let Some(known) = self.pairs.remove(&pair)
             && known.up
         {
+            self.live.leave(known.endpoints);
             self.figures.pair_deleted();
         }
         if self.policies.release(pair) {
@@ -581,26 +582,12 @@ impl Gateway {
 
     fn publish(&mut self) {
         self.outstanding.retain(|ticket| !self.dataplane.applied(*ticket));
-        let live = self.pairs.values().filter(|pair| pair.up);
-        let mut tunnels: Vec<_> =
-            live.clone().map(|pair| pair.endpoints).filter(|e| e.tunnel).collect();
-        tunnels.sort_unstable();
-        tunnels.dedup();
         let pending = self.outstanding.len() + self.dataplane.spi_counts().larval;
         self.figures.publish(
             &self.engine.statistics(),
-            live.count() as u64,
-            tunnels.len() as u64,
+            self.live.pairs(),
+            self.live.tunnels(),
             pending as u64,
         );
-    }
-}
-
-fn endpoints(sa: &SaParameters) -> Endpoints {
-    Endpoints {
-        tunnel: sa.mode == Mode::Tunnel,
-        local: sa.local,
-        remote: sa.remote,
-        port: sa.encap.map(|encap| encap.remote_port),
     }
 }

@@ -1,10 +1,37 @@
 //! Sockets, timers, configuration, control socket and the wiring of the two planes.
+//!
+//! ```text
+//!   UDP, raw ─► sockets ─┐                       ┌─► worker::Dataplane ─► command rings
+//!   signals ─────────────┤                       │
+//!   netlink ─► host ─────┼─► run ─► gateway ─────┼─► ike::Engine
+//!   VICI ─► vici, control┘     (one thread)      └─► jobs (rayon pool)
+//!                │                   │
+//!             config              figures ─► statistics segment
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `run` | the gateway on a real host: start, the loop, reload, end |
+//! | `gateway` | engine and dataplane joined, without sockets: `run` and the demo drive it |
+//! | `policies` | the SPD as configuration and negotiated children make it |
+//! | `live` | pairs and tunnels that are up, counted |
+//! | `jobs` | the pool for public-key work |
+//! | `figures` | the control thread's share of the statistics |
+//! | `sockets` | IKE, and ESP or AH that the kernel reassembled |
+//! | `host` | netlink, the TUN, routes, the fail-closed rules |
+//! | `ports` | AF_XDP devices, queues and packet memory |
+//! | `config` | swanctl.conf and the `gateway` section |
+//! | `vici`, `control` | the control protocol, and its commands carried out |
+//!
+//! One thread does all of it: no lock is taken, and nothing here is on the packet path.
+
 pub mod config;
 mod control;
 pub mod figures;
 pub mod gateway;
 pub mod host;
 mod jobs;
+mod live;
 mod policies;
 pub mod ports;
 pub mod run;
