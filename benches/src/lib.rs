@@ -1,1 +1,155 @@
-//! Micro benches and the throughput program.
+//! The throughput program behind `culvert bench`: what one core of the gateway does with a packet, and what of it
+//! is cipher, device and the rest.
+//!
+//! ```text
+//!            untimed                       timed                        untimed
+//!  rayon ─► frames ─► wire ─► │ receive ─► worker.turn() ─► sink │ ─► account balances
+//!                             │                         └► wire  │ ─► every output opened and compared
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `plan` | what is to be measured |
+//! | `traffic` | packets before the gateway and behind it, by number, so that none has to be remembered |
+//! | `gateway` | workers with SAs, policies and routes, fed and turned by hand |
+//! | `alone` | the device without a gateway, and ciphers without a packet: ours, `ring`, `aws-lc-rs`, `aes-gcm` |
+//! | `report` | points, figures, and what machine it was |
+//!
+//! A point whose outputs are wrong, or whose packets are not accounted for, is an error and never a figure. Keys are
+//! made from numbers: nothing here protects anything.
+#![forbid(unsafe_code)]
+
+mod alone;
+mod gateway;
+mod plan;
+mod report;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use alone::{Cipher, Device};
+use gateway::Bed;
+pub use plan::{Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, SIZES, Suite};
+pub use report::{Figure, Latency, Machine, Path, Point, Report};
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Packets went in, and are neither out nor among the drops.
+    #[error("the accounting identity does not hold: {0}")]
+    Account(String),
+    /// A packet was not sent on.
+    #[error("{sent} of {given} packets were sent; dropped: {drops}")]
+    Lost {
+        /// Packets given.
+        given: u64,
+        /// Packets sent.
+        sent: u64,
+        /// The causes, with how many.
+        drops: String,
+    },
+    /// The parameters are out of bounds.
+    #[error("{0}")]
+    Plan(&'static str),
+    /// The dataplane refuses a command.
+    #[error("the dataplane refuses a command: {0}")]
+    Refused(#[from] worker::Refusal),
+    /// The system's.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// A packet came out that is not what it should be.
+    #[error("packet {number} came out wrong: {what}")]
+    Wrong {
+        /// The packet, from 0.
+        number: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// Measures everything that a plan names; `done` sees each point when it is.
+///
+/// The calling thread is pinned to the last core, and stays there.
+///
+/// # Errors
+///
+/// See [`Error`]. What was measured before is lost.
+pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
+    plan.check()?;
+    // Threads inherit the cores of who starts them, so these come first.
+    let _ = rayon::current_num_threads();
+    pin(0);
+    let mut points = Vec::new();
+    for &size in &plan.sizes {
+        for direction in Direction::ALL {
+            for &burst in &plan.bursts {
+                for &sas in &plan.sas {
+                    let point = measure(plan, direction, size, burst, sas)?;
+                    done(&point);
+                    points.push(point);
+                }
+            }
+        }
+    }
+    Ok(Report { machine: Machine::read(), plan: plan.clone(), points })
+}
+
+/// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
+fn pin(worker: usize) {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = cores.iter().rev().nth(worker) {
+        // A core that is not ours to take only makes figures less quiet.
+        core_affinity::set_for_current(*core);
+    }
+}
+
+/// One point: its subjects take turns, so that what else the machine does meets all of them.
+fn measure(
+    plan: &Plan,
+    direction: Direction,
+    size: u16,
+    burst: usize,
+    sas: usize,
+) -> Result<Point, Error> {
+    let time = Duration::from_secs_f64(plan.seconds / f64::from(plan.repetitions));
+    let aside = time / 4;
+    let mut bed = if burst <= MAX_PATH_BURST {
+        Some(Bed::new(plan, direction, size, burst, sas)?)
+    } else {
+        None
+    };
+    let mut device = Device::new(plan, direction, size, burst)?;
+    let mut ciphers = Cipher::all(plan.suite, direction, size)?;
+    let verified = match &mut bed {
+        Some(bed) => bed.verify()?,
+        None => 0,
+    };
+    let mut latency = report::histogram();
+    let (mut path, mut alone) = (Vec::new(), Vec::new());
+    let mut aead: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for _ in 0..plan.repetitions {
+        if let Some(bed) = &mut bed {
+            path.push(bed.sample(time, &mut latency)?);
+            alone.push(device.sample(aside)?);
+        }
+        for cipher in &mut ciphers {
+            aead.entry(cipher.name()).or_default().push(cipher.sample(burst, aside)?);
+        }
+    }
+    // What was right at the beginning is right at the end: windows and counters are far on.
+    let verified = verified + bed.as_mut().map_or(Ok(0), Bed::verify)?;
+    let figures: BTreeMap<_, _> = aead.into_iter().map(|(n, v)| (n, Figure::of(v))).collect();
+    let path = match (bed.is_some(), figures.get(alone::OURS)) {
+        (true, Some(ours)) => Some(Path::new(
+            Figure::of(path),
+            Figure::of(alone),
+            *ours,
+            size,
+            verified,
+            Latency::of(&latency),
+        )),
+        _ => None,
+    };
+    Ok(Point { direction, size, burst, sas, workers: plan.workers, path, aead: figures })
+}

@@ -3,6 +3,7 @@
 //! Every command takes its clap arguments, writes data to standard output and nothing else, and
 //! returns a [`Failure`] that says what to do next.
 
+pub mod bench;
 pub mod check;
 pub mod control;
 pub mod demo;

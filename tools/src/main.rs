@@ -18,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures the throughput of a worker; needs no root and no network
+    Bench(culvert::bench::Args),
     /// Shows two gateways at work in one process; needs no root and no network
     Demo(culvert::demo::Args),
     /// Runs the gateway in the foreground
@@ -42,6 +44,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => culvert::bench::run(&args),
         Command::Demo(args) => culvert::demo::run(&args),
         Command::Run(args) => culvert::run::run(&args),
         Command::Cleanup => culvert::run::cleanup(),

@@ -1,0 +1,296 @@
+//! What the gateway is compared with: the device without a gateway, and ciphers without a packet around them.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::aead::{AeadInOut, KeyInit, consts::U12};
+use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm, aes::Aes192};
+use af_xdp::memory::{Generator, MemoryPort};
+use af_xdp::{Frame, FramePool};
+use arrayvec::ArrayVec;
+use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
+
+use crate::Error;
+use crate::gateway::{Feeder, pool};
+use crate::plan::{Direction, MAX_PATH_BURST, Plan, Suite};
+use crate::report::median;
+use crate::traffic::{frame_len, keying, text_len};
+
+/// The name of this project's engine among the ciphers.
+pub(crate) const OURS: &str = "culvert";
+
+const ICV_LEN: usize = 16;
+/// The longest burst.
+const BURST_MAX: usize = 256;
+/// Packets of a round at least, so that reading the clock shows in no digit; they stay in the caches, as packets do that
+/// were just received.
+const ROUND: usize = 128;
+
+/// The wire and the sink of a gateway, with nothing in between.
+pub(crate) struct Device {
+    feeder: Feeder,
+    near: MemoryPort,
+    pool: FramePool,
+    sink: Generator,
+    queue: Vec<Frame>,
+    frames: Vec<u8>,
+    len: usize,
+}
+
+impl Device {
+    pub(crate) fn new(
+        plan: &Plan,
+        direction: Direction,
+        size: u16,
+        burst: usize,
+    ) -> Result<Self, Error> {
+        let (feeder, near) = Feeder::new(plan.frames)?;
+        let len = frame_len(direction, size);
+        Ok(Self {
+            feeder,
+            near,
+            pool: pool(burst as u32)?,
+            sink: Generator::new(&[[0u8; 0]; 0], 0),
+            queue: Vec::with_capacity(MAX_PATH_BURST),
+            frames: vec![0x45; len * plan.frames],
+            len,
+        })
+    }
+
+    /// Nanoseconds a packet.
+    pub(crate) fn sample(&mut self, time: Duration) -> Result<f64, Error> {
+        let begin = Instant::now();
+        let mut passes = Vec::new();
+        while passes.is_empty() || begin.elapsed() < time {
+            let count = self.feeder.feed(&self.frames, self.len);
+            let mut moved = 0;
+            let start = Instant::now();
+            while moved < count {
+                self.near.complete(&mut self.pool);
+                let taken = self.near.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
+                if taken == 0 {
+                    return Err(Error::Plan("the wire is empty too early"));
+                }
+                moved += self.sink.transmit(&mut self.pool, &mut self.queue);
+                self.near.kick();
+            }
+            passes.push(start.elapsed().as_nanos() as f64 / count as f64);
+        }
+        Ok(median(passes))
+    }
+}
+
+/// A cipher, the packets that it works on, and which way.
+pub(crate) struct Cipher {
+    name: &'static str,
+    contender: Box<dyn Contender>,
+    direction: Direction,
+    /// Text and ICV behind it.
+    packets: Vec<Vec<u8>>,
+}
+
+impl Cipher {
+    /// Ours and every library's that has the suite.
+    pub(crate) fn all(suite: Suite, direction: Direction, size: u16) -> Result<Vec<Self>, Error> {
+        let keying = keying(suite, direction, 0);
+        let key = &keying[..suite.key_len()];
+        let unusable = Error::Plan("a library refuses the key");
+        let ours = GcmKey::new(key).map_err(|_| unusable)?;
+        let mut all: Vec<(_, Box<dyn Contender>)> = vec![(OURS, Box::new(Ours(ours)))];
+        let (ring, aws, aes_gcm): (_, _, Option<Box<dyn Contender>>) = match suite {
+            Suite::Aes128Gcm16 => (
+                Some(&ring::aead::AES_128_GCM),
+                &aws_lc_rs::aead::AES_128_GCM,
+                rust_crypto::<Aes128Gcm>(key),
+            ),
+            Suite::Aes192Gcm16 => {
+                (None, &aws_lc_rs::aead::AES_192_GCM, rust_crypto::<AesGcm<Aes192, U12>>(key))
+            }
+            Suite::Aes256Gcm16 => (
+                Some(&ring::aead::AES_256_GCM),
+                &aws_lc_rs::aead::AES_256_GCM,
+                rust_crypto::<Aes256Gcm>(key),
+            ),
+        };
+        if let Some(key) = ring.and_then(|a| ring::aead::UnboundKey::new(a, key).ok()) {
+            all.push(("ring", Box::new(Ring(ring::aead::LessSafeKey::new(key)))));
+        }
+        if let Ok(key) = aws_lc_rs::aead::UnboundKey::new(aws, key) {
+            all.push(("aws-lc-rs", Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key)))));
+        }
+        all.extend(aes_gcm.map(|c| ("aes-gcm", c)));
+        let packet = vec![0x5a; text_len(size) + ICV_LEN];
+        let cipher = |(name, contender)| Self {
+            name,
+            contender,
+            direction,
+            packets: vec![packet.clone(); BURST_MAX],
+        };
+        Ok(all.into_iter().map(cipher).collect())
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Nanoseconds a packet. What is opened was sealed outside the timing, and must verify.
+    pub(crate) fn sample(&mut self, burst: usize, time: Duration) -> Result<f64, Error> {
+        let packets = &mut self.packets[..burst.max(ROUND) / burst * burst];
+        let failed = || Error::Wrong { number: 0, what: "a cipher refuses its own packet" };
+        let begin = Instant::now();
+        let mut rounds = Vec::new();
+        while rounds.is_empty() || begin.elapsed() < time {
+            let elapsed = match self.direction {
+                Direction::Out => {
+                    let start = Instant::now();
+                    self.contender.seal(black_box(packets), burst).ok_or_else(failed)?;
+                    start.elapsed()
+                }
+                Direction::In => {
+                    self.contender.seal(packets, burst).ok_or_else(failed)?;
+                    let start = Instant::now();
+                    self.contender.open(black_box(packets), burst).ok_or_else(failed)?;
+                    start.elapsed()
+                }
+            };
+            rounds.push(elapsed.as_nanos() as f64 / packets.len() as f64);
+        }
+        Ok(median(rounds))
+    }
+}
+
+/// `None` where a cipher refuses.
+trait Contender {
+    fn seal(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()>;
+    fn open(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()>;
+}
+
+fn nonce(packet: usize) -> [u8; 12] {
+    let mut nonce = [7; 12];
+    nonce[4..].copy_from_slice(&(packet as u64).to_be_bytes());
+    nonce
+}
+
+fn aad(packet: usize) -> [u8; 8] {
+    (packet as u64).to_be_bytes()
+}
+
+/// Text and ICV.
+fn parts(packet: &mut [u8]) -> (&mut [u8], &mut [u8]) {
+    packet.split_at_mut(packet.len() - ICV_LEN)
+}
+
+struct Ours(GcmKey);
+
+impl Contender for Ours {
+    fn seal(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()> {
+        for (b, packets) in packets.chunks_mut(burst).enumerate() {
+            let mut jobs = ArrayVec::<SealJob<'_>, BURST_MAX>::new();
+            for (i, packet) in packets.iter_mut().enumerate() {
+                let i = b * burst + i;
+                let (text, icv) = parts(packet);
+                let aad = Aad::from(aad(i));
+                jobs.push(SealJob::in_place(&self.0, nonce(i), aad, text, icv).ok()?);
+            }
+            seal_burst(&mut jobs);
+        }
+        Some(())
+    }
+
+    fn open(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()> {
+        for (b, packets) in packets.chunks_mut(burst).enumerate() {
+            let mut jobs = ArrayVec::<OpenJob<'_>, BURST_MAX>::new();
+            for (i, packet) in packets.iter_mut().enumerate() {
+                let i = b * burst + i;
+                let (text, icv) = parts(packet);
+                let aad = Aad::from(aad(i));
+                jobs.push(OpenJob::in_place(&self.0, nonce(i), aad, text, icv).ok()?);
+            }
+            open_burst(&mut jobs);
+            if jobs.iter().any(|job| job.verdict().is_err()) {
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+struct Ring(ring::aead::LessSafeKey);
+
+impl Contender for Ring {
+    fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        use ring::aead::{Aad, Nonce};
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let (text, icv) = parts(packet);
+            let nonce = Nonce::assume_unique_for_key(nonce(i));
+            let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad(i)), text).ok()?;
+            icv.copy_from_slice(tag.as_ref());
+        }
+        Some(())
+    }
+
+    fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        use ring::aead::{Aad, Nonce};
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let nonce = Nonce::assume_unique_for_key(nonce(i));
+            black_box(self.0.open_in_place(nonce, Aad::from(aad(i)), packet).ok()?);
+        }
+        Some(())
+    }
+}
+
+struct AwsLc(aws_lc_rs::aead::LessSafeKey);
+
+impl Contender for AwsLc {
+    fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        use aws_lc_rs::aead::{Aad, Nonce};
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let (text, icv) = parts(packet);
+            let nonce = Nonce::assume_unique_for_key(nonce(i));
+            let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad(i)), text).ok()?;
+            icv.copy_from_slice(tag.as_ref());
+        }
+        Some(())
+    }
+
+    fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        use aws_lc_rs::aead::{Aad, Nonce};
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let nonce = Nonce::assume_unique_for_key(nonce(i));
+            black_box(self.0.open_in_place(nonce, Aad::from(aad(i)), packet).ok()?);
+        }
+        Some(())
+    }
+}
+
+struct RustCrypto<A>(A);
+
+fn rust_crypto<A>(key: &[u8]) -> Option<Box<dyn Contender>>
+where
+    A: AeadInOut<NonceSize = U12> + KeyInit + 'static,
+{
+    Some(Box::new(RustCrypto(A::new_from_slice(key).ok()?)))
+}
+
+impl<A: AeadInOut<NonceSize = U12>> Contender for RustCrypto<A> {
+    fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let (text, icv) = parts(packet);
+            let text = InOutBuf::from(text);
+            let tag = self.0.encrypt_inout_detached((&nonce(i)).into(), &aad(i), text).ok()?;
+            icv.copy_from_slice(&tag);
+        }
+        Some(())
+    }
+
+    fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+        for (i, packet) in packets.iter_mut().enumerate() {
+            let (text, icv) = parts(packet);
+            let icv = (&*icv).try_into().ok()?;
+            let text = InOutBuf::from(text);
+            self.0.decrypt_inout_detached((&nonce(i)).into(), &aad(i), text, icv).ok()?;
+        }
+        Some(())
+    }
+}

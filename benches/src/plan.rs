@@ -1,0 +1,154 @@
+//! What is to be measured.
+
+use serde::Serialize;
+
+use crate::Error;
+
+/// The most packets that a worker takes from a port at once; beyond, only the bare AEAD is measured.
+pub const MAX_PATH_BURST: usize = 32;
+
+/// The most SAs of a worker that an SPI can name.
+pub const MAX_SAS: usize = 1_000_000;
+
+/// Inner IP lengths that can be measured: room for a number behind the headers, and an ESP packet within the MTU.
+pub const SIZES: std::ops::RangeInclusive<u16> = 40..=1438;
+
+/// What is measured, and for how long.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// Inner IP lengths, in bytes.
+    pub sizes: Vec<u16>,
+    /// The transform of all SAs.
+    pub suite: Suite,
+    /// Packets a burst, 1 to 256.
+    pub bursts: Vec<usize>,
+    /// SAs of each worker, each with its own policy.
+    pub sas: Vec<usize>,
+    /// In which order packets meet them.
+    pub order: Order,
+    /// Threads, each with its own SAs.
+    pub workers: usize,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// Replay window, in packets.
+    pub window: u32,
+    /// Samples a point.
+    pub repetitions: u32,
+    /// Timed seconds a point; what is measured beside it takes a quarter of that each.
+    pub seconds: f64,
+    /// Frames of a pass.
+    pub frames: usize,
+}
+
+impl Plan {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let within = |ok, what| if ok { Ok(()) } else { Err(Error::Plan(what)) };
+        within(self.sizes.iter().all(|s| SIZES.contains(s)), "a size is out of bounds")?;
+        within(self.bursts.iter().all(|b| (1..=256).contains(b)), "a burst is 1 to 256 packets")?;
+        within(self.sas.iter().all(|n| (1..=MAX_SAS).contains(n)), "1 to 1000000 SAs a worker")?;
+        within((1..=2).contains(&self.workers), "one worker or two")?;
+        within(self.repetitions > 0 && self.seconds > 0.0, "nothing to measure in no time")?;
+        within((256..=1 << 15).contains(&self.frames), "a pass has 256 to 32768 frames")
+    }
+}
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Plain packets in, ESP out.
+    Out,
+    /// ESP in, plain packets out.
+    In,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Out, Self::In];
+
+    /// `out` or `in`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
+}
+
+/// In which order packets meet the SAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// One after the other, in the order of their installation.
+    Sequential,
+    /// In one random order, again and again: each SA as often as any other.
+    Random,
+}
+
+impl Order {
+    /// The SAs in order.
+    pub(crate) fn of(self, sas: usize) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..sas as u32).collect();
+        if self == Self::Random {
+            let mut state = 1;
+            for i in (1..sas).rev() {
+                order.swap(i, (split_mix(&mut state) % (i as u64 + 1)) as usize);
+            }
+        }
+        order
+    }
+}
+
+/// The transform of all SAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Suite {
+    /// AES-GCM with a 128-bit key and a 16-byte ICV (RFC 4106).
+    Aes128Gcm16,
+    /// The same with 192 bits.
+    Aes192Gcm16,
+    /// The same with 256 bits.
+    Aes256Gcm16,
+}
+
+impl Suite {
+    /// Bytes of key, without salt.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm16 => 16,
+            Self::Aes192Gcm16 => 24,
+            Self::Aes256Gcm16 => 32,
+        }
+    }
+
+    /// The name that swanctl.conf has for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm16 => "aes128gcm16",
+            Self::Aes192Gcm16 => "aes192gcm16",
+            Self::Aes256Gcm16 => "aes256gcm16",
+        }
+    }
+}
+
+/// SplitMix64: numbers that look random and are the same in every run.
+pub(crate) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_order_meets_every_sa_once() {
+        let mut order = Order::Random.of(1000);
+        assert_ne!(order, Order::Sequential.of(1000));
+        order.sort_unstable();
+        assert_eq!(order, Order::Sequential.of(1000));
+    }
+}

@@ -1,0 +1,169 @@
+//! Points, figures, and what machine it was.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use hdrhistogram::Histogram;
+use ipsec::aead::Engine;
+use serde::Serialize;
+
+use crate::plan::{Direction, Plan};
+
+/// A run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// What was asked for.
+    pub plan: Plan,
+    /// What was found.
+    pub points: Vec<Point>,
+}
+
+/// What was measured under one set of parameters.
+#[derive(Debug, Serialize)]
+pub struct Point {
+    /// Which way.
+    pub direction: Direction,
+    /// Inner IP length, in bytes.
+    pub size: u16,
+    /// Packets a burst.
+    pub burst: usize,
+    /// SAs of each worker.
+    pub sas: usize,
+    /// Threads.
+    pub workers: usize,
+    /// The gateway; none where the burst is longer than a worker takes.
+    pub path: Option<Path>,
+    /// The AEAD alone on the same length, nanoseconds a packet, by who does it; ours in bursts, the libraries a packet
+    /// at a time, one key.
+    pub aead: BTreeMap<&'static str, Figure>,
+}
+
+/// The whole path.
+#[derive(Debug, Serialize)]
+pub struct Path {
+    /// Nanoseconds a packet, the in-memory device included; of all workers together.
+    pub gateway: Figure,
+    /// The device alone: the same frames from wire to sink without a gateway.
+    pub device: Figure,
+    /// The gateway's median less the device's.
+    pub net: f64,
+    /// And less the bare engine's: everything that is neither device nor cipher.
+    pub around: f64,
+    /// Million packets a second, the device included.
+    pub mpps: f64,
+    /// Gigabits a second of inner IP, the device included.
+    pub gbit: f64,
+    /// Outputs that were opened and compared.
+    pub verified: u64,
+    /// Of the turns that took a burst.
+    pub turn_ns: Latency,
+}
+
+impl Path {
+    pub(crate) fn new(
+        gateway: Figure,
+        device: Figure,
+        engine: Figure,
+        size: u16,
+        verified: u64,
+        turn_ns: Latency,
+    ) -> Self {
+        let net = gateway.median - device.median;
+        Self {
+            gateway,
+            device,
+            net,
+            around: net - engine.median,
+            mpps: 1e3 / gateway.median,
+            gbit: 8.0 * f64::from(size) / gateway.median,
+            verified,
+            turn_ns,
+        }
+    }
+}
+
+/// Repetitions in three numbers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Figure {
+    /// Half of them are below.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Figure {
+    /// Of at least one sample.
+    pub(crate) fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |i: usize| samples.get(i).copied().unwrap_or(f64::NAN);
+        Self {
+            median: at(samples.len() / 2),
+            min: at(0),
+            max: at(samples.len().saturating_sub(1)),
+        }
+    }
+}
+
+/// The median of passes, each of some hundred microseconds, so that what else runs on the core shows little.
+pub(crate) fn median(mut passes: Vec<f64>) -> f64 {
+    passes.sort_by(f64::total_cmp);
+    passes.get(passes.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Quantiles, in nanoseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[expect(missing_docs, reason = "quantiles say what they are")]
+pub struct Latency {
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+impl Latency {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() }
+    }
+}
+
+/// Up to a minute with three digits.
+pub(crate) fn histogram() -> Histogram<u64> {
+    #[expect(clippy::expect_used, reason = "the bounds are constants that hdrhistogram takes")]
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds")
+}
+
+/// What the figures hang on.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// As /proc/cpuinfo says.
+    pub cpu: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The AES-GCM engine that was chosen.
+    pub engine: &'static str,
+    /// Processes that wanted a core in the last minute, at the end of the run: what disturbed it.
+    pub load: String,
+}
+
+impl Machine {
+    pub(crate) fn read() -> Self {
+        let file = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpu = file("/proc/cpuinfo");
+        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
+        Self {
+            cpu: cpu.map_or("unknown", |(_, name)| name).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, Into::into),
+            kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
+            engine: Engine::best().name(),
+            load: file("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+        }
+    }
+}

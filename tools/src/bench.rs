@@ -1,0 +1,226 @@
+//! `culvert bench`: how many packets a worker moves, and how long it takes for one.
+//!
+//! One process, no root, no network: workers are fed over the in-memory device. docs/benchmarking.md says what is measured,
+//! and how to repeat its figures.
+
+use std::io::{self, IsTerminal, Write};
+
+use benches::{Direction, Machine, Order, Plan, Point, Report, SIZES, Suite};
+use clap::ValueEnum;
+
+use crate::Failure;
+
+/// Arguments of `culvert bench`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Inner IP lengths in bytes
+    #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_values_t = [64, 512, 1420], value_parser = clap::value_parser!(u16).range(i64::from(*SIZES.start())..=i64::from(*SIZES.end())))]
+    sizes: Vec<u16>,
+    /// Transform of the SAs
+    #[arg(long, value_enum, default_value_t = SuiteArg::Aes128gcm16)]
+    suite: SuiteArg,
+    /// Packets a burst, 1 to 256; beyond 32, which is what a worker takes, only the bare AEAD
+    #[arg(long, value_name = "PACKETS,…", value_delimiter = ',', default_values_t = [32])]
+    bursts: Vec<usize>,
+    /// SAs of each worker, 1 to 1000000, each with its own policy
+    #[arg(long, value_name = "COUNT,…", value_delimiter = ',', default_values_t = [1])]
+    sas: Vec<usize>,
+    /// Order in which packets meet the SAs
+    #[arg(long, value_enum, default_value_t = OrderArg::Random)]
+    order: OrderArg,
+    /// Threads, each with its own SAs, 1 or 2
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// 64-bit sequence numbers
+    #[arg(long)]
+    esn: bool,
+    /// Replay window in packets
+    #[arg(long, value_name = "PACKETS", default_value_t = 1024)]
+    window: u32,
+    /// Samples a point
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    repetitions: u32,
+    /// Timed seconds a point; what is measured beside it takes a quarter of that each
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// Frames of a pass, 256 to 32768
+    #[arg(long, value_name = "COUNT", default_value_t = 8192)]
+    frames: usize,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// The names that swanctl.conf has.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SuiteArg {
+    Aes128gcm16,
+    Aes192gcm16,
+    Aes256gcm16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OrderArg {
+    Sequential,
+    Random,
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        Plan {
+            sizes: self.sizes.clone(),
+            suite: match self.suite {
+                SuiteArg::Aes128gcm16 => Suite::Aes128Gcm16,
+                SuiteArg::Aes192gcm16 => Suite::Aes192Gcm16,
+                SuiteArg::Aes256gcm16 => Suite::Aes256Gcm16,
+            },
+            bursts: self.bursts.clone(),
+            sas: self.sas.clone(),
+            order: match self.order {
+                OrderArg::Sequential => Order::Sequential,
+                OrderArg::Random => Order::Random,
+            },
+            workers: self.workers,
+            esn: self.esn,
+            window: self.window,
+            repetitions: self.repetitions,
+            seconds: self.seconds,
+            frames: self.frames,
+        }
+    }
+}
+
+/// Runs `culvert bench`.
+///
+/// # Errors
+///
+/// Where parameters are out of bounds, an output is wrong, a packet is not accounted for, or the output cannot be
+/// written.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let plan = args.plan();
+    let watched = !args.json && io::stderr().is_terminal();
+    let report = benches::run(&plan, |point| {
+        if watched {
+            // Nothing is lost with a line of progress.
+            let _ = writeln!(io::stderr(), "{}", progress(point));
+        }
+    })
+    .map_err(|error| Failure::new(format_args!("bench: {error}")))?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        let object = serde_json::to_string(&report).map_err(Failure::new)?;
+        writeln!(out, "{object}")?;
+    } else {
+        text(&mut out, &report)?;
+    }
+    Ok(())
+}
+
+fn progress(point: &Point) -> String {
+    let Point { direction, size, burst, sas, .. } = point;
+    let ns = point.path.as_ref().map_or(f64::NAN, |path| path.gateway.median);
+    format!("{} {size} B, burst {burst}, {sas} SAs: {ns:.1} ns", direction.name())
+}
+
+/// Tables in 80 columns.
+fn text(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let Report { machine, plan, points } = report;
+    let Machine { cpu, cores, kernel, engine, load } = machine;
+    writeln!(out, "{cpu}, {cores} cores, Linux {kernel}, load {load}")?;
+    writeln!(
+        out,
+        "{} tunnel, window {}{}, engine {engine}, {} worker{}, SAs in {} order",
+        plan.suite.name(),
+        plan.window,
+        if plan.esn { ", ESN" } else { "" },
+        plan.workers,
+        if plan.workers == 1 { "" } else { "s" },
+        match plan.order {
+            Order::Sequential => "sequential",
+            Order::Random => "random",
+        },
+    )?;
+    writeln!(
+        out,
+        "Median of {} samples, least and greatest; every output of two passes of {}\nframes opened and compared",
+        plan.repetitions, plan.frames
+    )?;
+    for direction in Direction::ALL {
+        path(out, points, direction)?;
+    }
+    turns(out, points)?;
+    aead(out, points)
+}
+
+fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Result<()> {
+    let what = match direction {
+        Direction::Out => "Outbound: SPD, SAD, headers, seal, routes, counters",
+        Direction::In => "Inbound: SAD, window, open, selectors, SPD, routes, counters",
+    };
+    writeln!(out, "\n{what}; ns a packet")?;
+    writeln!(
+        out,
+        " size burst     SAs  gateway  least..greatest device    net around   Mpps Gbit/s"
+    )?;
+    for point in points.iter().filter(|p| p.direction == direction) {
+        let Some(path) = &point.path else { continue };
+        let spread = format!("{:.1}..{:.1}", path.gateway.min, path.gateway.max);
+        writeln!(
+            out,
+            "{:5}{:6}{:8}{:9.1} {spread:>16}{:7.1}{:7.1}{:7.1}{:7.2}{:7.2}",
+            point.size,
+            point.burst,
+            point.sas,
+            path.gateway.median,
+            path.device.median,
+            path.net,
+            path.around,
+            path.mpps,
+            path.gbit,
+        )?;
+    }
+    writeln!(out, "net: without the device; around: without device and cipher")
+}
+
+fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
+    writeln!(out, "\nTime of a turn that took packets, ns")?;
+    writeln!(out, "  way  size burst     SAs      p50      p90      p99     p99.9        max")?;
+    for point in points {
+        let Some(path) = &point.path else { continue };
+        let t = path.turn_ns;
+        writeln!(
+            out,
+            "{:>5}{:6}{:6}{:8}{:9}{:9}{:9}{:10}{:11}",
+            point.direction.name(),
+            point.size,
+            point.burst,
+            point.sas,
+            t.p50,
+            t.p90,
+            t.p99,
+            t.p999,
+            t.max
+        )?;
+    }
+    Ok(())
+}
+
+fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
+    writeln!(out, "\nThe AEAD alone on the same length, one key, ns a packet (and share of ring's)")?;
+    writeln!(out, "  way  size burst          culvert      ring     aws-lc-rs       aes-gcm")?;
+    let sas = points.first().map_or(0, |p| p.sas);
+    for point in points.iter().filter(|p| p.sas == sas) {
+        let figure = |name| point.aead.get(name).map_or(f64::NAN, |f: &benches::Figure| f.median);
+        let ring = figure("ring");
+        write!(out, "{:>5}{:6}{:6}", point.direction.name(), point.size, point.burst)?;
+        let share = |ns: f64| format!("{ns:.1} ({:.2})", ns / ring);
+        writeln!(
+            out,
+            "{:>17}{ring:10.1}{:>14}{:>14}",
+            share(figure("culvert")),
+            share(figure("aws-lc-rs")),
+            share(figure("aes-gcm")),
+        )?;
+    }
+    Ok(())
+}
