@@ -12,7 +12,7 @@ use arrayvec::ArrayVec;
 use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
 
 use crate::Error;
-use crate::gateway::{Feeder, pool};
+use crate::gateway::{BLOCK, Feeder, pool};
 use crate::plan::{Direction, MAX_PATH_BURST, Plan, Suite};
 use crate::report::median;
 use crate::traffic::{frame_len, keying, text_len};
@@ -61,23 +61,25 @@ impl Device {
     /// Nanoseconds a packet.
     pub(crate) fn sample(&mut self, time: Duration) -> Result<f64, Error> {
         let begin = Instant::now();
-        let mut passes = Vec::new();
-        while passes.is_empty() || begin.elapsed() < time {
-            let count = self.feeder.feed(&self.frames, self.len);
-            let mut moved = 0;
-            let start = Instant::now();
-            while moved < count {
-                self.near.complete(&mut self.pool);
-                let taken = self.near.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
-                if taken == 0 {
-                    return Err(Error::Plan("the wire is empty too early"));
+        let mut blocks = Vec::new();
+        while blocks.is_empty() || begin.elapsed() < time {
+            let mut left = self.feeder.feed(&self.frames, self.len);
+            while left > 0 {
+                let (start, mut moved) = (Instant::now(), 0);
+                while moved < BLOCK && left > 0 {
+                    self.near.complete(&mut self.pool);
+                    let taken = self.near.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
+                    if taken == 0 {
+                        return Err(Error::Plan("the wire is empty too early"));
+                    }
+                    moved += self.sink.transmit(&mut self.pool, &mut self.queue);
+                    self.near.kick();
+                    left = left.saturating_sub(taken);
                 }
-                moved += self.sink.transmit(&mut self.pool, &mut self.queue);
-                self.near.kick();
+                blocks.push(start.elapsed().as_nanos() as f64 / moved as f64);
             }
-            passes.push(start.elapsed().as_nanos() as f64 / count as f64);
         }
-        Ok(median(passes))
+        Ok(median(blocks))
     }
 }
 

@@ -8,7 +8,7 @@
 //! A worker takes what its packet memory holds, so that has as many chunks as a burst is to have packets.
 
 use std::io;
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use af_xdp::memory::{Generator, LinkConfig, MemoryPort, link};
@@ -38,6 +38,9 @@ const CATCHER: PortId = PortId(2);
 
 /// Turns without a packet after which a pass is over, whatever became of it.
 const PATIENCE: u32 = 1000;
+
+/// Packets whose time is taken together: some ten microseconds, in which another process seldom gets the core.
+pub(crate) const BLOCK: usize = 256;
 
 /// SAs installed before the workers turn: their commands fit a ring.
 const INSTALLED_AT_ONCE: usize = 512;
@@ -96,7 +99,14 @@ struct Lane {
     number: u64,
     pass: Vec<Next>,
     frames: Vec<u8>,
-    turns: Vec<u32>,
+    turns: Vec<Turn>,
+}
+
+/// A turn that took packets, and turns without any before it.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    packets: usize,
+    nanoseconds: u64,
 }
 
 /// The gateway of one point.
@@ -277,70 +287,63 @@ impl Bed {
         Ok(())
     }
 
-    /// One pass; its nanoseconds, of all workers together.
-    fn pass(&mut self, latency: Option<&mut Histogram<u64>>) -> Result<f64, Error> {
+    /// One pass.
+    fn pass(&mut self) -> Result<(), Error> {
         self.prepare()?;
         let before: Vec<_> = self.lanes.iter().map(Lane::counts).collect();
         let count = self.per_pass;
-        let elapsed = match self.lanes.as_mut_slice() {
-            [lane] => {
-                let (start, end) = lane.drive(count);
-                end - start
-            }
+        match self.lanes.as_mut_slice() {
+            [lane] => lane.drive(count),
             lanes => {
-                let barrier = Arc::new(Barrier::new(lanes.len()));
-                let spans = std::thread::scope(|scope| {
-                    let threads: Vec<_> = lanes
-                        .iter_mut()
-                        .enumerate()
-                        .map(|(index, lane)| {
-                            let barrier = Arc::clone(&barrier);
-                            scope.spawn(move || {
-                                pin(index);
-                                barrier.wait();
-                                lane.drive(count)
-                            })
-                        })
-                        .collect();
-                    threads.into_iter().filter_map(|t| t.join().ok()).collect::<Vec<_>>()
+                let barrier = Barrier::new(lanes.len());
+                std::thread::scope(|scope| {
+                    for (index, lane) in lanes.iter_mut().enumerate() {
+                        let barrier = &barrier;
+                        scope.spawn(move || {
+                            pin(index);
+                            barrier.wait();
+                            lane.drive(count);
+                        });
+                    }
                 });
-                let (Some(start), Some(end)) =
-                    (spans.iter().map(|s| s.0).min(), spans.iter().map(|s| s.1).max())
-                else {
-                    return Err(Error::Plan("a worker's thread ended"));
-                };
-                end - start
             }
-        };
+        }
         for (lane, before) in self.lanes.iter().zip(before) {
             lane.account_for(before, count as u64)?;
         }
         while self.dataplane.poll_event().is_some() {}
-        if let Some(latency) = latency {
-            for lane in &mut self.lanes {
-                for turn in lane.turns.drain(..) {
-                    latency.saturating_record(u64::from(turn));
-                }
-            }
-        }
-        Ok(elapsed.as_nanos() as f64)
+        Ok(())
     }
 
-    /// Nanoseconds a packet: the median of the passes that the time allows.
+    /// Nanoseconds a packet, of all workers together: each worker's is the median of its blocks, as many as the time
+    /// allows, and their rates add up.
     pub(crate) fn sample(
         &mut self,
         time: Duration,
         latency: &mut Histogram<u64>,
     ) -> Result<f64, Error> {
-        let packets = (self.per_pass * self.lanes.len()) as f64;
-        let mut passes = Vec::new();
-        let mut left = time.as_nanos() as f64;
-        while left > 0.0 {
-            let elapsed = self.pass(Some(latency))?;
-            left -= elapsed;
-            passes.push(elapsed / packets);
+        let mut blocks = vec![Vec::new(); self.lanes.len()];
+        let mut left = time.as_nanos() as u64;
+        while left > 0 {
+            self.pass()?;
+            let mut longest = 0;
+            for (lane, blocks) in self.lanes.iter().zip(&mut blocks) {
+                let (mut block, mut pass) = (Turn::default(), 0);
+                for turn in &lane.turns {
+                    latency.saturating_record(turn.nanoseconds);
+                    pass += turn.nanoseconds;
+                    block.nanoseconds += turn.nanoseconds;
+                    block.packets += turn.packets;
+                    if block.packets >= BLOCK {
+                        blocks.push(block.nanoseconds as f64 / block.packets as f64);
+                        block = Turn::default();
+                    }
+                }
+                longest = longest.max(pass);
+            }
+            left = left.saturating_sub(longest);
         }
-        Ok(median(passes))
+        Ok(1.0 / blocks.into_iter().map(|blocks| 1.0 / median(blocks)).sum::<f64>())
     }
 
     /// A pass of which every output is caught and looked into, and then one packet of every SA, so that a change of
@@ -364,30 +367,29 @@ impl Bed {
         }
         self.lead_to(SINK)?;
         for _ in 0..self.order.len().div_ceil(self.per_pass) {
-            self.pass(None)?;
+            self.pass()?;
         }
         Ok(verified)
     }
 }
 
 impl Lane {
-    /// Turns until it has taken a pass; when that began and ended. As [`Worker::run`] does, with the time of every turn noted.
-    fn drive(&mut self, count: usize) -> (Instant, Instant) {
+    /// Turns until it has taken a pass, as [`Worker::run`] does, and notes the time of every turn.
+    fn drive(&mut self, count: usize) {
         self.turns.clear();
-        let start = Instant::now();
-        let (mut now, mut taken, mut idle) = (start, 0, 0);
+        let (mut begun, mut taken, mut idle) = (Instant::now(), 0, 0);
+        let mut now = begun;
         while taken < count && idle < PATIENCE {
             let packets = self.worker.turn(now).packets;
-            let end = Instant::now();
-            if packets > 0 {
-                self.turns.push((end - now).as_nanos() as u32);
-            } else {
+            now = Instant::now();
+            if packets == 0 {
                 idle += 1;
+                continue;
             }
             taken += packets;
-            now = end;
+            self.turns.push(Turn { packets, nanoseconds: (now - begun).as_nanos() as u64 });
+            begun = now;
         }
-        (start, now)
     }
 
     fn drive_and_catch(&mut self, count: usize) -> Vec<Vec<u8>> {

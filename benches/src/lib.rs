@@ -79,6 +79,7 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
     plan.check()?;
     // Threads inherit the cores of who starts them, so these come first.
     let _ = rayon::current_num_threads();
+    let mut machine = Machine::read();
     pin(0);
     let mut points = Vec::new();
     for &size in &plan.sizes {
@@ -92,7 +93,8 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
             }
         }
     }
-    Ok(Report { machine: Machine::read(), plan: plan.clone(), points })
+    machine.load = report::load();
+    Ok(Report { machine, plan: plan.clone(), points })
 }
 
 /// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
@@ -146,6 +148,7 @@ fn measure(
             Figure::of(alone),
             *ours,
             size,
+            plan.workers,
             verified,
             Latency::of(&latency),
         )),

@@ -47,7 +47,7 @@ pub struct Path {
     pub gateway: Figure,
     /// The device alone: the same frames from wire to sink without a gateway.
     pub device: Figure,
-    /// The gateway's median less the device's.
+    /// What one worker takes, less the device's median.
     pub net: f64,
     /// And less the bare engine's: everything that is neither device nor cipher.
     pub around: f64,
@@ -67,10 +67,11 @@ impl Path {
         device: Figure,
         engine: Figure,
         size: u16,
+        workers: usize,
         verified: u64,
         turn_ns: Latency,
     ) -> Self {
-        let net = gateway.median - device.median;
+        let net = gateway.median * workers as f64 - device.median;
         Self {
             gateway,
             device,
@@ -100,18 +101,14 @@ impl Figure {
     pub(crate) fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |i: usize| samples.get(i).copied().unwrap_or(f64::NAN);
-        Self {
-            median: at(samples.len() / 2),
-            min: at(0),
-            max: at(samples.len().saturating_sub(1)),
-        }
+        Self { median: at(samples.len() / 2), min: at(0), max: at(samples.len().saturating_sub(1)) }
     }
 }
 
-/// The median of passes, each of some hundred microseconds, so that what else runs on the core shows little.
-pub(crate) fn median(mut passes: Vec<f64>) -> f64 {
-    passes.sort_by(f64::total_cmp);
-    passes.get(passes.len() / 2).copied().unwrap_or(f64::NAN)
+/// The median of blocks, each of some ten microseconds, so that what else runs on the core shows little.
+pub(crate) fn median(mut blocks: Vec<f64>) -> f64 {
+    blocks.sort_by(f64::total_cmp);
+    blocks.get(blocks.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Quantiles, in nanoseconds.
@@ -163,7 +160,12 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
             engine: Engine::best().name(),
-            load: file("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+            load: load(),
         }
     }
+}
+
+pub(crate) fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().to_owned()
 }

@@ -70,6 +70,21 @@ pub(crate) struct Next {
     pub(crate) sequence: u64,
 }
 
+/// The key that a thread used last: a million of them expanded would not fit beside the gateway's own.
+#[derive(Default)]
+struct Key(Option<(usize, GcmKey, [u8; 4])>);
+
+impl Key {
+    fn of(&mut self, shape: &Shape, sa: usize) -> Option<(&GcmKey, &[u8])> {
+        if self.0.as_ref().is_none_or(|(of, ..)| *of != sa) {
+            let keying = keying(shape.suite, shape.direction, sa);
+            let (key, salt) = keying.split_at(shape.suite.key_len());
+            self.0 = Some((sa, GcmKey::new(key).ok()?, salt.try_into().ok()?));
+        }
+        self.0.as_ref().map(|(_, key, salt)| (key, &salt[..]))
+    }
+}
+
 /// What packets of a run have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
@@ -83,15 +98,14 @@ impl Shape {
     /// Writes the frames of a pass, all threads of the machine together.
     pub(crate) fn write(&self, pass: &[Next], frames: &mut [u8]) {
         let len = frame_len(self.direction, self.size);
-        frames.par_chunks_exact_mut(len).zip(pass).with_min_len(128).for_each(|(frame, next)| {
-            match self.direction {
-                Direction::Out => {
-                    let header = ethernet::emit(NEAR_MAC, SOURCE_MAC, ethernet::IPV4);
-                    frame[..ethernet::HEADER_LEN].copy_from_slice(&header);
-                    self.inner(next, TTL, &mut frame[ethernet::HEADER_LEN..]);
-                }
-                Direction::In => self.protected(next, frame),
+        let frames = frames.par_chunks_exact_mut(len).zip(pass).with_min_len(128);
+        frames.for_each_init(Key::default, |key, (frame, next)| match self.direction {
+            Direction::Out => {
+                let header = ethernet::emit(NEAR_MAC, SOURCE_MAC, ethernet::IPV4);
+                frame[..ethernet::HEADER_LEN].copy_from_slice(&header);
+                self.inner(next, TTL, &mut frame[ethernet::HEADER_LEN..]);
             }
+            Direction::In => self.protected(next, key, frame),
         });
     }
 
@@ -120,7 +134,7 @@ impl Shape {
     }
 
     /// ESP in tunnel mode as the peer sends it (RFC 4303 §3.3, RFC 4106).
-    fn protected(&self, next: &Next, frame: &mut [u8]) {
+    fn protected(&self, next: &Next, key: &mut Key, frame: &mut [u8]) {
         let size = usize::from(self.size);
         let header = ipv4::Header {
             traffic_class: 0,
@@ -150,13 +164,11 @@ impl Shape {
         }
         text[size + pad] = pad as u8;
         text[size + pad + 1] = protocol::IPV4;
-        let keying = keying(self.suite, self.direction, next.sa);
-        let (key, salt) = keying.split_at(self.suite.key_len());
         let (aad, len) = self.aad(next.spi, next.sequence);
         // A frame that this does not seal is refused by the gateway, and then there is no figure.
-        if let Ok(key) = GcmKey::new(key)
+        if let Some((key, salt)) = key.of(self, next.sa)
             && let Ok(job) = SealJob::in_place(
-                &key,
+                key,
                 nonce(salt, &next.sequence.to_be_bytes()),
                 Aad::new(&aad[..len]),
                 text,

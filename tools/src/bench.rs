@@ -206,7 +206,10 @@ fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
 }
 
 fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
-    writeln!(out, "\nThe AEAD alone on the same length, one key, ns a packet (and share of ring's)")?;
+    writeln!(
+        out,
+        "\nThe AEAD alone on the same length, one key, ns a packet (and share of ring's)"
+    )?;
     writeln!(out, "  way  size burst          culvert      ring     aws-lc-rs       aes-gcm")?;
     let sas = points.first().map_or(0, |p| p.sas);
     for point in points.iter().filter(|p| p.sas == sas) {

@@ -1,5 +1,7 @@
 //! `culvert bench` runs, verifies what comes out, and says so; what it measures in a test means nothing.
 
+#![expect(clippy::expect_used, reason = "a test that cannot run fails")]
+
 use std::process::{Command, Output};
 
 fn bench(arguments: &str) -> Output {
@@ -22,10 +24,10 @@ const QUICK: &str = "--seconds 0.05 --repetitions 1 --json";
 #[test]
 fn a_short_run_verifies_both_ways() {
     let points = points(&format!("{QUICK} --sizes 64"));
-    assert_eq!(points.iter().map(|p| p["direction"].as_str()).collect::<Vec<_>>(), [
-        Some("out"),
-        Some("in")
-    ]);
+    assert_eq!(
+        points.iter().map(|p| p["direction"].as_str()).collect::<Vec<_>>(),
+        [Some("out"), Some("in")]
+    );
     for point in points {
         let path = &point["path"];
         // A pass before the samples, and one after them.
