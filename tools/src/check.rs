@@ -169,7 +169,10 @@ fn gateway(page: &mut Page, configuration: &Configuration) {
     page.entry(
         2,
         "workers",
-        &workers.map_or_else(|| "one for each receive queue of the ports".to_owned(), |n| n.to_string()),
+        &workers.map_or_else(
+            || "one for each receive queue of the ports".to_owned(),
+            |n| n.to_string(),
+        ),
     );
     if ports.is_empty() {
         page.entry(2, "ports", "the devices that have the connections' addresses");

@@ -211,7 +211,7 @@ impl Gateway {
         }
     }
 
-    /// Takes the prefixes of the host's own links, see [`Policies::set_connected`].
+    /// Takes the prefixes of the host's own links, which stay reachable under wider policies.
     pub fn set_connected(&mut self, prefixes: &[AddressRange]) {
         if self.policies.set_connected(prefixes) {
             self.publish_policies();

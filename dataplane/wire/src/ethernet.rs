@@ -110,12 +110,10 @@ impl<'a> Frame<'a> {
 }
 
 /// An untagged header.
+#[inline]
 pub fn emit(destination: Mac, source: Mac, ether_type: u16) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
+    let Mac([d0, d1, d2, d3, d4, d5]) = destination;
+    let Mac([s0, s1, s2, s3, s4, s5]) = source;
     let [high, low] = ether_type.to_be_bytes();
-    let fields = destination.0.into_iter().chain(source.0).chain([high, low]);
-    for (to, from) in header.iter_mut().zip(fields) {
-        *to = from;
-    }
-    header
+    [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low]
 }
