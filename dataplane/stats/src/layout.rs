@@ -24,7 +24,7 @@ use crate::{
 pub const MAIN_MODE: &str = "main_mode";
 
 /// Name of the blocks of quick mode rows that are not a worker's: the control thread's, and the
-/// base that earlier daemons left ([`BASE`]).
+/// base that earlier daemons left (instance `base`).
 pub const QUICK_MODE: &str = "quick_mode";
 
 /// Name of a worker's block.
