@@ -103,6 +103,51 @@ fn answers_are_repeated_byte_for_byte() {
     assert_eq!(pair.b.engine.statistics().ike_quick_mode, 1);
 }
 
+/// The peer closes a Child SA before its answer, which tells of it, has come: the SA does not outlive that delete
+/// (RFC 7296 §1.4.1).
+#[test]
+fn a_delete_overtakes_the_answer() {
+    for (rekey, left) in [(false, 1), (true, 0)] {
+        let mut pair = Pair::established();
+        let [_, more, _, rekey_net, delete_more, _] = commands();
+        let (begin, end) = if rekey {
+            let target = ChildTarget::Named { connection: None, child: "net".to_owned() };
+            (rekey_net, Command::TerminateChild { target, force: false })
+        } else {
+            (more, delete_more)
+        };
+        pair.command(Who::B, begin);
+        pair.deliver_next(Who::A);
+        pair.command(Who::A, end);
+        let answer = pair.to_b.pop_front().unwrap();
+        pair.settle();
+        pair.deliver(Who::B, &answer);
+        pair.settle();
+        pair.advance(Duration::from_secs(60));
+        pair.assert_in_use(1, left);
+    }
+}
+
+/// The peer rekeys a Child SA that we have yet to hear of: it is asked to wait, and nothing is lost (RFC 7296 §2.25).
+#[test]
+fn a_rekey_overtakes_the_answer() {
+    let mut pair = Pair::established();
+    let [_, more, ..] = commands();
+    pair.command(Who::B, more);
+    pair.deliver_next(Who::A);
+    let target = ChildTarget::Named { connection: None, child: "more".to_owned() };
+    pair.command(Who::A, Command::RekeyChild(target));
+    let answer = pair.to_b.pop_front().unwrap();
+    pair.settle();
+    pair.deliver(Who::B, &answer);
+    pair.settle();
+    pair.assert_in_use(1, 2);
+    pair.advance(Duration::from_secs(60));
+    pair.assert_in_use(1, 2);
+    assert!(pair.a.events.iter().any(|event| event == "child more up rekeyed"));
+    assert!(!pair.a.events.iter().any(|event| event.contains("down")), "{:?}", pair.a.events);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Command(Who, usize),

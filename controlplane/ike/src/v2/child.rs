@@ -211,6 +211,10 @@ pub(crate) enum Side {
 }
 
 impl Agreed {
+    pub(crate) const fn protocol(&self) -> Protocol {
+        protocol(self.chosen.protocol)
+    }
+
     /// The responder's choice: the first child (or the one of `replaces` alone) whose selectors and proposals meet the
     /// peer's; one that the peer's selectors fit wholly goes before one that narrows them.
     pub(crate) fn choose(

@@ -212,6 +212,7 @@ impl Established {
             list.push(&Notify { protocol, spi: &spi, kind: NotifyType::RekeySa, data: &[] });
         }
         asking.child.push_sa(&mut list);
+        self.deleted_early.clear();
         init::push_nonce(&mut list, &asking.nonce);
         if let Some(key) = &asking.key {
             let method = KeMethod::from_number(key.group().number());
@@ -300,6 +301,9 @@ impl Established {
         shared: Option<&SharedSecret>,
     ) {
         let ChildFinishing { asking, agreed, nr } = finishing;
+        if self.deleted_early.contains(&(agreed.protocol(), agreed.spi_out.get())) {
+            return self.deleted_before_it_was(head, cx, asking);
+        }
         let Asking { child, nonce, tag, rival, .. } = asking;
         if let Some(rival) = rival
             && self.children.contains_key(&rival.pair)
@@ -326,6 +330,17 @@ impl Established {
         }
         let result = made.map(|pair| outcome(head, Some(pair))).ok_or(Failure::Local);
         cx.tag_done(tag, result);
+    }
+
+    /// The peer's delete overtook its answer: what that agreed to is gone already, and so is what it was to replace.
+    fn deleted_before_it_was(&mut self, head: &mut Head, cx: &mut Cx<'_>, asking: Asking) {
+        let reason = Failure::DeletedByPeer;
+        let followed = asking.rival.as_ref().is_some_and(|r| self.children.contains_key(&r.pair));
+        if let Some(old) = asking.child.replaces.filter(|old| self.children.contains_key(old)) {
+            let reason = if followed { Failure::Replaced } else { reason };
+            head.push_task(Task::DeleteChild { pair: old, reason, tag: None });
+        }
+        asking.give_back(head, cx, reason);
     }
 
     /// Installs what an answer agreed to, in IKE_AUTH or CREATE_CHILD_SA; returns the pair.
@@ -409,9 +424,11 @@ impl Established {
             (NotifyType::ChildSaNotFound, Some(old)) => {
                 // RFC 7296 §2.25.1: the peer has it no more; a new one takes its place.
                 let config = Arc::clone(&asking.child.config);
-                let gone = self.children.get(&old).is_some_and(ChildSa::is_live);
                 asking.give_back(head, cx, Failure::DeletedByPeer);
-                if gone {
+                if let Some(child) = self.children.get(&old).filter(|child| child.is_live()) {
+                    // It may be one that the peer has yet to hear of: our answer is still on its way there.
+                    let (protocol, spi) = (child.protocol, child.spi_in);
+                    head.push_task(Task::DeleteSpi { protocol, spi });
                     self.remove_child(head, cx, old, Failure::DeletedByPeer);
                     head.push_task(Task::CreateChild { config, packet: None });
                 }
@@ -489,6 +506,7 @@ impl Established {
             return self.ike_rekey_request(head, cx, payloads);
         }
         let busy = Fault::Local(Local::Busy);
+        let gone = Fault::Local(Local::NoSuchChild);
         if !self.is_active() || self.is_rekeying() {
             // RFC 7296 §2.25.2.
             return Err(busy);
@@ -499,12 +517,14 @@ impl Established {
         let old = match payloads.notify(NotifyType::RekeySa) {
             None => None,
             Some(notify) => {
-                let old = self.named(&notify).ok_or(Fault::Local(Local::NoSuchChild))?;
+                // RFC 7296 §2.25: what the answer on its way to us may tell of is not known to be missing.
+                let unknown = if self.is_asking_child() { busy } else { gone };
+                let old = self.named(&notify).ok_or(unknown)?;
                 match old.phase {
                     Phase::Installing | Phase::Installed | Phase::Rekeying => Some(old),
                     // RFC 7296 §2.25.1: it is being closed.
                     Phase::Deleting | Phase::Rekeyed => return Err(busy),
-                    Phase::Lingering { .. } => return Err(Fault::Local(Local::NoSuchChild)),
+                    Phase::Lingering { .. } => return Err(gone),
                 }
             }
         };
@@ -621,6 +641,15 @@ impl Established {
         if ours.child.replaces == Some(old) {
             ours.rival = Some(Rival { pair, lowest });
         }
+    }
+
+    /// Whether the peer may have made a Child SA for us that we have not heard of yet.
+    pub(crate) fn is_asking_child(&self) -> bool {
+        matches!(
+            &self.current,
+            Current::Waiting { request: Request::Child(_), .. }
+                | Current::Finishing { finishing: Finishing::Child(_), .. }
+        )
     }
 
     /// Whether we are asking for or deleting a child: an IKE SA is not rekeyed then (RFC 7296 §2.25.1).

@@ -29,7 +29,7 @@ use crate::message::{
     ExchangeType, Flags, Header, InvalidMessage, MessageId, NotifyType, PayloadList,
 };
 use crate::proposal::Chosen;
-use ipsec::sa::{PairId, SaParameters};
+use ipsec::sa::{PairId, Protocol, SaParameters};
 use keyexchange::KeyExchangeError;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -133,6 +133,8 @@ pub(crate) struct Established {
     pub(crate) answering: Answering,
     pub(crate) inbound: Inbound,
     pub(crate) children: BTreeMap<PairId, ChildSa>,
+    /// SPIs that the peer deleted before the answer that would have told us of them.
+    pub(crate) deleted_early: Vec<(Protocol, u32)>,
     /// The peer's own rekey of this IKE SA, while ours is under way (RFC 7296 §2.8.2).
     pub(crate) peer_rekey: Option<PeerRekey>,
     pub(crate) established: Instant,
@@ -169,6 +171,7 @@ impl Established {
             answering: Answering::Nothing,
             inbound: new.inbound,
             children: BTreeMap::new(),
+            deleted_early: Vec::new(),
             peer_rekey: None,
             established: now,
             rekey_at: rekey.and_then(early),

@@ -14,6 +14,10 @@ use ipsec::sa::{PairId, Protocol, Spi};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Deletes that are remembered while an answer is on its way. It can tell of one SA only; the peer may close others that
+/// we let go of meanwhile.
+const MAX_DELETED_EARLY: usize = 16;
+
 impl Established {
     // As the side that asks.
 
@@ -165,7 +169,14 @@ impl Established {
         let mut answer = Vec::new();
         let named = payloads.deletes().filter(|d| d.protocol == protocol_id(protocol));
         for spi in named.flat_map(|delete| delete.spis()) {
-            let Some(&pair) = by_spi.get(&u32::from_be_bytes(spi)) else { continue };
+            let spi = u32::from_be_bytes(spi);
+            let Some(&pair) = by_spi.get(&spi) else {
+                // It may be the one whose answer is still on its way to us.
+                if self.is_asking_child() && self.deleted_early.len() < MAX_DELETED_EARLY {
+                    self.deleted_early.push((protocol, spi));
+                }
+                continue;
+            };
             // Named twice.
             let Some(child) = self.children.get(&pair) else { continue };
             let crossing = matches!(&self.current,
