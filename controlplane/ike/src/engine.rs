@@ -342,6 +342,7 @@ impl Engine {
                 Effect::Redundant(id) => self.step(now, spis, id, |sa, cx| {
                     if let State::Established(state) = &mut sa.state {
                         state.life = Life::Rekeyed { until: cx.now + DELETE_AWAITED };
+                        state.undecided = false;
                     }
                 }),
                 Effect::Renew { id, old, new } => self.table.renew(id, old, new),

@@ -148,6 +148,25 @@ fn a_rekey_overtakes_the_answer() {
     assert!(!pair.a.events.iter().any(|event| event.contains("down")), "{:?}", pair.a.events);
 }
 
+/// Both sides rekey the IKE SA, one request is lost, and the other side goes on with its successor: what it asks there
+/// waits until the collision is decided here too (RFC 7296 §2.8.2).
+#[test]
+fn a_successor_is_used_before_the_collision_is_seen() {
+    let mut pair = Pair::established();
+    let [_, _, rekey_ike, rekey_net, ..] = commands();
+    pair.command(Who::A, rekey_ike.clone());
+    pair.lose_next(Who::B);
+    pair.command(Who::B, rekey_ike);
+    pair.command(Who::B, rekey_net);
+    pair.settle();
+    pair.advance(Duration::from_secs(60));
+    pair.assert_in_use(1, 1);
+    for host in [&pair.a, &pair.b] {
+        assert!(host.events.iter().any(|event| event == "child net up rekeyed"));
+        assert!(!host.events.iter().any(|event| event.contains("down")), "{:?}", host.events);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Command(Who, usize),

@@ -24,9 +24,9 @@ use crate::context::{Cx, Effect, Known};
 use crate::crypto::Opened;
 use crate::event::{Event, Failure, IkeId, InstallId, Outcome, Path, RequestId};
 use crate::job::Product;
-use crate::message::v2::{Message, Notify};
+use crate::message::v2::{Delete, Message, Notify};
 use crate::message::{
-    ExchangeType, Flags, Header, InvalidMessage, MessageId, NotifyType, PayloadList,
+    ExchangeType, Flags, Header, InvalidMessage, MessageId, NotifyType, PayloadList, ProtocolId,
 };
 use crate::proposal::Chosen;
 use ipsec::sa::{PairId, Protocol, SaParameters};
@@ -135,6 +135,8 @@ pub(crate) struct Established {
     pub(crate) children: BTreeMap<PairId, ChildSa>,
     /// SPIs that the peer deleted before the answer that would have told us of them.
     pub(crate) deleted_early: Vec<(Protocol, u32)>,
+    /// Made by the peer while a rekey of ours is under way: which of the two takes over is not known yet.
+    pub(crate) undecided: bool,
     /// The peer's own rekey of this IKE SA, while ours is under way (RFC 7296 §2.8.2).
     pub(crate) peer_rekey: Option<PeerRekey>,
     pub(crate) established: Instant,
@@ -172,6 +174,7 @@ impl Established {
             inbound: new.inbound,
             children: BTreeMap::new(),
             deleted_early: Vec::new(),
+            undecided: false,
             peer_rekey: None,
             established: now,
             rekey_at: rekey.and_then(early),
@@ -259,6 +262,10 @@ impl Established {
         else {
             return State::Established(self);
         };
+        if self.undecided && !closes_ike(&opened) {
+            // Only a peer for which this one has taken over asks on it: it asks again when that is known here too.
+            return State::Established(self);
+        }
         self.inbound.begin(digest);
         self.handle_request(head, cx, exchange, &opened)
     }
@@ -518,4 +525,10 @@ impl Established {
             }
         }
     }
+}
+
+/// Whether a request deletes the IKE SA.
+fn closes_ike(opened: &Opened) -> bool {
+    let is_ike = |delete: Delete<'_>| delete.protocol == ProtocolId::Ike;
+    opened.payloads().is_ok_and(|payloads| payloads.deletes().any(is_ike))
 }

@@ -394,6 +394,7 @@ impl Established {
         );
         if colliding {
             let lowest = lowest(&ni, &nr).to_vec();
+            new.undecided = true;
             self.peer_rekey = Some(PeerRekey { successor: new_head.id, lowest });
         } else {
             new.children = core::mem::take(&mut self.children);
@@ -442,6 +443,7 @@ impl Established {
         children: BTreeMap<PairId, ChildSa>,
         tasks: VecDeque<Queued>,
     ) {
+        self.undecided = false;
         self.children.extend(children);
         head.tasks.extend(tasks);
         self.came_up(head, cx, Some(from), false);
