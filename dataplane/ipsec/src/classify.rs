@@ -4,7 +4,7 @@
 //! protected traffic addressed to this gateway and which are clear.
 
 use crate::drop_cause::DropCause;
-use crate::flow::Flow;
+use crate::flow::FlowId;
 use crate::sa::Protocol;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::ah::Ah;
@@ -41,6 +41,8 @@ impl LocalAddresses {
     #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
+            // A gateway has a few addresses: a scan over so many is faster than a search.
+            IpAddr::V4(a) if self.v4.len() <= 8 => self.v4.contains(&a),
             IpAddr::V4(a) => self.v4.binary_search(&a).is_ok(),
             IpAddr::V6(a) => self.v6.binary_search(&a).is_ok(),
         }
@@ -92,9 +94,11 @@ pub enum Class {
     /// Everything else: its selector values, and whether it is addressed to this gateway.
     Clear {
         /// What policies look at.
-        flow: Flow,
+        flow: FlowId,
         /// Whether the destination is an address of this gateway.
         to_us: bool,
+        /// Where the IP packet ends; link-layer padding may follow.
+        end: u16,
     },
 }
 
@@ -166,11 +170,14 @@ pub fn classify(
     }))
 }
 
+#[inline]
 fn udp_len(bytes: &[u8]) -> usize {
     Udp::parse(bytes).map_or(0, |udp| udp.payload().len() + wire::udp::HEADER_LEN)
 }
 
+#[inline]
 fn clear(ip: &Ip<'_>, to_us: bool) -> Result<Class, DropCause> {
-    let flow = Flow::of(ip).map_err(|_| DropCause::MalformedHeader)?;
-    Ok(Class::Clear { flow, to_us })
+    let flow = FlowId::of(ip).map_err(|_| DropCause::MalformedHeader)?;
+    let end = u16::try_from(ip.total_len()).map_err(|_| DropCause::MalformedHeader)?;
+    Ok(Class::Clear { flow, to_us, end })
 }

@@ -53,38 +53,51 @@ pub fn process_burst<B: PacketBuffer>(
     totals: &mut Totals,
 ) {
     for chunk in packets.chunks_mut(BURST) {
-        let mut admitted = admit(sad, chunk);
-        open(sad, chunk, &mut admitted);
-        conclude(sad, chunk, admitted, totals);
+        ask_ahead(sad, chunk);
+        let mut stage = Stage::new();
+        admit(sad, chunk, &mut stage);
+        open(sad, chunk, &mut stage);
+        conclude(sad, chunk, stage, totals);
     }
 }
 
 type Stage = ArrayVec<Option<Admitted>, BURST>;
 
+/// Asks for the windows and keys of the burst's SAs, once per run of packets of one SA.
+#[inline]
+fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
+    let mut run = None;
+    for packet in packets {
+        if run != Some(packet.header.spi)
+            && let Lookup::Live(sa) = sad.lookup(packet.header.spi)
+        {
+            sa.prefetch(&packet.header, packet.buffer.data());
+        }
+        run = Some(packet.header.spi);
+    }
+}
+
 /// SAD lookup, sizes and replay check; nothing changes yet.
 #[inline]
-fn admit<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>]) -> Stage {
-    packets
-        .iter_mut()
-        .map(|packet| {
-            if packet.outcome != Outcome::Pending {
-                return None;
-            }
-            let cause = match sad.lookup(packet.header.spi) {
-                Lookup::Live(sa) => match sa.admit(&packet.header, packet.buffer.data()) {
-                    Ok(admitted) => return Some(admitted),
-                    Err(cause) => cause,
-                },
-                Lookup::Larval => {
-                    packet.outcome = Outcome::Larval;
-                    return None;
+fn admit<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], stage: &mut Stage) {
+    for packet in packets {
+        if packet.outcome != Outcome::Pending {
+            stage.push(None);
+            continue;
+        }
+        packet.outcome = match sad.lookup(packet.header.spi) {
+            Lookup::Live(sa) => match sa.admit(&packet.header, packet.buffer.data()) {
+                Ok(admitted) => {
+                    stage.push(Some(admitted));
+                    continue;
                 }
-                Lookup::Unknown => DropCause::UnknownSpi,
-            };
-            packet.outcome = Outcome::Dropped(cause);
-            None
-        })
-        .collect()
+                Err(cause) => Outcome::Dropped(cause),
+            },
+            Lookup::Larval => Outcome::Larval,
+            Lookup::Unknown => Outcome::Dropped(DropCause::UnknownSpi),
+        };
+        stage.push(None);
+    }
 }
 
 /// ICV and decryption of the whole burst.

@@ -21,7 +21,7 @@
 //! | [`replay`] | anti-replay windows |
 //! | [`aead`] | the batched AES-GCM engine |
 //! | [`drop_cause`], [`accounting`] | what is counted |
-//! | [`packet`] | what a packet is to this crate |
+//! | [`packet`], [`prefetch`](mod@prefetch) | what a packet is to this crate; asking for memory ahead |
 //!
 //! The crate does no I/O, reads no clock, starts no thread and never logs. Everything that can be
 //! computed once is computed when an SA or a policy is installed; per burst nothing is allocated.
@@ -38,6 +38,8 @@ pub mod flow;
 pub mod inbound;
 pub mod outbound;
 pub mod packet;
+#[expect(unsafe_code, reason = "one instruction that is a hint")]
+pub mod prefetch;
 pub mod replay;
 pub mod sa;
 pub mod sad;

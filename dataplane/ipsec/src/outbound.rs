@@ -56,7 +56,9 @@ pub fn process_burst<B: PacketBuffer>(
     totals: &mut Totals,
 ) {
     for chunk in packets.chunks_mut(BURST) {
-        let prepared = prepare(sad, chunk);
+        ask_ahead(sad, chunk);
+        let mut prepared = Stage::new();
+        prepare(sad, chunk, &mut prepared);
         seal(sad, chunk, &prepared);
         finish(sad, chunk, &prepared, totals);
     }
@@ -64,27 +66,45 @@ pub fn process_burst<B: PacketBuffer>(
 
 type Stage = ArrayVec<Option<Prepared>, BURST>;
 
+/// Asks for the keys of the burst's SAs, once per run of packets of one SA.
 #[inline]
-fn prepare<B: PacketBuffer>(sad: &mut OutboundSad, packets: &mut [OutboundPacket<B>]) -> Stage {
-    packets
-        .iter_mut()
-        .map(|packet| {
-            if packet.outcome != Outcome::Pending {
-                return None;
-            }
-            let Some(sa) = sad.get_mut(packet.sa) else {
-                packet.outcome = Outcome::Dropped(DropCause::NoSa);
-                return None;
-            };
-            match sa.prepare(&mut packet.buffer, &mut packet.events) {
-                Ok(prepared) => return Some(prepared),
-                Err(Refusal::Dropped(cause)) => packet.outcome = Outcome::Dropped(cause),
-                Err(Refusal::TooBig(mtu)) => packet.outcome = Outcome::TooBig(mtu),
-                Err(Refusal::Fragment(mtu)) => packet.outcome = Outcome::Fragment(mtu),
-            }
-            None
-        })
-        .collect()
+fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) {
+    let mut run = None;
+    for packet in packets {
+        if run != Some(packet.sa)
+            && let Some(sa) = sad.get(packet.sa)
+        {
+            sa.suite().prefetch(packet.buffer.data().len());
+        }
+        run = Some(packet.sa);
+    }
+}
+
+#[inline]
+fn prepare<B: PacketBuffer>(
+    sad: &mut OutboundSad,
+    packets: &mut [OutboundPacket<B>],
+    stage: &mut Stage,
+) {
+    for packet in packets {
+        if packet.outcome != Outcome::Pending {
+            stage.push(None);
+            continue;
+        }
+        packet.outcome = match sad.get_mut(packet.sa) {
+            None => Outcome::Dropped(DropCause::NoSa),
+            Some(sa) => match sa.prepare(&mut packet.buffer, &mut packet.events) {
+                Ok(prepared) => {
+                    stage.push(Some(prepared));
+                    continue;
+                }
+                Err(Refusal::Dropped(cause)) => Outcome::Dropped(cause),
+                Err(Refusal::TooBig(mtu)) => Outcome::TooBig(mtu),
+                Err(Refusal::Fragment(mtu)) => Outcome::Fragment(mtu),
+            },
+        };
+        stage.push(None);
+    }
 }
 
 #[inline]

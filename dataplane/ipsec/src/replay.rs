@@ -10,6 +10,8 @@
 //! right clears whole words and shifts none (RFC 6479 §3). Checking changes nothing; it gives a
 //! [`Candidate`], and only accepting that, after the ICV has verified, moves the window.
 
+use crate::prefetch::prefetch;
+
 /// The smallest window, in packets (RFC 4303 §3.4.3 asks for at least 32).
 pub const MIN_WINDOW: u32 = 32;
 /// The largest window, in packets: 8 KiB of bits.
@@ -140,6 +142,16 @@ impl ReplayWindow {
             self.seen[word] |= bit;
         }
         Ok(order)
+    }
+
+    /// Asks for the word of a number on the wire. The high half does not matter: words are found by the low bits.
+    #[inline]
+    pub(crate) fn prefetch(&self, low: u32) {
+        if let Some((word, _)) = self.position(low.into())
+            && let Some(word) = self.seen.get(word)
+        {
+            prefetch(word);
+        }
     }
 
     #[inline]

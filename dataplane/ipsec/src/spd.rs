@@ -17,11 +17,12 @@ mod flow_cache;
 #[cfg(test)]
 mod tests;
 
-pub use flow_cache::FlowCache;
+pub use flow_cache::{Context, FlowCache, Place};
 
 use crate::flow::FlowKey;
 use crate::selector::{Action, AddressRange, Policy, PolicyId, Selector};
 use core::net::IpAddr;
+use foldhash::quality::RandomState; // its seed is random: who sends packets cannot make them collide
 use std::collections::HashMap;
 
 /// The policy that decides about a packet.
@@ -114,7 +115,7 @@ struct Tuple {
     local_len: u8,
     remote_len: u8,
     best_rank: usize,
-    buckets: HashMap<(u128, u128), Vec<Rule>>,
+    buckets: HashMap<(u128, u128), Vec<Rule>, RandomState>,
 }
 
 impl Family {
@@ -126,7 +127,7 @@ impl Family {
             .iter()
             .position(|t| (t.local_len, t.remote_len) == (local_len, remote_len))
             .unwrap_or_else(|| {
-                let buckets = HashMap::new();
+                let buckets = HashMap::default();
                 self.tuples.push(Tuple { local_len, remote_len, best_rank: rule.rank, buckets });
                 self.tuples.len() - 1
             });

@@ -15,6 +15,7 @@ pub enum Ecn {
 
 impl Ecn {
     /// The codepoint in the low two bits of a TOS or traffic class octet.
+    #[inline]
     pub const fn of(traffic_class: u8) -> Self {
         match traffic_class & 0b11 {
             0b00 => Self::NotEct,
@@ -25,6 +26,7 @@ impl Ecn {
     }
 
     /// The two bits.
+    #[inline]
     pub const fn bits(self) -> u8 {
         match self {
             Self::NotEct => 0b00,
@@ -35,6 +37,7 @@ impl Ecn {
     }
 
     /// What a tunnel egress forwards, `None` where the packet is to be dropped (RFC 6040 §4.2 Figure 4).
+    #[inline]
     pub const fn decapsulate(inner: Self, outer: Self) -> Option<Self> {
         Some(match (inner, outer) {
             (Self::NotEct, Self::Ce) => return None,

@@ -54,6 +54,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     ///
     /// [`Malformed::Truncated`]; [`Malformed::Options`] for a third tag.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header, mut payload) =
             bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
@@ -77,6 +78,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Station the frame is for.
+    #[inline]
     pub fn destination(&self) -> Mac {
         let h = self.header;
         Mac([h[0], h[1], h[2], h[3], h[4], h[5]])
@@ -89,16 +91,19 @@ impl<'a> Frame<'a> {
     }
 
     /// VLAN identifiers of the tags, outermost first.
+    #[inline]
     pub fn vlans(&self) -> impl Iterator<Item = u16> + '_ {
         self.tags.iter().flatten().map(|tci| tci & 0x0fff)
     }
 
     /// The type behind all tags.
+    #[inline]
     pub fn ether_type(&self) -> u16 {
         self.ether_type
     }
 
     /// Bytes of the header with its tags.
+    #[inline]
     pub fn header_len(&self) -> usize {
         self.header_len
     }
@@ -116,4 +121,14 @@ pub fn emit(destination: Mac, source: Mac, ether_type: u16) -> [u8; HEADER_LEN] 
     let Mac([s0, s1, s2, s3, s4, s5]) = source;
     let [high, low] = ether_type.to_be_bytes();
     [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low]
+}
+
+/// Writes an untagged header where it is to be.
+#[inline]
+pub fn write(header: &mut [u8; HEADER_LEN], destination: Mac, source: Mac, ether_type: u16) {
+    let (to, rest) = header.split_at_mut(6);
+    let (from, kind) = rest.split_at_mut(6);
+    to.copy_from_slice(&destination.0);
+    from.copy_from_slice(&source.0);
+    kind.copy_from_slice(&ether_type.to_be_bytes());
 }

@@ -174,6 +174,7 @@ pub fn set_traffic_class(packet: &mut [u8], traffic_class: u8) {
 
 /// Takes one from TTL or hop limit of a packet of either version; `None`, and no change, when it would
 /// reach zero.
+#[inline]
 pub fn decrement_hop_limit(packet: &mut [u8]) -> Option<u8> {
     match packet.first().map(|b| b >> 4) {
         Some(4) => ipv4::decrement_ttl(packet),

@@ -97,6 +97,7 @@ impl<'a> Ipv4<'a> {
     }
 
     /// Offset of this fragment in bytes.
+    #[inline]
     pub fn fragment_offset(&self) -> usize {
         usize::from(self.flags_and_offset() & OFFSET).saturating_mul(8)
     }
@@ -198,6 +199,7 @@ impl Header {
 
 /// Takes one from the TTL of a packet, keeping its checksum right. `None`, and no change, when it would
 /// reach zero (RFC 1812 §5.3.1) or these bytes hold no IPv4 header.
+#[inline]
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<MIN_HEADER_LEN>().filter(|h| h[0] >> 4 == 4)?;
     let ttl = header[8].checked_sub(1).filter(|&ttl| ttl > 0)?;

@@ -66,6 +66,9 @@ impl Worker {
     /// Carries out some of the waiting commands; how many.
     pub(crate) fn apply_commands(&mut self) -> usize {
         let mut count = 0;
+        if self.mine().commands.is_empty() {
+            return 0;
+        }
         while count < self.limits.commands_per_turn {
             let Some((sequence, command)) = self.mine().commands.pop() else { break };
             self.sequence = sequence;
@@ -98,6 +101,7 @@ impl Worker {
             Command::SetForwarding(table) => {
                 self.forwarding = table;
                 self.forwarding_version += 1;
+                self.forget_decisions();
                 let table = Arc::clone(&self.forwarding);
                 self.waiting.release(|key| match key {
                     Key::NextHop(port, address) => table.neighbours.get(*port, *address).is_some(),
@@ -112,6 +116,7 @@ impl Worker {
             }
             Command::SetPolicies(spd) => {
                 self.spd = spd;
+                self.forget_decisions();
                 // Some of them may be gone; of the others, a young one is remembered.
                 let (now, repeat) = (self.now, self.limits.acquire_repeat);
                 self.acquires.retain(|_, at| now.saturating_duration_since(*at) < repeat);
@@ -160,6 +165,7 @@ impl Worker {
 
     fn bind(&mut self, binding: Binding) {
         let (policy, pair) = (binding.policy, binding.pair);
+        self.epochs.advance(policy);
         let bound = self.bindings.entry(policy).or_default();
         bound.retain(|b| b.pair != pair);
         let served = self.served.entry(pair).or_default();
@@ -200,6 +206,7 @@ impl Worker {
     fn flush_all(&mut self) {
         self.bindings.clear();
         self.served.clear();
+        self.forget_decisions();
         let pairs = self.pairs.keys().copied().collect();
         self.close(pairs);
         for spi in self.larval.drain() {
@@ -211,6 +218,7 @@ impl Worker {
 
     fn unbind(&mut self, pair: PairId) {
         for policy in self.served.remove(&pair).unwrap_or_default() {
+            self.epochs.advance(policy);
             if let Some(bound) = self.bindings.get_mut(&policy) {
                 bound.retain(|b| b.pair != pair);
                 if bound.is_empty() {

@@ -1,6 +1,7 @@
 //! Out of the worker: next hop, TTL, MTU, ICMP errors, the host port, transmission.
 
 use crate::account::WorkerDrop;
+use crate::flows::{Decision, Question};
 use crate::forwarding::NextHop;
 use crate::ingress::flow_of;
 use crate::packet::{Origin, Packet, Sender};
@@ -18,11 +19,23 @@ use wire::{ethernet, icmp};
 
 impl Worker {
     /// Sends a packet on in clear, as a router does.
-    pub(crate) fn forward(&mut self, mut packet: Packet, flow: &Flow, origin: Origin) {
+    ///
+    /// The answer to `question` is remembered.
+    pub(crate) fn forward(
+        &mut self,
+        mut packet: Packet,
+        flow: &Flow,
+        origin: Origin,
+        question: Option<Question>,
+    ) {
         packet.set_origin(origin);
         let hop = self.forwarding.resolve(flow.destination);
         let mtu = match hop {
-            NextHop::Station { mtu, .. } | NextHop::Unresolved { mtu, .. } => mtu,
+            NextHop::Station { port, mtu, source, destination } => {
+                self.remember(question, Decision::Send { port, mtu, source, destination });
+                mtu
+            }
+            NextHop::Unresolved { mtu, .. } => mtu,
             // The host gave it to us: it would come back.
             NextHop::Host if origin == Origin::Host => {
                 return self.drop_packet(packet, WorkerDrop::NoRoute);
@@ -48,6 +61,7 @@ impl Worker {
     }
 
     /// Takes one from TTL or hop limit; false when it runs out here.
+    #[inline]
     pub(crate) fn decrement_hop_limit(&self, packet: &mut Packet) -> bool {
         wire::ip::decrement_hop_limit(packet).is_some()
     }
@@ -59,15 +73,16 @@ impl Worker {
     }
 
     /// Gives an IP packet to a station, or lets it wait for that one's address.
+    #[inline]
     pub(crate) fn send(&mut self, mut packet: Packet, hop: NextHop) {
         match hop {
             NextHop::Station { port, source, destination, .. } => {
                 let ether_type = if packet[0] >> 4 == 4 { ethernet::IPV4 } else { ethernet::IPV6 };
-                let header = ethernet::emit(destination, source, ether_type);
-                let Some(front) = packet.0.push_front(header.len()) else {
+                let front = packet.0.push_front(ethernet::HEADER_LEN);
+                let Some(front) = front.and_then(<[u8]>::first_chunk_mut) else {
                     return self.drop_packet(packet, DropCause::NoRoom);
                 };
-                front.copy_from_slice(&header);
+                ethernet::write(front, destination, source, ether_type);
                 // The hop came from the links, which name only ports; one that is not there sends nothing.
                 let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
                     return self.drop_packet(packet, WorkerDrop::NoRoute);
@@ -186,14 +201,14 @@ impl Worker {
             self.deliver_to_host(message);
             return true;
         }
-        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+        match self.spd.lookup(&flow.outbound()) {
             Some(found) if found.action == Action::Protect => {
                 if self.choose(found.policy, &flow.outbound()).is_none() {
                     self.free(message.0);
                     return false;
                 }
                 self.account.add(Row::Generated, 1);
-                self.protect(message, flow, found.policy, Origin::Generated);
+                self.protect(message, flow, found.policy, Origin::Generated, None);
                 true
             }
             // What came in clear is answered in clear; what came out of a tunnel is not, as the error quotes it.
@@ -202,7 +217,7 @@ impl Worker {
                     && found.is_none_or(|found| found.action == Action::Bypass) =>
             {
                 self.account.add(Row::Generated, 1);
-                self.forward(message, &flow, Origin::Generated);
+                self.forward(message, &flow, Origin::Generated, None);
                 true
             }
             _ => {

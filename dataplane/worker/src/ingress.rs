@@ -12,14 +12,18 @@ use ipsec::drop_cause::DropCause;
 use ipsec::flow::Flow;
 use ipsec::inbound::InboundPacket;
 use ipsec::packet::PacketBuffer;
+use ipsec::prefetch::prefetch;
 use ipsec::sa::Spi;
 use stats::Worker as Row;
-use wire::ethernet;
+use wire::ethernet::{self, Mac};
 use wire::ip::Ip;
 
 impl Worker {
     /// Frames of this worker that others have copied.
     pub(crate) fn take_home(&mut self) {
+        if self.shared[self.core.index()].returns.is_empty() {
+            return;
+        }
         while let Some(frame) = self.shared[self.core.index()].returns.pop() {
             self.account.add(Row::FramesReturned, 1);
             self.free(frame);
@@ -37,8 +41,10 @@ impl Worker {
             self.account.add(Row::Received, count as u64);
             self.account.add(Row::ReceivedBytes, bytes as u64);
             self.account.add(Row::Bursts, 1);
+            let side = state.side;
+            let station = self.forwarding.link(id).map(|link| link.mac);
             for frame in frames.drain(..) {
-                self.take_frame(Packet(frame), id);
+                self.take_frame(Packet(frame), station, side);
             }
             self.flush();
         }
@@ -75,6 +81,9 @@ impl Worker {
 
     /// One burst of what the kernel reassembled.
     pub(crate) fn take_injected(&mut self) -> usize {
+        if self.shared[self.core.index()].injected.is_empty() {
+            return 0;
+        }
         let mut count = 0;
         while count < BURST
             && let Some(bytes) = self.shared[self.core.index()].injected.pop()
@@ -96,6 +105,9 @@ impl Worker {
 
     /// One burst of what other workers handed over.
     pub(crate) fn take_handoffs(&mut self) -> usize {
+        if self.shared[self.core.index()].handoff.is_empty() {
+            return 0;
+        }
         let mut count = 0;
         while count < BURST
             && let Some(Handoff { frame, from, what }) =
@@ -149,7 +161,7 @@ impl Worker {
             }
             match key {
                 Key::Policy(_) => match flow_of(&packet) {
-                    Some(flow) => self.outbound(packet, flow, Origin::Resumed, false),
+                    Some(flow) => self.outbound(packet, flow, Origin::Resumed, false, None),
                     None => self.drop_packet(packet, DropCause::MalformedHeader),
                 },
                 Key::Larval(_) => self.classify(packet, Origin::Resumed, Side::Either),
@@ -175,11 +187,12 @@ impl Worker {
         self.account.set(Row::Waiting, self.waiting.len() as u64);
     }
 
-    fn take_frame(&mut self, mut packet: Packet, port: PortId) {
+    #[inline]
+    fn take_frame(&mut self, mut packet: Packet, station: Option<Mac>, side: Side) {
         let Ok(frame) = ethernet::Frame::parse(&packet) else {
             return self.drop_packet(packet, WorkerDrop::NotIp);
         };
-        let ours = self.forwarding.link(port).is_some_and(|l| l.mac == frame.destination());
+        let ours = station.is_some_and(|station| station == frame.destination());
         let is_ip = matches!(frame.ether_type(), ethernet::IPV4 | ethernet::IPV6);
         let (tagged, header_len) = (frame.vlans().next().is_some(), frame.header_len());
         if !ours {
@@ -193,7 +206,6 @@ impl Worker {
         }
         packet.trim_front(header_len);
         packet.set_arrival(self.core);
-        let side = self.ports[usize::from(port.0)].side;
         self.classify(packet, Origin::Port, side);
     }
 
@@ -201,11 +213,12 @@ impl Worker {
         let Some(flow) = flow_of(&packet) else {
             return self.drop_packet(packet, DropCause::MalformedHeader);
         };
-        self.outbound(packet, flow, Origin::Host, false);
+        self.take_plain(packet, flow.into(), Origin::Host, false, Side::Protected);
     }
 
     /// What an IP packet from a port, from another worker's port or from the kernel is.
-    fn classify(&mut self, packet: Packet, origin: Origin, side: Side) {
+    #[inline]
+    fn classify(&mut self, mut packet: Packet, origin: Origin, side: Side) {
         let class = classify(&packet, &self.forwarding.addresses, self.encap_port);
         match class {
             Err(cause) => self.drop_packet(packet, cause),
@@ -213,7 +226,11 @@ impl Worker {
             Ok(Class::Reassemble) => self.drop_packet(packet, WorkerDrop::FragmentToUs),
             Ok(Class::KeepAlive) => self.drop_packet(packet, WorkerDrop::KeepAlive),
             Ok(Class::Ike) => self.deliver_to_host(packet),
-            Ok(Class::Clear { flow, to_us }) => self.clear(packet, flow, to_us, side),
+            Ok(Class::Clear { flow, to_us, end }) => {
+                // Link-layer padding goes; the length was checked.
+                packet.0.truncate(usize::from(end));
+                self.take_plain(packet, flow, Origin::Port, to_us, side);
+            }
         }
     }
 
@@ -222,6 +239,10 @@ impl Worker {
         let owner = Spi::new(header.spi).map_or(self.core, Spi::core);
         if owner != self.core && owner.index() < self.shared.len() && origin == Origin::Port {
             return self.hand_off(packet, owner, HandedOff::Inbound);
+        }
+        self.sad.prefetch(header.spi);
+        if let Some(side) = self.inbound.get(Spi::for_known_answer(header.spi).slot()) {
+            prefetch(side);
         }
         self.opening.push(InboundPacket::new(packet, header));
     }

@@ -21,6 +21,7 @@
 //! | `control` | commands as the worker carries them out, deletes that wait for rings to drain |
 //! | `ingress` | from a port, the host or another worker to the stage that a packet belongs to |
 //! | `open` | the inbound burst and where decapsulated packets go |
+//! | `flows` | what is known of a flow: plain packets are judged by it |
 //! | `policy` | the SPD's word on plain packets; the outbound SA of a policy, or waiting for one |
 //! | `seal` | the outbound burst |
 //! | `forward` | TTL, MTU, next hop, ICMP errors; the host port; transmission |
@@ -40,6 +41,7 @@ mod command;
 mod config;
 mod control;
 mod event;
+mod flows;
 mod forward;
 mod forwarding;
 mod fragment;

@@ -1,7 +1,9 @@
 //! The inbound burst, and where decapsulated packets go (RFC 4301 §5.2).
 
 use crate::command::Delivery;
+use crate::config::Side;
 use crate::event::{Direction, Event, Limit};
+use crate::flows::Question;
 use crate::packet::{Origin, Packet};
 use crate::waiting::Key;
 use crate::worker::Worker;
@@ -9,7 +11,7 @@ use core::sync::atomic::Ordering;
 use ipsec::accounting::{Events, Totals};
 use ipsec::classify::Protected;
 use ipsec::drop_cause::DropCause;
-use ipsec::flow::Flow;
+use ipsec::flow::{Flow, FlowId};
 use ipsec::inbound::{InboundPacket, Outcome, process_burst};
 use ipsec::sa::{PairId, Spi};
 use ipsec::selector::Action;
@@ -38,7 +40,7 @@ impl Worker {
                         self.publish_usage(run);
                         run = spi;
                     }
-                    self.opened(packet, &header, inner.flow);
+                    self.opened(packet, spi, inner.flow);
                 }
                 Outcome::Dropped(cause) => {
                     if cause == DropCause::UnknownSpi {
@@ -67,32 +69,43 @@ impl Worker {
         }
     }
 
-    fn opened(&mut self, packet: Packet, header: &Protected, flow: Flow) {
-        let slot = Spi::new(header.spi).map_or(0, Spi::slot);
-        match self.inbound.get(slot) {
+    #[inline]
+    fn opened(&mut self, packet: Packet, spi: Option<Spi>, flow: FlowId) {
+        match self.inbound.get(spi.map_or(0, Spi::slot)) {
             Some(Some(side)) if side.delivery == Delivery::Forward => {
-                let pair = side.pair;
-                self.decapsulated(packet, flow, pair);
+                let origin = Origin::Decapsulated(side.pair);
+                self.take_plain(packet, flow, origin, false, Side::Protected);
             }
             _ => self.deliver_to_host(packet),
         }
     }
 
     /// A packet out of a tunnel is forwarded; where a policy protects its way on, it enters the next tunnel.
-    fn decapsulated(&mut self, packet: Packet, flow: Flow, pair: PairId) {
+    pub(crate) fn decapsulated(
+        &mut self,
+        packet: Packet,
+        flow: Flow,
+        pair: PairId,
+        question: Question,
+    ) {
         if self.forwarding.addresses.contains(flow.destination) {
             return self.deliver_to_host(packet);
         }
         let origin = Origin::Decapsulated(pair);
-        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+        match self.spd.lookup(&flow.outbound()) {
             Some(found) if found.action == Action::Discard => {
-                self.drop_packet(packet, DropCause::PolicyDiscard);
+                self.discard(packet, DropCause::PolicyDiscard, Some(question));
             }
-            // A policy that covers both directions of its own traffic would send it back to where it came from.
-            Some(found) if found.action == Action::Protect && !self.serves(pair, found.policy) => {
-                self.protect(packet, flow, found.policy, origin);
+            // A policy that covers both directions of its own traffic would send it back to where it came from. What hangs on the
+            // pair is not remembered of the flow.
+            Some(found) if found.action == Action::Protect => {
+                if self.serves(pair, found.policy) {
+                    self.forward(packet, &flow, origin, None);
+                } else {
+                    self.protect(packet, flow, found.policy, origin, None);
+                }
             }
-            _ => self.forward(packet, &flow, origin),
+            _ => self.forward(packet, &flow, origin, Some(question)),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::account::WorkerDrop;
 use crate::command::{HandedOff, SaRef};
 use crate::config::Side;
 use crate::event::Event;
+use crate::flows::{Decision, Question};
 use crate::ingress::flow_of;
 use crate::packet::{Origin, Packet};
 use crate::waiting::Key;
@@ -11,31 +12,32 @@ use crate::worker::Worker;
 use core::sync::atomic::Ordering;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::{Flow, FlowKey};
-use ipsec::packet::PacketBuffer;
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, AddressRange, PolicyId, Ports, Selector};
 use stats::Worker as Row;
 use wire::protocol;
 
 impl Worker {
-    /// A plain packet from a port.
-    pub(crate) fn clear(&mut self, mut packet: Packet, flow: Flow, to_us: bool, side: Side) {
-        // Link-layer padding goes; the length was checked when the packet was classified.
-        let len = ip_len(&packet);
-        if packet.set_len(len).is_err() {
-            return self.drop_packet(packet, DropCause::MalformedHeader);
-        }
+    /// A plain packet from a port, of a flow that nothing is known of.
+    pub(crate) fn clear(
+        &mut self,
+        packet: Packet,
+        flow: Flow,
+        to_us: bool,
+        side: Side,
+        question: Question,
+    ) {
         if to_us && is_udp_port(&flow, |f| f.1, &[self.ike_port]) {
             return self.deliver_to_host(packet);
         }
         let mut bypassed = false;
         if side != Side::Protected {
-            match self.flows_in.lookup(&self.spd, &flow.inbound()).map(|found| found.action) {
+            match self.spd.lookup(&flow.inbound()).map(|found| found.action) {
                 Some(Action::Protect) => {
-                    return self.drop_packet(packet, DropCause::ClearNotProtected);
+                    return self.discard(packet, DropCause::ClearNotProtected, Some(question));
                 }
                 Some(Action::Discard) => {
-                    return self.drop_packet(packet, DropCause::PolicyDiscard);
+                    return self.discard(packet, DropCause::PolicyDiscard, Some(question));
                 }
                 Some(Action::Bypass) => bypassed = true,
                 None => {}
@@ -45,27 +47,41 @@ impl Worker {
         if to_us {
             return self.deliver_to_host(packet);
         }
-        self.outbound(packet, flow, Origin::Port, bypassed);
+        self.outbound(packet, flow, Origin::Port, bypassed, Some(question));
     }
 
     /// A plain packet on its way out. `bypassed`: a policy lets its kind come in in clear, so it may go on.
-    pub(crate) fn outbound(&mut self, packet: Packet, flow: Flow, origin: Origin, bypassed: bool) {
+    /// The answer to `question` is remembered.
+    pub(crate) fn outbound(
+        &mut self,
+        packet: Packet,
+        flow: Flow,
+        origin: Origin,
+        bypassed: bool,
+        question: Option<Question>,
+    ) {
         // The gateway's own IKE passes any policy (RFC 4301 §5.1: it is the host's own and exempt).
         if origin == Origin::Host
             && is_udp_port(&flow, |f| f.0, &[self.ike_port, self.encap_port])
             && self.forwarding.addresses.contains(flow.source)
         {
-            return self.forward(packet, &flow, origin);
+            return self.forward(packet, &flow, origin, question);
         }
-        match self.flows_out.lookup(&self.spd, &flow.outbound()) {
+        match self.spd.lookup(&flow.outbound()) {
             Some(found) => match found.action {
-                Action::Protect => self.protect(packet, flow, found.policy, origin),
-                Action::Bypass => self.forward(packet, &flow, origin),
-                Action::Discard => self.drop_packet(packet, DropCause::PolicyDiscard),
+                Action::Protect => self.protect(packet, flow, found.policy, origin, question),
+                Action::Bypass => self.forward(packet, &flow, origin, question),
+                Action::Discard => self.discard(packet, DropCause::PolicyDiscard, question),
             },
-            None if bypassed => self.forward(packet, &flow, origin),
-            None => self.drop_packet(packet, DropCause::NoPolicy),
+            None if bypassed => self.forward(packet, &flow, origin, question),
+            None => self.discard(packet, DropCause::NoPolicy, question),
         }
+    }
+
+    /// Drops a packet as policy says, and the rest of its flow.
+    pub(crate) fn discard(&mut self, packet: Packet, cause: DropCause, question: Option<Question>) {
+        self.remember(question, Decision::Drop(cause.into()));
+        self.drop_packet(packet, cause);
     }
 
     /// A packet that leaves only through an SA of `policy`: it never goes in clear, whatever happens here.
@@ -75,13 +91,18 @@ impl Worker {
         flow: Flow,
         policy: PolicyId,
         origin: Origin,
+        question: Option<Question>,
     ) {
         packet.set_origin(origin);
         if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
             return self.time_exceeded(packet);
         }
         let key = flow.outbound();
-        match self.choose(policy, &key) {
+        let chosen = self.choose(policy, &key);
+        if let Some(Chosen { sa, settled: true }) = chosen {
+            self.remember_sa(question, policy, sa);
+        }
+        match chosen.map(|chosen| chosen.sa) {
             Some(sa) if sa.core == self.core => match self.owned_slot(sa) {
                 Some(slot) => self.seal_with(packet, slot),
                 None => self.drop_packet(packet, DropCause::NoSa),
@@ -98,7 +119,7 @@ impl Worker {
     /// A packet whose SA went while it was handed over: it takes the one that its policy has now.
     pub(crate) fn protect_again(&mut self, packet: Packet, policy: PolicyId) {
         match flow_of(&packet) {
-            Some(flow) => self.protect(packet, flow, policy, Origin::Resumed),
+            Some(flow) => self.protect(packet, flow, policy, Origin::Resumed, None),
             None => self.drop_packet(packet, DropCause::MalformedHeader),
         }
     }
@@ -110,15 +131,15 @@ impl Worker {
 
     /// The SA for a packet of a policy: the last bound one that is active and may carry it. One that waits for inbound traffic is
     /// taken when there is no other.
-    pub(crate) fn choose(&self, policy: PolicyId, key: &FlowKey) -> Option<SaRef> {
+    pub(crate) fn choose(&self, policy: PolicyId, key: &FlowKey) -> Option<Chosen> {
         let mut pending = None;
         for binding in self.bindings.get(&policy)?.iter().rev() {
             if binding.selectors.iter().any(|s| s.matches(key)) {
                 // Relaxed: see `Binding::active`.
                 if binding.active.load(Ordering::Relaxed) {
-                    return Some(binding.sa);
+                    return Some(Chosen { sa: binding.sa, settled: pending.is_none() });
                 }
-                pending = pending.or(Some(binding.sa));
+                pending = pending.or(Some(Chosen { sa: binding.sa, settled: false }));
             }
         }
         pending
@@ -154,6 +175,14 @@ impl Worker {
     }
 }
 
+/// The SA for a packet of a policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chosen {
+    pub(crate) sa: SaRef,
+    /// Whether it stays so until bindings change: no SA that would be taken first waits for its activation.
+    pub(crate) settled: bool,
+}
+
 /// The selector that one packet is: what a peer narrows from (RFC 7296 §2.9).
 fn selector(key: &FlowKey) -> Selector {
     let port = |port: Option<u16>| port.map_or(Ports::Opaque, |p| Ports::Range(p..=p));
@@ -169,9 +198,4 @@ fn selector(key: &FlowKey) -> Selector {
 fn is_udp_port(flow: &Flow, which: impl Fn((u16, u16)) -> u16, ports: &[u16]) -> bool {
     flow.protocol == protocol::UDP
         && flow.outbound().ports.is_some_and(|pair| ports.contains(&which(pair)))
-}
-
-/// The length that the IP header of a parsed packet says.
-fn ip_len(packet: &[u8]) -> usize {
-    wire::ip::Ip::parse(packet).map_or(0, |ip| ip.total_len())
 }

@@ -12,12 +12,25 @@ use wire::icmp;
 
 impl Worker {
     /// Takes a packet into the burst of an SA of this worker.
+    #[inline]
     pub(crate) fn seal_with(&mut self, packet: Packet, slot: Slot) {
-        let side = self.outbound.get(slot.0 as usize).and_then(Option::as_ref);
-        if side.is_some_and(|side| side.hop_version != self.forwarding_version) {
-            self.refresh_hop(slot);
-        }
+        self.ask_for_outbound(slot);
         self.sealing.push(OutboundPacket::new(packet, slot));
+    }
+
+    /// Sees to it that the next hop and path MTU of every SA in hand are those of the present forwarding table.
+    fn refresh_hops(&mut self, burst: &[OutboundPacket<Packet>]) {
+        let mut run = None;
+        for OutboundPacket { sa, .. } in burst {
+            if run == Some(*sa) {
+                continue;
+            }
+            run = Some(*sa);
+            let side = self.outbound.get(sa.0 as usize).and_then(Option::as_ref);
+            if side.is_some_and(|side| side.hop_version != self.forwarding_version) {
+                self.refresh_hop(*sa);
+            }
+        }
     }
 
     /// Finds out anew where the peer of an SA is reached, and the MTU on the way.
@@ -41,6 +54,7 @@ impl Worker {
         while !self.sealing.is_empty() {
             let spare = core::mem::take(&mut self.spare);
             let mut burst = core::mem::replace(&mut self.sealing, spare);
+            self.refresh_hops(&burst);
             let mut totals = Totals::default();
             process_burst(&mut self.outbound_sad, &mut burst, &mut totals);
             self.account.sealed(&totals);

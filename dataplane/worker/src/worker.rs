@@ -5,6 +5,7 @@ use crate::command::{Binding, HandedOff, Handoff, SaRef, WorkerShared};
 use crate::config::{DataplaneConfig, Idle, Limits, PortId, Side, WorkerParts};
 use crate::control::{Closing, InboundSide, OutboundSide, PairPlaces};
 use crate::event::Event;
+use crate::flows::{BindingEpochs, Decision, Plain};
 use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
 use crate::host::HostPort;
@@ -31,8 +32,11 @@ use std::time::Instant;
 /// Packets taken from one source at once: what the batched cipher wants, and what the first-level cache holds.
 pub(crate) const BURST: usize = 32;
 
-/// Flows that a worker remembers the policy of, each direction: a megabyte or two.
+/// Flows that a worker remembers at least: a megabyte. With more SAs it remembers two for each.
 const FLOWS: usize = 1 << 14;
+
+/// And at most: 128 MB, for a million SAs with a flow each way.
+const MOST_FLOWS: usize = 1 << 21;
 
 /// Turns of a spinning worker between two publications when nothing happens.
 const IDLE_PUBLICATION: u64 = 1 << 10;
@@ -132,8 +136,10 @@ pub struct Worker {
     pub(crate) stopped: bool,
 
     pub(crate) spd: Arc<Spd>,
-    pub(crate) flows_out: FlowCache,
-    pub(crate) flows_in: FlowCache,
+    pub(crate) flows: FlowCache<Decision>,
+    /// Changes with everything that decisions are made from but bindings; never 0.
+    pub(crate) decisions: u32,
+    pub(crate) epochs: BindingEpochs,
     pub(crate) forwarding: Arc<ForwardingTable>,
     /// Changes with `forwarding`, so that what was made from it can tell that it is old.
     pub(crate) forwarding_version: u64,
@@ -149,6 +155,7 @@ pub struct Worker {
 
     // Bursts, empty between two sources.
     pub(crate) frames: Vec<Frame>,
+    pub(crate) plain: Vec<Plain>,
     pub(crate) opening: Vec<InboundPacket<Packet>>,
     pub(crate) sealing: Vec<OutboundPacket<Packet>>,
     /// Takes the place of `sealing` while that is worked on.
@@ -208,8 +215,9 @@ impl Worker {
             sequence: 0,
             stopped: false,
             spd: Arc::new(Spd::compile(&[], 0)),
-            flows_out: FlowCache::new(FLOWS),
-            flows_in: FlowCache::new(FLOWS),
+            flows: FlowCache::new((2 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
+            decisions: 1,
+            epochs: BindingEpochs::new(),
             forwarding: Arc::new(ForwardingTable::default()),
             forwarding_version: 0,
             errors: Budget::new(limits.icmp_per_second, limits.icmp_burst, epoch),
@@ -218,6 +226,7 @@ impl Worker {
             unknown_spis: Budget::new(10, 10, epoch),
             late_events: VecDeque::with_capacity(BURST),
             frames: Vec::with_capacity(BURST),
+            plain: Vec::with_capacity(2 * BURST),
             opening: Vec::with_capacity(2 * BURST),
             sealing: Vec::with_capacity(2 * BURST),
             spare: Vec::with_capacity(2 * BURST),
@@ -359,6 +368,7 @@ impl Worker {
     /// Ends a source's burst: everything in hand is opened, sealed and sent.
     pub(crate) fn flush(&mut self) {
         self.open_burst();
+        self.judge_burst();
         self.seal_burst();
         self.transmit_all();
         self.ring_bells();

@@ -10,11 +10,10 @@ use super::suite::{self, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Totals, Usage};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
-use crate::flow::Flow;
+use crate::flow::{Admission, FlowId};
 use crate::packet::PacketBuffer;
 use crate::replay::{Candidate, Order, ReplayWindow, Replayed};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
-use crate::selector::Selector;
 use core::net::IpAddr;
 use wire::ah::Ah;
 use wire::ecn::Ecn;
@@ -32,18 +31,21 @@ pub struct Peer {
 }
 
 /// The runtime form of an SA that receives. One worker owns it.
+///
+/// What every packet looks at lies in front.
+#[repr(C, align(64))]
 pub struct InboundSa {
     spi: Spi,
     esn: bool,
+    seen: bool,
     sizes: Sizes,
     contribution: Contribution,
     headers: HeaderRules,
-    seen: bool,
-    peer: Peer,
     suite: Suite,
     replay: ReplayWindow,
+    peer: Peer,
     usage: Usage,
-    selectors: Box<[Selector]>,
+    selectors: Admission,
     pair: PairId,
 }
 
@@ -70,7 +72,7 @@ impl InboundSa {
             suite,
             replay: ReplayWindow::new(parameters.replay_window, parameters.esn)?,
             usage: Usage::new(&parameters.lifetime),
-            selectors: parameters.selectors.clone().into(),
+            selectors: Admission::new(&parameters.selectors),
             pair: parameters.pair,
         })
     }
@@ -149,7 +151,8 @@ impl InboundSa {
                 let text_len = packet.len().checked_sub(before + usize::from(icv));
                 let text_len = text_len.filter(|&len| len >= esp::TRAILER_LEN);
                 let text_len = text_len.ok_or(DropCause::TooShort)?;
-                if text_len % usize::from(align) != 0 {
+                // A power of two.
+                if text_len & (usize::from(align) - 1) != 0 {
                     return Err(DropCause::BadLength);
                 }
                 (parsed.sequence(), offset + before, text_len)
@@ -166,6 +169,17 @@ impl InboundSa {
         let (sequence, esn) = (candidate.sequence(), self.esn);
         let place = Place { esp: offset, text, text_len, sequence, esn };
         Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
+    }
+
+    /// Asks for what its next packet of `len` bytes needs beside the SA itself: the words of the window and the key.
+    #[inline]
+    pub(crate) fn prefetch(&self, header: &Protected, data: &[u8]) {
+        if let Some([n3, n2, n1, n0]) =
+            data.get(usize::from(header.offset) + 4..).and_then(<[u8]>::first_chunk)
+        {
+            self.replay.prefetch(u32::from_be_bytes([*n3, *n2, *n1, *n0]));
+        }
+        self.suite.prefetch(data.len());
     }
 
     #[inline]
@@ -224,7 +238,7 @@ impl InboundSa {
         if next_header == protocol::NO_NEXT_HEADER {
             return Err(DropCause::Dummy);
         }
-        let (start, len, flow) = if self.contribution.tunnel {
+        let (start, len, id) = if self.contribution.tunnel {
             let payload = plain.get_mut(..payload_len).ok_or(DropCause::BadPadding)?;
             let inner = read_inner(payload, next_header)?;
             let traffic_class =
@@ -232,16 +246,16 @@ impl InboundSa {
             if traffic_class != inner.traffic_class {
                 wire::ip::set_traffic_class(payload, traffic_class);
             }
-            (text, inner.len, inner.flow)
+            (text, inner.len, inner.id)
         } else {
             let (start, end) =
                 (join_transport(buffer.data_mut(), header, text), text + payload_len);
             let start = start.ok_or(DropCause::BadLength)?;
             let packet = buffer.data_mut().get_mut(start..end).ok_or(DropCause::BadPadding)?;
-            let flow = restore_transport(packet, next_header, header)?;
-            (start, end - start, flow)
+            let id = restore_transport(packet, next_header, header)?;
+            (start, end - start, id)
         };
-        if !self.selectors.iter().any(|selector| selector.matches(&flow.inbound())) {
+        if !self.selectors.admits_inbound(&id) {
             return Err(DropCause::SelectorMismatch);
         }
 
@@ -254,7 +268,7 @@ impl InboundSa {
         totals.add(self.contribution, bytes);
         buffer.trim_front(start);
         buffer.set_len(len).map_err(|_| DropCause::NoRoom)?;
-        Ok(Inner { flow })
+        Ok(Inner { flow: id })
     }
 
     #[inline]
@@ -311,13 +325,13 @@ pub(crate) struct Admitted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
     /// Its selector values.
-    pub flow: Flow,
+    pub flow: FlowId,
 }
 
 struct InnerHeader {
     len: usize,
     traffic_class: u8,
-    flow: Flow,
+    id: FlowId,
 }
 
 /// Reads and checks pad length, padding and next header (RFC 4303 §2.4 to §2.6): the length of what
@@ -350,8 +364,8 @@ fn read_inner(payload: &[u8], next_header: u8) -> Result<InnerHeader, DropCause>
     if !sound {
         return Err(DropCause::InnerMalformed);
     }
-    let flow = Flow::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
-    Ok(InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class(), flow })
+    let id = FlowId::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
+    Ok(InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class(), id })
 }
 
 /// Moves the IP header of a transport-mode packet up to its payload at `text`; the offset where the
@@ -372,7 +386,7 @@ fn restore_transport(
     packet: &mut [u8],
     next_header: u8,
     header: &Protected,
-) -> Result<Flow, DropCause> {
+) -> Result<FlowId, DropCause> {
     let len = u16::try_from(packet.len()).map_err(|_| DropCause::InnerMalformed)?;
     if packet.first().is_some_and(|b| b >> 4 == 4) {
         ipv4::set_len_and_protocol(packet, len, next_header);
@@ -385,5 +399,5 @@ fn restore_transport(
         wire::ip::repair_upper_checksum(packet);
     }
     let ip = Ip::parse(packet).map_err(|_| DropCause::InnerMalformed)?;
-    Flow::of(&ip).map_err(|_| DropCause::InnerMalformed)
+    FlowId::of(&ip).map_err(|_| DropCause::InnerMalformed)
 }

@@ -38,6 +38,9 @@ const MAX_IV_LEN: usize = 16;
 const IPV6_MIN_MTU: u16 = 1280;
 
 /// The runtime form of an SA that sends. One worker owns it, and so its sequence numbers.
+///
+/// What every packet looks at lies in front.
+#[repr(C, align(64))]
 pub struct OutboundSa {
     spi: Spi,
     esn: bool,
@@ -49,17 +52,56 @@ pub struct OutboundSa {
     middle: u8,
     /// Bytes behind the padding: none with AH.
     trailer: u8,
+    encap: Option<UdpEncap>,
     suite: Suite,
     /// The last sequence number used.
     sequence: u64,
     last_sequence: u64,
-    endpoints: Endpoints,
-    encap: Option<UdpEncap>,
+    /// For the one packet of [`OutboundSa::for_known_answer`].
+    given: Option<Box<Given>>,
+    template: Template,
     usage: Usage,
+    endpoints: Endpoints,
     selectors: Box<[Selector]>,
     pair: PairId,
-    /// For the one packet of [`OutboundSa::for_known_answer`].
-    given: Option<Given>,
+}
+
+/// The tunnel header of IPv4 as far as it is the same in every packet: TOS, length, identification and DF are zero, and the
+/// sum is that of the rest. Of IPv6 it is made anew.
+struct Template {
+    header: [u8; ipv4::MIN_HEADER_LEN],
+    sum: checksum::Sum,
+}
+
+impl Template {
+    fn new(local: Ipv4Addr, remote: Ipv4Addr, protocol: u8) -> Self {
+        let fixed = ipv4::Header {
+            traffic_class: 0,
+            total_len: 0,
+            id: 0,
+            dont_fragment: false,
+            ttl: OUTER_TTL,
+            protocol,
+            source: local,
+            destination: remote,
+        };
+        let mut header = fixed.emit();
+        [header[10], header[11]] = [0, 0];
+        Self { header, sum: checksum::Sum::ZERO.add_bytes(&header) }
+    }
+
+    /// The header of a packet. With `dont_fragment` there is no fragment offset either.
+    #[inline]
+    fn fill(&self, out: &mut [u8; ipv4::MIN_HEADER_LEN], tos: u8, len: u16, id: u16, df: bool) {
+        *out = self.header;
+        let flags = if df { 0x4000 } else { 0 };
+        let sum = self.sum.add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
+        out[1] = tos;
+        [out[2], out[3]] = len.to_be_bytes();
+        [out[4], out[5]] = id.to_be_bytes();
+        [out[6], out[7]] = flags.to_be_bytes();
+        [out[10], out[11]] = sum.checksum().to_be_bytes();
+    }
 }
 
 /// What a published packet prescribes instead of what the SA would choose.
@@ -132,6 +174,7 @@ impl OutboundSa {
             selectors: parameters.selectors.clone().into(),
             pair: parameters.pair,
             given: None,
+            template: Template { header: [0; ipv4::MIN_HEADER_LEN], sum: checksum::Sum::ZERO },
         };
         sa.measure();
         Ok(sa)
@@ -155,7 +198,7 @@ impl OutboundSa {
         let iv_len = iv.len().min(MAX_IV_LEN);
         let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len, identification };
         given.iv[..iv_len].copy_from_slice(&iv[..iv_len]);
-        self.given = Some(given);
+        self.given = Some(Box::new(given));
         self
     }
 
@@ -260,6 +303,9 @@ impl OutboundSa {
         // At most 8 + 8 + 16, or 12 + 36.
         self.middle = (udp + header) as u8;
         self.trailer = trailer as u8;
+        if let Endpoints::V4 { local, remote } = self.endpoints {
+            self.template = Template::new(local, remote, self.outer_protocol());
+        }
     }
 
     #[inline]
@@ -284,10 +330,10 @@ impl OutboundSa {
         let Sizes { icv, align, .. } = self.sizes;
         let (align, icv) = (usize::from(align), usize::from(icv));
         let trailer_len = usize::from(self.trailer);
-        let pad_len = match &self.given {
-            Some(Given { pad_len: Some(pad_len), .. }) => usize::from(*pad_len),
-            _ => (align - (plan.carried + trailer_len) % align) % align,
-        };
+        // `align` is a power of two.
+        let fewest = (plan.carried + trailer_len).wrapping_neg() & (align - 1);
+        let given = self.given.as_ref().and_then(|given| given.pad_len);
+        let pad_len = given.map_or(fewest, usize::from);
         let text_len = plan.carried + pad_len + trailer_len;
         let text = plan.ip_len + usize::from(self.middle);
         let outer_len = text + text_len + icv;
@@ -401,10 +447,9 @@ impl OutboundSa {
 
     #[inline]
     fn write_tunnel_header(&self, out: &mut [u8], total_len: u16, sequence: u64, plan: &Plan) {
-        let protocol = self.outer_protocol();
         let traffic_class = self.outer_traffic_class(plan.traffic_class);
         match self.endpoints {
-            Endpoints::V4 { local, remote } => {
+            Endpoints::V4 { .. } => {
                 let dont_fragment = match self.headers.df {
                     DfRule::Copy => plan.dont_fragment,
                     DfRule::Set => true,
@@ -413,18 +458,9 @@ impl OutboundSa {
                 // A packet that may be fragmented needs an identification of its own (RFC 6864 §4).
                 let id = if dont_fragment { 0 } else { sequence as u16 };
                 let given = self.given.as_ref().and_then(|given| given.identification);
-                let header = ipv4::Header {
-                    traffic_class,
-                    total_len,
-                    id: given.unwrap_or(id),
-                    dont_fragment,
-                    ttl: OUTER_TTL,
-                    protocol,
-                    source: local,
-                    destination: remote,
-                };
                 if let Some(out) = out.first_chunk_mut() {
-                    *out = header.emit();
+                    let id = given.unwrap_or(id);
+                    self.template.fill(out, traffic_class, total_len, id, dont_fragment);
                 }
             }
             Endpoints::V6 { local, remote } => {
@@ -434,7 +470,7 @@ impl OutboundSa {
                     // inside (RFC 6437 §3).
                     flow_label: self.spi.get(),
                     payload_len: total_len - ipv6::HEADER_LEN as u16,
-                    next_header: protocol,
+                    next_header: self.outer_protocol(),
                     hop_limit: OUTER_TTL,
                     source: local,
                     destination: remote,

@@ -102,6 +102,14 @@ impl Suite {
         Ok((suite, sizes))
     }
 
+    /// Asks for the lines of the key that a packet of `len` bytes needs.
+    #[inline]
+    pub(crate) fn prefetch(&self, len: usize) {
+        if let Self::Gcm { key, .. } = self {
+            key.prefetch(len);
+        }
+    }
+
     /// Writes the explicit IV of a packet; it never repeats under a key.
     #[inline]
     pub(crate) fn write_iv(&self, sequence: u64, iv: &mut [u8]) -> Result<(), Failed> {

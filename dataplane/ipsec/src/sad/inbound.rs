@@ -2,30 +2,35 @@
 
 use super::SadError;
 use crate::esp::inbound::InboundSa;
+use crate::prefetch::prefetch;
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
 
-/// The inbound table of one worker. It never grows: inserting moves one pointer.
+/// The inbound table of one worker. SAs lie in it by slot, so that nothing has to be read to know where one is; it takes memory as
+/// far as slots are used, and never moves an SA that is in it.
 pub struct InboundSad {
     core: CoreId,
-    entries: Box<[Entry]>,
+    entries: Vec<Entry>,
+    slots: usize,
     live: usize,
 }
 
-struct Entry {
-    /// `None` when the slot is empty.
-    spi: Option<Spi>,
-    /// `None` for a larval SPI.
-    sa: Option<Box<InboundSa>>,
+#[expect(clippy::large_enum_variant, reason = "the table is to hold the SAs, not pointers to them")]
+enum Entry {
+    Free,
+    /// An SPI that was given out and has no keys yet.
+    Larval(Spi),
+    Live(InboundSa),
 }
-
-// Four to a cache line: a lookup touches one line of the table, whatever its size.
-const _: () = assert!(size_of::<Entry>() == 16);
 
 impl Entry {
     /// Whether `spi` may be put here.
     fn is_free_for(&self, spi: Spi) -> bool {
-        self.sa.is_none() && self.spi.is_none_or(|there| there == spi)
+        match self {
+            Self::Free => true,
+            Self::Larval(there) => *there == spi,
+            Self::Live(_) => false,
+        }
     }
 }
 
@@ -41,10 +46,10 @@ pub enum Lookup<T> {
 }
 
 impl InboundSad {
-    /// An empty table of `slots` entries for the worker `core`.
+    /// An empty table of `slots` entries for the worker `core`. The addresses are taken now, the memory as it is used.
     pub fn new(core: CoreId, slots: usize) -> Self {
-        let entries = (0..slots.min(MAX_SLOTS)).map(|_| Entry { spi: None, sa: None }).collect();
-        Self { core, entries, live: 0 }
+        let slots = slots.min(MAX_SLOTS);
+        Self { core, entries: Vec::with_capacity(slots), slots, live: 0 }
     }
 
     /// Makes `spi` known as larval. Repeating it changes nothing.
@@ -57,7 +62,7 @@ impl InboundSad {
         if !entry.is_free_for(spi) {
             return Err(SadError::InUse);
         }
-        entry.spi = Some(spi);
+        *entry = Entry::Larval(spi);
         Ok(())
     }
 
@@ -72,20 +77,39 @@ impl InboundSad {
             Err(error) => Err((error, sa)),
             Ok(entry) if !entry.is_free_for(spi) => Err((SadError::InUse, sa)),
             Ok(entry) => {
-                *entry = Entry { spi: Some(spi), sa: Some(sa) };
+                *entry = Entry::Live(*sa);
                 self.live += 1;
                 Ok(())
             }
         }
     }
 
-    /// Forgets an SPI, larval or live, and gives the SA back, to be dropped off the packet path.
+    /// Forgets an SPI, larval or live, and gives the SA back.
     pub fn remove(&mut self, spi: Spi) -> Option<Box<InboundSa>> {
-        let entry = self.entry(spi).ok().filter(|entry| entry.spi == Some(spi))?;
-        entry.spi = None;
-        let sa = entry.sa.take();
-        self.live -= usize::from(sa.is_some());
-        sa
+        let entry = self.entries.get_mut(spi.slot())?;
+        let is_it = match entry {
+            Entry::Free => false,
+            Entry::Larval(there) => *there == spi,
+            Entry::Live(sa) => sa.spi() == spi,
+        };
+        if !is_it {
+            return None;
+        }
+        match core::mem::replace(entry, Entry::Free) {
+            Entry::Live(sa) => {
+                self.live -= 1;
+                Some(Box::new(sa))
+            }
+            Entry::Free | Entry::Larval(_) => None,
+        }
+    }
+
+    /// Asks for the SA of an SPI as it stands in a packet.
+    #[inline]
+    pub fn prefetch(&self, spi: u32) {
+        if let Some(entry) = self.entries.get(Spi::for_known_answer(spi).slot()) {
+            prefetch(entry);
+        }
     }
 
     /// Looks an SPI up as it stands in a packet.
@@ -94,10 +118,8 @@ impl InboundSad {
         // A reserved number is in no entry.
         let spi = Spi::for_known_answer(spi);
         match self.entries.get(spi.slot()) {
-            Some(Entry { spi: found, sa }) if *found == Some(spi) => match sa {
-                Some(sa) => Lookup::Live(sa),
-                None => Lookup::Larval,
-            },
+            Some(Entry::Live(sa)) if sa.spi() == spi => Lookup::Live(sa),
+            Some(Entry::Larval(there)) if *there == spi => Lookup::Larval,
             _ => Lookup::Unknown,
         }
     }
@@ -105,13 +127,14 @@ impl InboundSad {
     /// The SA of `spi`, to be changed.
     #[inline]
     pub fn get_mut(&mut self, spi: Spi) -> Option<&mut InboundSa> {
-        self.entries
-            .get_mut(spi.slot())
-            .filter(|entry| entry.spi == Some(spi))
-            .and_then(|entry| entry.sa.as_deref_mut())
+        match self.entries.get_mut(spi.slot()) {
+            Some(Entry::Live(sa)) if sa.spi() == spi => Some(sa),
+            _ => None,
+        }
     }
 
     /// The SA of `spi`.
+    #[inline]
     pub fn get(&self, spi: Spi) -> Option<&InboundSa> {
         match self.lookup(spi.get()) {
             Lookup::Live(sa) => Some(sa),
@@ -121,7 +144,10 @@ impl InboundSad {
 
     /// Every SA, in the order of slots.
     pub fn iter(&self) -> impl Iterator<Item = &InboundSa> {
-        self.entries.iter().filter_map(|entry| entry.sa.as_deref())
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Live(sa) => Some(sa),
+            Entry::Free | Entry::Larval(_) => None,
+        })
     }
 
     /// How many SAs there are, larval SPIs not counted.
@@ -138,7 +164,15 @@ impl InboundSad {
         if spi.core() != self.core {
             return Err(SadError::OtherCore);
         }
-        self.entries.get_mut(spi.slot()).ok_or(SadError::OutOfRange)
+        let slot = spi.slot();
+        if slot >= self.slots {
+            return Err(SadError::OutOfRange);
+        }
+        if self.entries.len() <= slot {
+            // Within the capacity, so nothing moves.
+            self.entries.resize_with(slot + 1, || Entry::Free);
+        }
+        Ok(&mut self.entries[slot])
     }
 }
 

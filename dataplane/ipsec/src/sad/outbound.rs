@@ -2,22 +2,25 @@
 
 use super::SadError;
 use crate::esp::outbound::OutboundSa;
+use crate::prefetch::prefetch;
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
-/// The outbound SAs of one worker. Which policy a packet matched and which of its SAs it takes is decided
+/// The outbound SAs of one worker, by slot: nothing has to be read to know where one is. The table takes memory as far as slots are
+/// used, and never moves an SA that is in it. Which policy a packet matched and which of its SAs it takes is decided
 /// before, because that SA may be another worker's: [`OutboundSa::carries`] says whether it fits.
 pub struct OutboundSad {
-    entries: Box<[Option<Box<OutboundSa>>]>,
+    entries: Vec<Option<OutboundSa>>,
+    slots: usize,
     live: usize,
 }
 
 impl OutboundSad {
-    /// An empty table for `slots` SAs.
+    /// An empty table for `slots` SAs. The addresses are taken now, the memory as it is used.
     pub fn new(slots: usize) -> Self {
-        Self { entries: (0..slots).map(|_| None).collect(), live: 0 }
+        Self { entries: Vec::with_capacity(slots), slots, live: 0 }
     }
 
     /// Puts an SA into a free slot.
@@ -30,39 +33,53 @@ impl OutboundSad {
         slot: Slot,
         sa: Box<OutboundSa>,
     ) -> Result<(), (SadError, Box<OutboundSa>)> {
-        match self.entries.get_mut(slot.0 as usize) {
-            None => Err((SadError::OutOfRange, sa)),
-            Some(Some(_)) => Err((SadError::InUse, sa)),
-            Some(entry) => {
-                *entry = Some(sa);
-                self.live += 1;
-                Ok(())
-            }
+        let at = slot.0 as usize;
+        if at >= self.slots {
+            return Err((SadError::OutOfRange, sa));
         }
+        if self.entries.len() <= at {
+            // Within the capacity, so nothing moves.
+            self.entries.resize_with(at + 1, || None);
+        }
+        let entry = &mut self.entries[at];
+        if entry.is_some() {
+            return Err((SadError::InUse, sa));
+        }
+        *entry = Some(*sa);
+        self.live += 1;
+        Ok(())
     }
 
-    /// Takes an SA out of its slot, to be dropped off the packet path.
+    /// Takes an SA out of its slot.
     pub fn remove(&mut self, slot: Slot) -> Option<Box<OutboundSa>> {
         let sa = self.entries.get_mut(slot.0 as usize)?.take()?;
         self.live -= 1;
-        Some(sa)
+        Some(Box::new(sa))
+    }
+
+    /// Asks for the SA in `slot`.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot) {
+        if let Some(entry) = self.entries.get(slot.0 as usize) {
+            prefetch(entry);
+        }
     }
 
     /// The SA in `slot`.
     #[inline]
     pub fn get(&self, slot: Slot) -> Option<&OutboundSa> {
-        self.entries.get(slot.0 as usize)?.as_deref()
+        self.entries.get(slot.0 as usize)?.as_ref()
     }
 
     /// The SA in `slot`, to be changed.
     #[inline]
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut OutboundSa> {
-        self.entries.get_mut(slot.0 as usize)?.as_deref_mut()
+        self.entries.get_mut(slot.0 as usize)?.as_mut()
     }
 
     /// Every SA with its slot.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &OutboundSa)> {
-        (0..).map(Slot).zip(&self.entries).filter_map(|(slot, sa)| Some((slot, sa.as_deref()?)))
+        (0..).map(Slot).zip(&self.entries).filter_map(|(slot, sa)| Some((slot, sa.as_ref()?)))
     }
 
     /// How many SAs there are.

@@ -1,102 +1,112 @@
-//! What a worker remembers of its flows, so that the database is asked once per flow.
+//! What a worker remembers of its flows, so that databases are asked once per flow and not once per packet.
 
-use super::{Match, Spd, bits};
-use crate::flow::FlowKey;
+use crate::flow::FlowId;
+use crate::prefetch::prefetch;
 use core::hash::BuildHasher;
 
-/// Entries per bucket: flows that collide do not push each other out at once.
-const WAYS: usize = 4;
-
-/// A bounded cache of lookups, one per worker and direction. It never grows; a full bucket forgets its
-/// oldest entry. A change of the database makes every entry stale at once, by its generation.
+/// A bounded cache of what was found out about flows, one per worker. It never grows: of two flows in one bucket the third
+/// pushes out the older. Every entry has the version of what it was made from; those of another version are not found.
+///
+/// `V` is what is remembered: with 20 bytes or less, an entry is one cache line.
 #[derive(Debug)]
-pub struct FlowCache {
-    buckets: Box<[Bucket]>,
+pub struct FlowCache<V> {
+    buckets: Box<[Bucket<V>]>,
     /// Random, so that nobody outside can aim flows at one bucket.
     keys: [u64; 4],
-    hits: u64,
-    misses: u64,
 }
 
-#[derive(Clone, Debug)]
-struct Bucket {
-    /// Part of each entry's hash, so that entries of other flows are not looked at; 0 where there is none.
-    tags: [u32; WAYS],
-    next: u8,
-    entries: [Option<Entry>; WAYS],
-}
+type Bucket<V> = [Entry<V>; 2];
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    key: FlowKey,
-    generation: u64,
-    found: Option<Match>,
+#[repr(C, align(64))]
+struct Entry<V> {
+    addresses: [u64; 4],
+    /// Of the flow, and the context.
+    rest: u64,
+    /// 0 where there is none.
+    version: u32,
+    value: V,
 }
 
-impl FlowCache {
+/// Where a flow is remembered, if it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(u64);
+
+/// From whose view a flow is judged: the same addresses from the host, from a port and out of a tunnel are different questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context(pub u8);
+
+/// Between the destination port and the protocol of [`FlowId`] there is room.
+const CONTEXT_SHIFT: u32 = 16;
+
+impl<V: Copy + Default> FlowCache<V> {
     /// Room for at least `flows` flows, all of it taken now.
     pub fn new(flows: usize) -> Self {
-        let buckets = flows.div_ceil(WAYS).next_power_of_two();
         let random = std::hash::RandomState::new();
+        let empty = Entry { addresses: [0; 4], rest: 0, version: 0, value: V::default() };
         Self {
-            buckets: vec![Bucket { tags: [0; WAYS], next: 0, entries: [None; WAYS] }; buckets]
-                .into(),
+            buckets: vec![[empty; 2]; flows.div_ceil(2).next_power_of_two()].into(),
             keys: [0u8, 1, 2, 3].map(|n| random.hash_one(n)),
-            hits: 0,
-            misses: 0,
         }
     }
 
-    /// The answer of `spd` to `key`, from memory where it is known.
+    /// Where a flow would be, and asks for that memory.
     #[inline]
-    pub fn lookup(&mut self, spd: &Spd, key: &FlowKey) -> Option<Match> {
-        let hash = self.hash(key);
-        let tag = (hash >> 32) as u32 | 1;
-        let at = hash as usize & (self.buckets.len() - 1);
-        let bucket = &mut self.buckets[at];
-        for (found, entry) in bucket.tags.iter().zip(&bucket.entries) {
-            if *found == tag
-                && let Some(entry) = entry
-                && entry.generation == spd.generation()
-                && entry.key == *key
-            {
-                self.hits += 1;
-                return entry.found;
-            }
-        }
-        self.misses += 1;
-        let found = spd.lookup(key);
-        let way = usize::from(bucket.next);
-        bucket.tags[way] = tag;
-        bucket.entries[way] = Some(Entry { key: *key, generation: spd.generation(), found });
-        bucket.next = (bucket.next + 1) % WAYS as u8;
-        found
+    pub fn place(&self, id: &FlowId) -> Place {
+        let place = Place(self.hash(id));
+        prefetch(self.bucket(place));
+        place
     }
 
-    /// Three multiplications of 64 bits, folded. Not a cryptographic hash: its answers never leave, so that
-    /// who does not know the keys sees nothing to learn them from.
+    /// What is remembered of a flow since `version`, which is not 0.
     #[inline]
-    fn hash(&self, key: &FlowKey) -> u64 {
+    pub fn get(&self, place: Place, id: &FlowId, context: Context, version: u32) -> Option<&V> {
+        let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
+        self.bucket(place)
+            .iter()
+            .find(|e| e.rest == rest && e.version == version && e.addresses == id.addresses)
+            .map(|e| &e.value)
+    }
+
+    /// Remembers something of a flow, in place of what was remembered before.
+    pub fn insert(&mut self, place: Place, id: &FlowId, context: Context, version: u32, value: V) {
+        let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
+        let entry = Entry { addresses: id.addresses, rest, version, value };
+        let at = self.index(place);
+        let [newest, older] = &mut self.buckets[at];
+        let replaces = |e: &Entry<V>| e.rest == rest && e.addresses == id.addresses;
+        if replaces(older) {
+            *older = entry;
+            return;
+        }
+        if newest.version == version && !replaces(newest) {
+            *older = *newest;
+        }
+        *newest = entry;
+    }
+
+    #[inline]
+    fn index(&self, Place(hash): Place) -> usize {
+        hash as usize & (self.buckets.len() - 1)
+    }
+
+    #[inline]
+    fn bucket(&self, place: Place) -> &Bucket<V> {
+        &self.buckets[self.index(place)]
+    }
+
+    /// Multiplications of 64 by 64 bits, folded: two with IPv4, four with IPv6. Not a cryptographic hash: its answers never
+    /// leave, so that who does not know the keys sees nothing to learn them from.
+    #[inline]
+    fn hash(&self, id: &FlowId) -> u64 {
         let [a, b, c, d] = self.keys;
-        let (local, remote) = (bits(key.local), bits(key.remote));
-        let (local_port, remote_port) = key.ports.unwrap_or_default();
-        let rest = u64::from(key.protocol) << 40
-            | u64::from(key.ports.is_some()) << 32
-            | u64::from(local_port) << 16
-            | u64::from(remote_port);
-        let hash = fold(local as u64 ^ a, (local >> 64) as u64 ^ b);
-        let hash = fold(hash ^ remote as u64 ^ c, (remote >> 64) as u64 ^ d);
-        fold(hash ^ rest ^ a, hash ^ c)
-    }
-
-    /// Lookups answered from memory.
-    pub fn hits(&self) -> u64 {
-        self.hits
-    }
-
-    /// Lookups that asked the database.
-    pub fn misses(&self) -> u64 {
-        self.misses
+        let FlowId { addresses: [source, source_low, destination, destination_low], rest } = *id;
+        let mut hash = fold(source ^ a, rest ^ b);
+        if source_low | destination | destination_low != 0 {
+            hash = fold(hash ^ source_low ^ d, destination ^ destination_low.rotate_left(32) ^ c);
+            hash = fold(hash ^ destination ^ b, destination_low ^ a);
+        }
+        fold(hash ^ c, d)
     }
 }
 

@@ -1,0 +1,214 @@
+//! What is known of a flow, so that policies, bindings and routes are asked once per flow and not once per packet.
+//!
+//! ```text
+//!  plain packet ─► classified, its place in the cache asked for ─► ... the rest of the burst ... ─► judged
+//!                                                                        known: followed ◄──┤
+//!                        asked (policy.rs, open.rs), done, and remembered where it will hold ◄┘
+//! ```
+//!
+//! A decision holds while nothing that it was made from has changed: policies, routes, neighbours and own addresses by
+//! [`Worker::decisions`], and what is bound to its policy by the epoch of that policy.
+
+use crate::account::Drop;
+use crate::command::{HandedOff, SaRef};
+use crate::config::{PortId, Side};
+use crate::forwarding::NextHop;
+use crate::packet::{Origin, Packet};
+use crate::worker::Worker;
+use ipsec::flow::FlowId;
+use ipsec::prefetch::prefetch;
+use ipsec::sad::Slot;
+use ipsec::selector::PolicyId;
+use ipsec::spd::{Context, Place};
+use ipsec::spi::CoreId;
+use wire::ethernet::Mac;
+
+/// Epochs of bindings: a policy has that of its number modulo this, so a change makes a few other policies be asked again.
+const EPOCHS: usize = 1 << 12;
+
+/// How often what is bound to policies has changed.
+pub(crate) struct BindingEpochs(Box<[u32; EPOCHS]>);
+
+impl BindingEpochs {
+    pub(crate) fn new() -> Self {
+        Self(Box::new([0; EPOCHS]))
+    }
+
+    /// What was decided about packets of the policy is to be decided again.
+    pub(crate) fn advance(&mut self, policy: PolicyId) {
+        let epoch = &mut self.0[policy.0 as usize % EPOCHS];
+        *epoch = epoch.wrapping_add(1);
+    }
+
+    #[inline]
+    fn of(&self, policy: PolicyId) -> u32 {
+        self.0[policy.0 as usize % EPOCHS]
+    }
+}
+
+/// What happens to the packets of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Decision {
+    /// Nothing is known.
+    #[default]
+    Ask,
+    /// They are dropped.
+    Drop(Drop),
+    /// They take an SA, here or of another core.
+    Protect { core: CoreId, slot: u32, generation: u32, policy: PolicyId, epoch: u32 },
+    /// They are forwarded in clear.
+    Send { port: PortId, mtu: u16, source: Mac, destination: Mac },
+}
+
+/// A plain packet whose fate is not decided yet.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub(crate) packet: Packet,
+    pub(crate) flow: FlowId,
+    pub(crate) place: Place,
+    pub(crate) origin: Origin,
+    pub(crate) to_us: bool,
+    /// Of the port that it came from.
+    pub(crate) side: Side,
+}
+
+/// What was asked, for the answer to be remembered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question {
+    flow: FlowId,
+    place: Place,
+    context: Context,
+}
+
+/// Which checks a packet meets, and so what of it may be remembered together.
+#[inline]
+fn context(origin: Origin, side: Side) -> Context {
+    Context(match (origin, side) {
+        (Origin::Port, Side::Protected) => 1,
+        (Origin::Port, Side::Either | Side::Unprotected) => 2,
+        (Origin::Decapsulated(_), _) => 3,
+        (Origin::Host, _) => 4,
+        // Never asked with a question.
+        (Origin::Generated | Origin::Resumed, _) => 5,
+    })
+}
+
+impl Worker {
+    /// Takes a plain packet into the burst, and asks for what is known of its flow.
+    #[inline]
+    pub(crate) fn take_plain(
+        &mut self,
+        packet: Packet,
+        flow: FlowId,
+        origin: Origin,
+        to_us: bool,
+        side: Side,
+    ) {
+        let place = self.flows.place(&flow);
+        self.plain.push(Plain { packet, flow, place, origin, to_us, side });
+    }
+
+    /// Decides about the plain packets in hand.
+    pub(crate) fn judge_burst(&mut self) {
+        if self.plain.is_empty() {
+            return;
+        }
+        let mut plain = core::mem::take(&mut self.plain);
+        for Plain { packet, flow, place, origin, to_us, side } in plain.drain(..) {
+            let context = context(origin, side);
+            // What is addressed to us is decided anew each time: little is.
+            let known = if to_us { None } else { self.known(place, &flow, context) };
+            match known {
+                Some(decision) => self.follow(packet, &flow, decision, origin),
+                None => {
+                    let question = Question { flow, place, context };
+                    self.ask(packet, question, origin, to_us, side);
+                }
+            }
+        }
+        self.plain = plain;
+    }
+
+    /// What was decided about a flow, if that still holds.
+    #[inline]
+    fn known(&self, place: Place, flow: &FlowId, context: Context) -> Option<Decision> {
+        match self.flows.get(place, flow, context, self.decisions)? {
+            Decision::Ask => None,
+            Decision::Protect { policy, epoch, .. } if *epoch != self.epochs.of(*policy) => None,
+            decision => Some(*decision),
+        }
+    }
+
+    /// Does with a packet what was done with those of its flow before.
+    #[inline]
+    fn follow(&mut self, mut packet: Packet, flow: &FlowId, decision: Decision, origin: Origin) {
+        match decision {
+            Decision::Protect { core, slot, generation, policy, .. } => {
+                packet.set_origin(origin);
+                if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
+                    return self.time_exceeded(packet);
+                }
+                if core == self.core {
+                    // It is there: what unbinds an SA, as every delete does first, advances the epoch.
+                    return self.seal_with(packet, Slot(slot));
+                }
+                let sa = SaRef { core, slot, generation };
+                self.hand_off(packet, core, HandedOff::Outbound(sa, policy));
+            }
+            Decision::Send { port, mtu, source, destination } => {
+                if packet.len() > usize::from(mtu) {
+                    return self.forward(packet, &flow.flow(), origin, None);
+                }
+                packet.set_origin(origin);
+                if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
+                    return self.time_exceeded(packet);
+                }
+                self.send(packet, NextHop::Station { port, source, destination, mtu });
+            }
+            Decision::Drop(cause) => self.drop_packet(packet, cause),
+            Decision::Ask => self.drop_packet(packet, ipsec::drop_cause::DropCause::NoPolicy),
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self, packet: Packet, question: Question, origin: Origin, to_us: bool, side: Side) {
+        let flow = question.flow.flow();
+        match origin {
+            Origin::Port => self.clear(packet, flow, to_us, side, question),
+            Origin::Decapsulated(pair) => self.decapsulated(packet, flow, pair, question),
+            Origin::Host | Origin::Generated | Origin::Resumed => {
+                self.outbound(packet, flow, origin, false, Some(question));
+            }
+        }
+    }
+
+    /// Remembers what was decided about a flow.
+    pub(crate) fn remember(&mut self, question: Option<Question>, decision: Decision) {
+        if let Some(Question { flow, place, context }) = question {
+            self.flows.insert(place, &flow, context, self.decisions, decision);
+        }
+    }
+
+    /// Remembers the SA that a policy's packets of a flow take.
+    pub(crate) fn remember_sa(&mut self, question: Option<Question>, policy: PolicyId, sa: SaRef) {
+        let SaRef { core, slot, generation } = sa;
+        let epoch = self.epochs.of(policy);
+        self.remember(question, Decision::Protect { core, slot, generation, policy, epoch });
+    }
+
+    /// Makes all that was decided be decided again.
+    pub(crate) fn forget_decisions(&mut self) {
+        // 0 is what an empty place has. Coming around would take a change every millisecond for seven weeks, and a flow that was
+        // silent for exactly as long.
+        self.decisions = self.decisions.wrapping_add(1).max(1);
+    }
+
+    /// Asks for what sealing with an SA needs first.
+    #[inline]
+    pub(crate) fn ask_for_outbound(&self, slot: Slot) {
+        self.outbound_sad.prefetch(slot);
+        if let Some(side) = self.outbound.get(slot.0 as usize) {
+            prefetch(side);
+        }
+    }
+}
