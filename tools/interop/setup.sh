@@ -2,7 +2,7 @@
 # Debian packages that the interop tests use. No service is started.
 set -e
 export DEBIAN_FRONTEND=noninteractive
-packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-scapy
+packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
   strongswan-swanctl charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
 missing=
 for package in $packages; do

@@ -233,6 +233,8 @@ pub struct Settings {
     pub port: u16,
     /// See `port`.
     pub port_nat_t: u16,
+    /// Whether children may use 3DES and HMAC-MD5.
+    pub legacy: bool,
 }
 
 impl Default for Settings {
@@ -249,6 +251,7 @@ impl Default for Settings {
             fragment_size: 1280,
             port: 500,
             port_nat_t: 4500,
+            legacy: false,
         }
     }
 }

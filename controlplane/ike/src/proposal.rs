@@ -78,6 +78,16 @@ pub const fn integrity(id: u16) -> Option<Integrity> {
     })
 }
 
+/// Bytes of key that an integrity transform of ESP or AH takes from KEYMAT, a salt with it (RFC 4543 §5.4).
+pub(crate) const fn integrity_key_len(id: u16) -> usize {
+    match (id, integrity(id)) {
+        (10, _) => 28,
+        (11, _) => 36,
+        (_, Some(integrity)) => integrity.key_len(),
+        (_, None) => 0,
+    }
+}
+
 /// What a proposal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProposalProtocol {
@@ -107,6 +117,13 @@ pub struct Proposal {
 }
 
 impl Proposal {
+    /// Whether a weak algorithm of ESP or AH is among it (RFC 8221 §5, §6).
+    pub fn is_weak(&self) -> bool {
+        self.protocol != ProposalProtocol::Ike
+            && (self.encryption.iter().any(|e| e.cipher().is_some_and(Cipher::is_weak))
+                || self.integrity.iter().any(|id| integrity(*id).is_some_and(Integrity::is_weak)))
+    }
+
     /// Whether a choice could have been made from this proposal.
     pub(crate) fn allows(&self, chosen: &Chosen) -> bool {
         let group = match chosen.group {
@@ -138,6 +155,14 @@ pub struct Chosen {
     pub esn: bool,
 }
 
+impl Chosen {
+    /// Whether an algorithm of it is weak (RFC 8221 §5, §6).
+    pub fn is_weak(&self) -> bool {
+        self.encryption.and_then(Encryption::cipher).is_some_and(Cipher::is_weak)
+            || self.integrity.and_then(integrity).is_some_and(Integrity::is_weak)
+    }
+}
+
 /// Why a proposal string is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposalError {
@@ -147,6 +172,9 @@ pub enum ProposalError {
     /// The keyword is known, but the algorithm cannot be done here.
     #[error("'{0}' is not supported")]
     Unsupported(String),
+    /// The algorithm is done for peers that know no better only.
+    #[error("'{0}' is weak, and needs gateway.legacy = yes")]
+    Weak(String),
     /// A transform that the protocol needs is missing.
     #[error("a proposal needs {0}")]
     Missing(&'static str),

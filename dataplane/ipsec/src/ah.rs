@@ -4,8 +4,12 @@
 //!  IP header, extension headers │ next, length, SPI, sequence │ ICV │ payload
 //!  ◄── fields that change: 0 ──►│                             │  0  │          │ high half of ESN
 //! ```
+//!
+//! With GMAC the first eight bytes of the ICV field are an IV (RFC 4543 §4).
 
-use crate::esp::serial::{Place, SeparateMac};
+use crate::algorithm::Integrity;
+use crate::esp::gmac::{self, Gmac};
+use crate::esp::serial::{Place, Salt, nonce};
 use crate::esp::transform::{Failed, Mac};
 use crate::sa::{SaError, Transform};
 use wire::{ah, ipv4, ipv6, protocol};
@@ -17,53 +21,95 @@ const MAX_HEADER_LEN: usize = 512;
 /// The longest ICV, of HMAC-SHA-512-256, with the padding of IPv6.
 const MAX_ICV_LEN: usize = 40;
 
+/// Bytes of the explicit IV of GMAC.
+const GMAC_IV_LEN: usize = 8;
+
 /// The integrity transform of an SA.
 pub(crate) struct Ah {
-    separate: SeparateMac,
+    transform: Keyed,
+    /// Bytes of the ICV field without padding, and of the IV at its front.
+    field_len: usize,
+    iv_len: usize,
+}
+
+#[expect(clippy::large_enum_variant, reason = "each SA has one, behind a pointer")]
+enum Keyed {
+    Mac(Mac),
+    Gmac { key: Gmac, salt: [u8; 4] },
 }
 
 impl Ah {
     pub(crate) fn new(transform: &Transform) -> Result<Self, SaError> {
         let (integrity, key) =
             transform.integrity.as_ref().ok_or(SaError::MissingIntegrity(transform.cipher))?;
-        if key.len() != integrity.key_len() {
-            return Err(SaError::IntegrityKeyLength { integrity: *integrity, got: key.len() });
+        let wrong_length = SaError::IntegrityKeyLength { integrity: *integrity, got: key.len() };
+        if !integrity.takes_key(key.len()) {
+            return Err(wrong_length);
+        }
+        let icv_len = integrity.icv_len();
+        if *integrity == Integrity::AesGmac {
+            let (key, salt) = key.expose().split_last_chunk().ok_or(wrong_length)?;
+            let key = Gmac::new(key).ok_or(wrong_length)?;
+            let transform = Keyed::Gmac { key, salt: *salt };
+            return Ok(Self { transform, field_len: GMAC_IV_LEN + icv_len, iv_len: GMAC_IV_LEN });
         }
         let mac = Mac::new(*integrity, key.expose());
         let mac = mac.ok_or(SaError::UnsupportedIntegrity(*integrity))?;
-        Ok(Self { separate: SeparateMac { mac, icv_len: integrity.icv_len() } })
+        Ok(Self { transform: Keyed::Mac(mac), field_len: icv_len, iv_len: 0 })
     }
 
     /// Bytes of the header: a multiple of 4 over IPv4 and of 8 over IPv6 (RFC 4302 §2.2, §2.6).
     pub(crate) fn header_len(&self, v6: bool) -> usize {
-        let len = ah::FIXED_LEN + self.separate.icv_len;
+        let len = ah::FIXED_LEN + self.field_len;
         if v6 { len.next_multiple_of(8) } else { len }
     }
 
-    /// Writes the ICV of a packet whose other fields are final.
+    /// Bytes of the IV at the front of the ICV field.
+    pub(crate) fn iv_len(&self) -> usize {
+        self.iv_len
+    }
+
+    /// Writes the ICV of a packet whose other fields, the IV among them, are final.
     pub(crate) fn seal(&self, packet: &mut [u8], at: Place) -> Result<(), Failed> {
-        let (tag, _) = self.tag(packet, at)?;
-        let SeparateMac { icv_len, .. } = self.separate;
-        let icv = packet.get_mut(at.esp + ah::FIXED_LEN..).and_then(|rest| rest.get_mut(..icv_len));
-        icv.ok_or(Failed)?.copy_from_slice(tag.get(..icv_len).ok_or(Failed)?);
+        let covered = Covered::of(packet, at)?;
+        let pieces = covered.pieces(self.field_len)?;
+        let tag = match &self.transform {
+            Keyed::Mac(mac) => mac.tag(&pieces).0,
+            Keyed::Gmac { key, salt } => {
+                let mut tag = [0; crate::esp::transform::MAX_TAG_LEN];
+                let nonce = self.nonce(*salt, packet, at)?;
+                tag[..gmac::TAG_LEN].copy_from_slice(&key.tag(nonce, &pieces));
+                tag
+            }
+        };
+        let icv_len = self.field_len - self.iv_len;
+        let icv = packet.get_mut(at.esp + ah::FIXED_LEN + self.iv_len..);
+        let icv = icv.and_then(|rest| rest.get_mut(..icv_len)).ok_or(Failed)?;
+        icv.copy_from_slice(tag.get(..icv_len).ok_or(Failed)?);
         Ok(())
     }
 
     /// Verifies a packet.
     pub(crate) fn open(&self, packet: &[u8], at: Place) -> Result<(), Failed> {
         let covered = Covered::of(packet, at)?;
-        let SeparateMac { mac, icv_len } = &self.separate;
-        let icv = packet.get(at.esp + ah::FIXED_LEN..).and_then(|rest| rest.get(..*icv_len));
-        mac.verify(&covered.pieces(*icv_len)?, icv.ok_or(Failed)?)
+        let pieces = covered.pieces(self.field_len)?;
+        let field =
+            packet.get(at.esp + ah::FIXED_LEN..).and_then(|rest| rest.get(..self.field_len));
+        let icv = field.and_then(|field| field.get(self.iv_len..)).ok_or(Failed)?;
+        match &self.transform {
+            Keyed::Mac(mac) => mac.verify(&pieces, icv),
+            Keyed::Gmac { key, salt } => key.verify(self.nonce(*salt, packet, at)?, &pieces, icv),
+        }
     }
 
-    fn tag(
+    fn nonce(
         &self,
+        salt: [u8; 4],
         packet: &[u8],
         at: Place,
-    ) -> Result<([u8; crate::esp::transform::MAX_TAG_LEN], usize), Failed> {
-        let covered = Covered::of(packet, at)?;
-        Ok(self.separate.mac.tag(&covered.pieces(self.separate.icv_len)?))
+    ) -> Result<[u8; gmac::NONCE_LEN], Failed> {
+        let iv = packet.get(at.esp + ah::FIXED_LEN..).and_then(|rest| rest.first_chunk());
+        Ok(nonce(Salt::Four(salt), *iv.ok_or(Failed)?).0)
     }
 }
 
@@ -95,7 +141,8 @@ impl<'a> Covered<'a> {
         })
     }
 
-    /// In order; padding behind the ICV is covered as it stands (RFC 4302 §3.3.3.2.1).
+    /// In order. The ICV field counts as zeros, an IV in it too; padding behind it is covered as it stands (RFC 4302
+    /// §3.3.3.2.1).
     fn pieces(&self, icv_len: usize) -> Result<[&[u8]; 6], Failed> {
         const ZEROS: [u8; MAX_ICV_LEN] = [0; MAX_ICV_LEN];
         let (fixed, icv) = self.ah.split_at_checked(ah::FIXED_LEN).ok_or(Failed)?;

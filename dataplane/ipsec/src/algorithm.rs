@@ -61,6 +61,11 @@ impl Cipher {
         matches!(self, Self::AesGcm(_) | Self::AesCcm(_) | Self::AesGmac | Self::ChaCha20Poly1305)
     }
 
+    /// Whether no new SA should use it (RFC 8221 §5).
+    pub fn is_weak(self) -> bool {
+        matches!(self, Self::TripleDesCbc)
+    }
+
     /// Whether it hides the payload (what the confidential byte counters ask).
     pub fn is_confidential(self) -> bool {
         !matches!(self, Self::Null | Self::AesGmac)
@@ -107,7 +112,7 @@ impl Cipher {
 pub enum Integrity {
     /// RFC 4494, ICV of 12 bytes.
     AesCmac96,
-    /// RFC 4543 in AH, ICV of 16 bytes; key and a 4-byte salt.
+    /// RFC 4543, in AH only: an ICV of 16 bytes behind an IV of 8. Key of 16, 24 or 32 bytes and a 4-byte salt.
     AesGmac,
     /// RFC 3566, ICV of 12 bytes.
     AesXcbc96,
@@ -134,8 +139,21 @@ impl Integrity {
         }
     }
 
+    /// Whether a key may have this length in bytes, that of GMAC with its salt.
+    pub fn takes_key(self, len: usize) -> bool {
+        match self {
+            Self::AesGmac => matches!(len, 20 | 28 | 36),
+            other => len == other.key_len(),
+        }
+    }
+
+    /// Whether no new SA should use it (RFC 8221 §6).
+    pub fn is_weak(self) -> bool {
+        matches!(self, Self::HmacMd5_96)
+    }
+
     /// Length of the key in bytes; for [`Integrity::AesGmac`] the shortest one, with its salt.
-    pub fn key_len(self) -> usize {
+    pub const fn key_len(self) -> usize {
         match self {
             Self::AesCmac96 | Self::AesXcbc96 | Self::HmacMd5_96 => 16,
             Self::HmacSha1_96 | Self::AesGmac => 20,

@@ -202,6 +202,9 @@ pub enum SaError {
     /// The outer addresses are of two families.
     #[error("the tunnel addresses are of two families")]
     AddressFamilies,
+    /// The key makes the cipher weaker than its name says (RFC 2451 §2.3: 3DES whose keys are not three).
+    #[error("the key makes {0:?} no stronger than single DES")]
+    WeakKey(Cipher),
     /// There is no traffic that the SA may carry.
     #[error("the SA has no selectors")]
     NoSelectors,

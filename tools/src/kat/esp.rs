@@ -36,15 +36,26 @@ pub(super) const OPERATIONS: &[Operation] = &[
     Operation { name: "mac", algorithms: || MACS.to_vec(), run: mac },
     Operation { name: "esp_open", algorithms: esp_names, run: open },
     Operation { name: "esp_seal", algorithms: esp_names, run: seal },
-    Operation { name: "ah_open", algorithms: || MACS.to_vec(), run: open },
-    Operation { name: "ah_seal", algorithms: || MACS.to_vec(), run: seal },
+    Operation { name: "ah_open", algorithms: ah_names, run: open },
+    Operation { name: "ah_seal", algorithms: ah_names, run: seal },
     Operation { name: "replay", algorithms: Vec::new, run: replay },
 ];
 
 const AEADS: &[&str] = &["AES_GCM", "CHACHA20_POLY1305", "AES_CCM", "AES_GMAC"];
-const CIPHERS: &[&str] = &["AES_CBC", "AES_CTR"];
-const MACS: &[&str] =
-    &["HMAC_SHA1", "HMAC_SHA2_256", "HMAC_SHA2_384", "HMAC_SHA2_512", "AES_CMAC", "AES_XCBC"];
+/// RFC 4309 §4.
+const CCM_NONCE_LEN: usize = 11;
+/// The last is weak (RFC 8221 §5): known answers only, and SAs of gateways that say `legacy = yes`.
+const CIPHERS: &[&str] = &["AES_CBC", "AES_CTR", "3DES_CBC"];
+/// The last is weak (RFC 8221 §6).
+const MACS: &[&str] = &[
+    "HMAC_SHA1",
+    "HMAC_SHA2_256",
+    "HMAC_SHA2_384",
+    "HMAC_SHA2_512",
+    "AES_CMAC",
+    "AES_XCBC",
+    "HMAC_MD5",
+];
 
 /// The engines are listed behind the algorithms, as `engine=`.
 fn aead_names() -> Vec<&'static str> {
@@ -53,6 +64,10 @@ fn aead_names() -> Vec<&'static str> {
 
 fn esp_names() -> Vec<&'static str> {
     [AEADS, CIPHERS, &["NULL"], MACS].concat()
+}
+
+fn ah_names() -> Vec<&'static str> {
+    [MACS, &["AES_GMAC"]].concat()
 }
 
 fn fields(object: Value) -> Answer {
@@ -116,10 +131,10 @@ impl Aead {
                 let nonce = nonce[..].try_into().map_err(|_| Fault::Unsupported)?;
                 AeadKey::Gcm(key, engine, nonce)
             }
-            "CHACHA20_POLY1305" if tag_len == TAG_LEN => {
+            "CHACHA20_POLY1305" if tag_len == TAG_LEN && nonce.len() == NONCE_LEN => {
                 AeadKey::Combined(Box::new(combined(Cipher::ChaCha20Poly1305)?))
             }
-            "AES_CCM" => {
+            "AES_CCM" if nonce.len() == CCM_NONCE_LEN => {
                 let icv = u8::try_from(tag_len).map_err(|_| Fault::Unsupported)?;
                 AeadKey::Combined(Box::new(combined(Cipher::AesCcm(icv))?))
             }
@@ -274,13 +289,14 @@ fn cipher(request: &Request<'_>) -> Result<Answer, Fault> {
     let cipher = match request.text("alg")? {
         "AES_CBC" => Cipher::AesCbc,
         "AES_CTR" => Cipher::AesCtr,
+        "3DES_CBC" => Cipher::TripleDesCbc,
         _ => return Err(Fault::Unsupported),
     };
     let key = BlockMode::new(cipher, &request.bytes("key")?).ok_or(Fault::Unsupported)?;
-    let (iv, mut text) = (request.array("iv")?, request.bytes("in")?);
+    let (iv, mut text) = (request.bytes("iv")?, request.bytes("in")?);
     match request.text("dir")? {
-        "encrypt" => key.encrypt(iv, &mut text),
-        "decrypt" => key.decrypt(iv, &mut text),
+        "encrypt" => key.encrypt(&iv, &mut text),
+        "decrypt" => key.decrypt(&iv, &mut text),
         _ => return Err(Fault::Malformed),
     }
     .map_err(|_| Fault::Malformed)?;
@@ -304,6 +320,7 @@ fn integrity_of(name: &str) -> Result<Integrity, Fault> {
         "HMAC_SHA2_512" => Integrity::HmacSha512_256,
         "AES_CMAC" => Integrity::AesCmac96,
         "AES_XCBC" => Integrity::AesXcbc96,
+        "HMAC_MD5" => Integrity::HmacMd5_96,
         _ => return Err(Fault::Unsupported),
     })
 }
@@ -460,8 +477,27 @@ fn behind_ip_header(payload: &[u8], protocol: u8) -> Result<Vec<u8>, Fault> {
 fn transform(request: &Request<'_>) -> Result<Transform, Fault> {
     let (enc, auth) = (request.object("enc")?, request.object("auth")?);
     let icv_len: u8 = auth.number("icv_len")?;
+    let mut key = enc.optional_bytes("key")?.unwrap_or_default();
+    key.extend(enc.optional_bytes("salt")?.unwrap_or_default());
+    if auth.text("alg")? == "AES_GMAC" {
+        // A transform of AH; with ESP it is one that stands where the cipher does (RFC 4543 §9).
+        if let Some(auth_key) = auth.optional_bytes("key")? {
+            let salt = auth.optional_bytes("salt")?.unwrap_or_default();
+            key = [auth_key, salt, enc.optional_bytes("salt")?.unwrap_or_default()].concat();
+        }
+        let key = KeyMaterial::new(key);
+        return Ok(match request.text("proto")? {
+            "ah" => Transform {
+                cipher: Cipher::Null,
+                cipher_key: KeyMaterial::new(Vec::new()),
+                integrity: Some((Integrity::AesGmac, key)),
+            },
+            _ => Transform { cipher: Cipher::AesGmac, cipher_key: key, integrity: None },
+        });
+    }
     let cipher = match enc.text("alg")? {
         "AES_CBC" => Cipher::AesCbc,
+        "3DES_CBC" => Cipher::TripleDesCbc,
         "AES_CTR" => Cipher::AesCtr,
         "AES_GCM" => Cipher::AesGcm(icv_len),
         "AES_CCM" => Cipher::AesCcm(icv_len),
@@ -470,8 +506,6 @@ fn transform(request: &Request<'_>) -> Result<Transform, Fault> {
         "NULL" => Cipher::Null,
         _ => return Err(Fault::Unsupported),
     };
-    let mut key = enc.optional_bytes("key")?.unwrap_or_default();
-    key.extend(enc.optional_bytes("salt")?.unwrap_or_default());
     let integrity = match auth.text("alg")? {
         "AEAD" | "NULL" => None,
         name => {
@@ -479,7 +513,13 @@ fn transform(request: &Request<'_>) -> Result<Transform, Fault> {
             if integrity.icv_len() != usize::from(icv_len) {
                 return Err(Fault::Unsupported);
             }
-            Some((integrity, KeyMaterial::new(auth.bytes("key")?)))
+            // Not published: what no SA can be made of.
+            let mut key = auth.optional_bytes("key")?.ok_or(Fault::Unsupported)?;
+            if name.starts_with("HMAC") && key.len() < integrity.key_len() {
+                // HMAC's own padding (RFC 2104 §2), so that a published key may be shorter than an SA's.
+                key.resize(integrity.key_len(), 0);
+            }
+            Some((integrity, KeyMaterial::new(key)))
         }
     };
     Ok(Transform { cipher, cipher_key: KeyMaterial::new(key), integrity })

@@ -60,7 +60,8 @@ pub(crate) fn resolve(
         f.error("local_port", message);
     }
     let remote_port = port(&mut f, "remote_port").unwrap_or(500);
-    let proposals = proposals(&mut f, "proposals", ProposalProtocol::Ike).unwrap_or_default();
+    let proposals =
+        proposals(&mut f, "proposals", ProposalProtocol::Ike, false).unwrap_or_default();
     let encap = f.boolean("encap").unwrap_or(false);
     let mobike = f.boolean("mobike").unwrap_or(true);
     let fragmentation = f
@@ -83,7 +84,7 @@ pub(crate) fn resolve(
 
     let local = round(&mut f, "local");
     let remote = round(&mut f, "remote");
-    let children = children(&mut f, &remote_addrs);
+    let children = children(&mut f, &remote_addrs, settings.legacy);
 
     if let Some(reason) = left_out {
         let message = format!("left out: {}", reason.message);
@@ -194,7 +195,12 @@ fn port(f: &mut Fields<'_>, key: &str) -> Option<u16> {
 }
 
 /// Proposals of `key`, `None` when it is not set; an error is reported when none can be done.
-fn proposals(f: &mut Fields<'_>, key: &str, protocol: ProposalProtocol) -> Option<Vec<Proposal>> {
+fn proposals(
+    f: &mut Fields<'_>,
+    key: &str,
+    protocol: ProposalProtocol,
+    legacy: bool,
+) -> Option<Vec<Proposal>> {
     if !f.has(key) {
         return (protocol != ProposalProtocol::Ah).then(|| Proposal::defaults(protocol));
     }
@@ -206,9 +212,16 @@ fn proposals(f: &mut Fields<'_>, key: &str, protocol: ProposalProtocol) -> Optio
             proposals.extend(Proposal::defaults(protocol));
             continue;
         }
-        match Proposal::parse(protocol, item) {
-            Ok(proposal) => proposals.push(proposal),
-            Err(error @ ProposalError::Unsupported(_)) => left_out.push((item, error)),
+        match Proposal::parse_with(protocol, item, legacy) {
+            Ok(proposal) => {
+                if proposal.is_weak() {
+                    f.warn(key, format!("'{}' is weak", shown(item)));
+                }
+                proposals.push(proposal);
+            }
+            Err(error @ (ProposalError::Unsupported(_) | ProposalError::Weak(_))) => {
+                left_out.push((item, error))
+            }
             Err(error) => {
                 wrong = true;
                 f.error(key, format!("'{}': {error}", shown(item)));
@@ -312,7 +325,7 @@ fn round(f: &mut Fields<'_>, side: &'static str) -> AuthRound {
     AuthRound { method, id }
 }
 
-fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Vec<Arc<Child>> {
+fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Vec<Arc<Child>> {
     let Some(section) = f.section.section("children") else {
         return Vec::new();
     };
@@ -327,7 +340,7 @@ fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Vec<Arc<Child>
         .map(|child| {
             let path = format!("{path}.{}", child.name);
             let mut c = Fields::new(child, keys::CHILD, path, f.findings);
-            Arc::new(self::child(&mut c, remote_addrs))
+            Arc::new(self::child(&mut c, remote_addrs, legacy))
         })
         .collect()
 }
@@ -341,7 +354,7 @@ const ACTIONS: &[(&str, ChildAction)] = &[
     ("restart", ChildAction::Start),
 ];
 
-fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Child {
+fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Child {
     c.check(|_| false);
     c.check_sections("", |_| false);
     let mode = c
@@ -366,7 +379,7 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Child {
     if !families_meet(&local_ts, &remote_ts) {
         c.error("remote_ts", "is of another address family than local_ts: no packet can match");
     }
-    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)));
+    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), legacy);
     let rekey_time = c.duration("rekey_time").unwrap_or(Duration::from_secs(3600));
     let life_time = c.duration("life_time").unwrap_or(whole_seconds(rekey_time * 11 / 10));
     if !life_time.is_zero() && life_time < rekey_time {
@@ -418,10 +431,10 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange]) -> Child {
     }
 }
 
-fn child_proposals(c: &mut Fields<'_>, protects: bool) -> Vec<Proposal> {
-    let ah = proposals(c, "ah_proposals", ProposalProtocol::Ah);
+fn child_proposals(c: &mut Fields<'_>, protects: bool, legacy: bool) -> Vec<Proposal> {
+    let ah = proposals(c, "ah_proposals", ProposalProtocol::Ah, legacy);
     let esp = (ah.is_none() || c.has("esp_proposals"))
-        .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp))
+        .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp, legacy))
         .flatten();
     if ah.is_some() && esp.is_some() {
         c.error("ah_proposals", "a child has AH or ESP proposals, not both");

@@ -156,6 +156,7 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
             .unwrap_or_default(),
         ..Gateway::default()
     };
+    settings.legacy = f.boolean("legacy").unwrap_or(false);
     if let Some(ports) = section.section("ports") {
         gateway.ports = self::ports(ports, findings);
     }

@@ -240,6 +240,11 @@ pub(crate) const GATEWAY: &[Key] = &[
         "closed",
         "`closed`: protected traffic stays blocked while the daemon is down; `open`: it does not.",
     ),
+    full(
+        "legacy",
+        "no",
+        "Whether children may use the weak algorithms `3des` and `md5`, for peers that know no others.",
+    ),
 ];
 
 /// `gateway.ports.<port>`

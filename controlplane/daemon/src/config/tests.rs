@@ -368,6 +368,29 @@ fn what_cannot_be_done_is_left_out_while_something_remains() {
     assert!(found[0].contains("none of the proposals can be done"), "{found:?}");
 }
 
+/// 3DES and MD5 need `gateway.legacy`, and are named weak where they are taken.
+#[test]
+fn weak_algorithms_are_done_behind_the_switch_only() {
+    let text = |legacy: &str| {
+        format!(
+            "connections {{ c {{ children {{ n {{ esp_proposals = 3des-md5, aes128-sha256 }} }}\n \
+             local {{ auth = psk }} remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\n\
+             gateway {{ {legacy} }}"
+        )
+    };
+    for (legacy, count, warned) in [
+        ("", 1, "'3des-md5' is left out: '3des' is weak, and needs gateway.legacy = yes"),
+        ("legacy = no", 1, "'3des-md5' is left out"),
+        ("legacy = yes", 2, "'3des-md5' is weak"),
+    ] {
+        let configuration = parse(&text(legacy)).unwrap();
+        let child = &configuration.ike.connections[0].children[0];
+        assert_eq!(child.proposals.len(), count, "{legacy}");
+        let warnings = warnings(&configuration);
+        assert!(warnings.iter().any(|w| w.contains(warned)), "{legacy}: {warnings:?}");
+    }
+}
+
 #[test]
 fn secrets_that_others_can_read_are_refused() {
     let load = |mode, options| {

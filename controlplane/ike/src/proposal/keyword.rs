@@ -24,6 +24,18 @@ impl Proposal {
     /// # Errors
     /// Unknown words, nothing left of a needed type, missing transforms.
     pub fn parse(protocol: ProposalProtocol, text: &str) -> Result<Self, ProposalError> {
+        Self::parse_with(protocol, text, false)
+    }
+
+    /// The same; with `legacy` ESP and AH may use 3DES and HMAC-MD5 too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_with(
+        protocol: ProposalProtocol,
+        text: &str,
+        legacy: bool,
+    ) -> Result<Self, ProposalError> {
         let mut proposal = Self {
             protocol,
             encryption: Vec::new(),
@@ -37,8 +49,22 @@ impl Proposal {
             let keyword = keyword(word).ok_or_else(|| ProposalError::Unknown(word.to_owned()))?;
             match (keyword, protocol) {
                 (Keyword::Esn(_), ProposalProtocol::Ike)
-                | (Keyword::Prf(_), ProposalProtocol::Esp | ProposalProtocol::Ah)
-                | (Keyword::Encryption(_), ProposalProtocol::Ah) => {}
+                | (Keyword::Prf(_), ProposalProtocol::Esp | ProposalProtocol::Ah) => {}
+                (Keyword::Encryption(e), ProposalProtocol::Ah) => {
+                    if let Some(id) = ah_gmac(e) {
+                        add(&mut proposal.integrity, id);
+                    }
+                }
+                (Keyword::Encryption(e), ProposalProtocol::Esp)
+                    if e.cipher().is_some_and(Cipher::is_weak) && !legacy =>
+                {
+                    refused[0] = Some(word);
+                }
+                (Keyword::Integrity(id), ProposalProtocol::Esp | ProposalProtocol::Ah)
+                    if super::integrity(id).is_some_and(Integrity::is_weak) && !legacy =>
+                {
+                    refused[1] = Some(word);
+                }
                 (Keyword::Esn(on), ProposalProtocol::Esp | ProposalProtocol::Ah) => {
                     add(&mut proposal.esn, on);
                 }
@@ -67,6 +93,9 @@ impl Proposal {
     /// Fills in what swanctl lets one leave out, and checks what it does not.
     fn complete(mut self, refused: [Option<&str>; 4]) -> Result<Self, ProposalError> {
         let missing = |slot: Option<&str>, what| match slot {
+            Some(word @ ("3des" | "md5")) if self.protocol != ProposalProtocol::Ike => {
+                ProposalError::Weak(word.to_owned())
+            }
             Some(word) => ProposalError::Unsupported(word.to_owned()),
             None => ProposalError::Missing(what),
         };
@@ -124,7 +153,7 @@ impl Proposal {
             }
             match Self::parse(protocol, part) {
                 Ok(proposal) => list.proposals.push(proposal),
-                Err(error @ ProposalError::Unsupported(_)) => {
+                Err(error @ (ProposalError::Unsupported(_) | ProposalError::Weak(_))) => {
                     list.left_out.push((part.to_owned(), error));
                 }
                 Err(error) => return Err(error),
@@ -166,8 +195,8 @@ pub const fn esp_supported(encryption: Encryption) -> bool {
             | Cipher::AesCcm(_)
             | Cipher::AesGmac,
         ) => matches!(encryption.key_bits, 128 | 192 | 256),
-        Some(Cipher::ChaCha20Poly1305 | Cipher::Null) => true,
-        Some(Cipher::TripleDesCbc) | None => false,
+        Some(Cipher::ChaCha20Poly1305 | Cipher::Null | Cipher::TripleDesCbc) => true,
+        None => false,
     }
 }
 
@@ -192,10 +221,22 @@ fn integrity_supported(protocol: ProposalProtocol, id: u16) -> bool {
                 | Integrity::HmacSha1_96
                 | Integrity::HmacSha256_128
                 | Integrity::HmacSha384_192
-                | Integrity::HmacSha512_256,
+                | Integrity::HmacSha512_256
+                | Integrity::HmacMd5_96,
             ) => true,
-            Some(Integrity::AesGmac | Integrity::HmacMd5_96) | None => false,
+            // It comes by the name of a cipher, see `ah_gmac`.
+            Some(Integrity::AesGmac) | None => false,
         },
+    }
+}
+
+/// `aes128gmac` is a cipher in ESP; in AH it is an integrity transform of its own for each key length (RFC 4543 §5.3).
+const fn ah_gmac(e: Encryption) -> Option<u16> {
+    match (e.id, e.key_bits) {
+        (21, 128) => Some(9),
+        (21, 192) => Some(10),
+        (21, 256) => Some(11),
+        _ => None,
     }
 }
 

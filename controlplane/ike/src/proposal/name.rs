@@ -112,7 +112,7 @@ impl Display for Proposal {
         for esn in &self.esn {
             words.word(&esn_name(*esn))?;
         }
-        Ok(())
+        f.write_str(if self.is_weak() { WEAK } else { "" })
     }
 }
 
@@ -133,13 +133,15 @@ impl Display for Chosen {
         if let Some(id) = self.group {
             words.word(&group_name(id))?;
         }
-        if self.protocol == ProposalProtocol::Ike {
-            Ok(())
-        } else {
-            words.word(&esn_name(self.esn))
+        if self.protocol != ProposalProtocol::Ike {
+            words.word(&esn_name(self.esn))?;
         }
+        f.write_str(if self.is_weak() { WEAK } else { "" })
     }
 }
+
+/// What is said behind weak algorithms.
+const WEAK: &str = " (weak)";
 
 const fn esn_name(esn: bool) -> &'static str {
     if esn { "EXT_SEQ" } else { "NO_EXT_SEQ" }

@@ -42,7 +42,11 @@ fn keywords_become_charons_words() {
         (Esp, "aes128ctr-sha1", "ESP:AES_CTR_128/HMAC_SHA1_96/NO_EXT_SEQ"),
         (Esp, "null-sha256", "ESP:NULL/HMAC_SHA2_256_128/NO_EXT_SEQ"),
         (Esp, "aes128", "a proposal needs an integrity algorithm"),
-        (Esp, "3des-sha1", "'3des' is not supported"),
+        (Esp, "3des-sha1", "'3des' is weak, and needs gateway.legacy = yes"),
+        (Esp, "aes128-md5", "'md5' is weak, and needs gateway.legacy = yes"),
+        (Esp, "3des-aes128-md5-sha1", "ESP:AES_CBC_128/HMAC_SHA1_96/NO_EXT_SEQ"),
+        (Ike, "3des-sha256-modp2048", "'3des' is not supported"),
+        (ProposalProtocol::Ah, "aes192gmac", "AH:AES_192_GMAC/NO_EXT_SEQ"),
         (ProposalProtocol::Ah, "sha256-esn", "AH:HMAC_SHA2_256_128/EXT_SEQ"),
         (Ike, "aes256-sha1-modp1024", "'modp1024' is not supported"),
         (Esp, "camellia128-sha256", "'camellia128' is not supported"),
@@ -62,8 +66,23 @@ fn a_proposal_that_cannot_be_done_is_left_out_while_another_remains() {
     assert_eq!(list.left_out[0].0, "camellia128-sha256-modp2048");
     assert_eq!(
         Proposal::parse_list(Esp, "3des-sha256"),
-        Err(ProposalError::Unsupported("3des".to_owned()))
+        Err(ProposalError::Weak("3des".to_owned()))
     );
+}
+
+/// What is weak is done behind the switch only, and named so.
+#[test]
+fn weak_algorithms_need_the_switch() {
+    let parse = |protocol, text| Proposal::parse_with(protocol, text, true);
+    for (protocol, text, expected) in [
+        (Esp, "3des-sha1", "ESP:3DES_CBC/HMAC_SHA1_96/NO_EXT_SEQ (weak)"),
+        (Esp, "aes128-md5", "ESP:AES_CBC_128/HMAC_MD5_96/NO_EXT_SEQ (weak)"),
+        (ProposalProtocol::Ah, "md5", "AH:HMAC_MD5_96/NO_EXT_SEQ (weak)"),
+        (Esp, "aes128-sha1", "ESP:AES_CBC_128/HMAC_SHA1_96/NO_EXT_SEQ"),
+    ] {
+        assert_eq!(parse(protocol, text).unwrap().to_string(), expected);
+    }
+    assert!(parse(Ike, "3des-sha1-modp2048").is_err(), "it is for ESP and AH");
 }
 
 #[test]

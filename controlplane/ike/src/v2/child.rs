@@ -12,7 +12,7 @@ use crate::message::v2::{
 use crate::message::{NotifyType, PayloadList};
 use crate::narrowing;
 use crate::proposal::select::{self, KeyExchangeUse, Selection};
-use crate::proposal::{Chosen, ProposalProtocol, integrity};
+use crate::proposal::{Chosen, ProposalProtocol, integrity, integrity_key_len};
 use ipsec::algorithm::Cipher;
 use ipsec::sa::{Lifetime, Mode, PairId, Protocol, SaParameters, Spi, Transform, UdpEncap};
 use ipsec::selector::Selector;
@@ -295,7 +295,7 @@ impl Agreed {
         let encryption = self.chosen.encryption;
         let salt = encryption.and_then(|e| e.cipher()).map_or(0, Cipher::salt_len);
         let cipher_len = encryption.map_or(0, |e| e.key_len() + salt);
-        let integrity_len = self.chosen.integrity.and_then(integrity).map_or(0, |i| i.key_len());
+        let integrity_len = self.chosen.integrity.map_or(0, integrity_key_len);
         let shared = shared.map(SharedSecret::as_bytes);
         let keymat = d.keymat(shared, ni, nr, &[], 2 * (cipher_len + integrity_len))?;
         Ok(keymat.split(cipher_len, integrity_len)?)

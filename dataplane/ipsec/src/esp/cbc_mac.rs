@@ -3,8 +3,8 @@
 //! Both chain blocks under one key and mask the last block with one of two others, which tells a whole
 //! last block from a padded one; they differ in where those keys come from.
 
-use aes::Aes128;
 use aes::cipher::{Block, BlockCipherEncrypt, KeyInit};
+use aes::{Aes128, Aes192, Aes256};
 use zeroize::Zeroize;
 
 const BLOCK: usize = 16;
@@ -20,27 +20,47 @@ pub(crate) enum Subkeys {
 
 /// The expanded keys.
 pub(crate) struct CbcMac {
-    cipher: Aes128,
+    cipher: Cipher,
     whole: [u8; BLOCK],
     padded: [u8; BLOCK],
 }
 
+/// AES of any key length. RFC 4494 has CMAC with 16 bytes only, and so have SAs; SP 800-38B knows the others.
+enum Cipher {
+    Aes128(Aes128),
+    Aes192(Aes192),
+    Aes256(Aes256),
+}
+
+impl Cipher {
+    fn new(key: &[u8]) -> Option<Self> {
+        Some(match key.len() {
+            16 => Self::Aes128(Aes128::new_from_slice(key).ok()?),
+            24 => Self::Aes192(Aes192::new_from_slice(key).ok()?),
+            32 => Self::Aes256(Aes256::new_from_slice(key).ok()?),
+            _ => return None,
+        })
+    }
+}
+
 impl CbcMac {
-    pub(crate) fn new(subkeys: Subkeys, key: &[u8; BLOCK]) -> Self {
-        let cipher = Aes128::new(key.into());
-        match subkeys {
-            Subkeys::Xcbc => {
+    /// XCBC takes keys of 16 bytes, CMAC those of 24 and 32 too.
+    pub(crate) fn new(subkeys: Subkeys, key: &[u8]) -> Option<Self> {
+        let cipher = Cipher::new(key)?;
+        Some(match (subkeys, &cipher) {
+            (Subkeys::Xcbc, Cipher::Aes128(_)) => {
                 let mut first = encrypt(&cipher, [1; BLOCK]);
                 let (whole, padded) = (encrypt(&cipher, [2; BLOCK]), encrypt(&cipher, [3; BLOCK]));
-                let cipher = Aes128::new((&first).into());
+                let cipher = Cipher::new(&first);
                 first.zeroize();
-                Self { cipher, whole, padded }
+                Self { cipher: cipher?, whole, padded }
             }
-            Subkeys::Cmac => {
+            (Subkeys::Xcbc, Cipher::Aes192(_) | Cipher::Aes256(_)) => return None,
+            (Subkeys::Cmac, _) => {
                 let whole = double(encrypt(&cipher, [0; BLOCK]));
                 Self { cipher, whole, padded: double(whole) }
             }
-        }
+        })
     }
 
     /// The tag over the pieces as if they were one message.
@@ -80,9 +100,14 @@ impl Drop for CbcMac {
     }
 }
 
-fn encrypt(cipher: &Aes128, block: [u8; BLOCK]) -> [u8; BLOCK] {
+#[inline]
+fn encrypt(cipher: &Cipher, block: [u8; BLOCK]) -> [u8; BLOCK] {
     let mut block = Block::<Aes128>::from(block);
-    cipher.encrypt_block(&mut block);
+    match cipher {
+        Cipher::Aes128(key) => key.encrypt_block(&mut block),
+        Cipher::Aes192(key) => key.encrypt_block(&mut block),
+        Cipher::Aes256(key) => key.encrypt_block(&mut block),
+    }
     block.into()
 }
 
@@ -124,7 +149,7 @@ mod tests {
             (Subkeys::Cmac, cmac, &message, 40, "dfa66747de9ae63030ca32611497c827"),
             (Subkeys::Cmac, cmac, &message, 64, "51f0bebf7e3b9d92fc49741779363cfe"),
         ] {
-            let mac = CbcMac::new(subkeys, &unhex(key));
+            let mac = CbcMac::new(subkeys, &unhex::<16>(key)).unwrap();
             for split in 0..=len {
                 let (a, b) = message[..len].split_at(split);
                 assert_eq!(mac.tag(&[a, b]), unhex(tag), "{subkeys:?} {len} split at {split}");

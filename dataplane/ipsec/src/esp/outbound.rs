@@ -514,12 +514,13 @@ impl OutboundSa {
         total_len: u16,
         sequence: u64,
     ) -> Result<(), DropCause> {
-        if let Suite::Ah(_) = &self.suite {
+        if let Suite::Ah(ah) = &self.suite {
             let header = ah::emit(plan.next_header, out.len(), self.spi.get(), sequence as u32);
             let (fixed, icv) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
             *fixed = header;
             icv.fill(0);
-            return Ok(());
+            let iv = icv.get_mut(..ah.iv_len()).ok_or(DropCause::NoRoom)?;
+            return self.write_iv(sequence, iv);
         }
         let payload_len = total_len - plan.ip_len as u16;
         let out = match self.encap {
@@ -533,6 +534,11 @@ impl OutboundSa {
         };
         let (clear, iv) = out.split_first_chunk_mut().ok_or(DropCause::NoRoom)?;
         *clear = esp::emit(self.spi.get(), sequence as u32);
+        self.write_iv(sequence, iv)
+    }
+
+    #[inline]
+    fn write_iv(&self, sequence: u64, iv: &mut [u8]) -> Result<(), DropCause> {
         match &self.given {
             Some(given) if given.iv_len == iv.len() => iv.copy_from_slice(&given.iv[..iv.len()]),
             Some(_) => return Err(DropCause::CipherFailed),

@@ -40,7 +40,7 @@ pub(crate) enum Serial {
     Combined { cipher: Combined, salt: Salt },
     /// RFC 4543.
     Gmac { key: GcmKey, salt: [u8; 4] },
-    /// RFC 3602.
+    /// RFC 3602, RFC 2451.
     Cbc { cipher: BlockMode, mac: SeparateMac },
     /// RFC 3686, whose nonce is negotiated with the key.
     Ctr { cipher: BlockMode, nonce: [u8; 4], mac: SeparateMac },
@@ -68,9 +68,12 @@ impl Serial {
     pub(crate) fn write_iv(&self, sequence: u64, iv: &mut [u8]) -> Result<(), Failed> {
         match self {
             Self::Cbc { cipher, .. } => {
-                let iv: &mut [u8; 16] = iv.try_into().map_err(|_| Failed)?;
-                *iv = u128::from(sequence).to_be_bytes();
-                cipher.encrypt([0; 16], iv)?;
+                // A block of 8 bytes is the number itself, one of 16 has zeros before it.
+                let (zeros, number) = iv.split_last_chunk_mut().ok_or(Failed)?;
+                zeros.fill(0);
+                *number = sequence.to_be_bytes();
+                const NO_CHAIN: [u8; 16] = [0; 16];
+                cipher.encrypt(NO_CHAIN.get(..iv.len()).ok_or(Failed)?, iv)?;
             }
             Self::Null { .. } => {}
             Self::Combined { .. } | Self::Gmac { .. } | Self::Ctr { .. } => {
@@ -99,9 +102,9 @@ impl Serial {
                     Ok(())
                 });
             }
-            Self::Cbc { cipher, .. } => cipher.encrypt(explicit_iv(clear)?, text)?,
+            Self::Cbc { cipher, .. } => cipher.encrypt(behind_header(clear)?, text)?,
             Self::Ctr { cipher, nonce, .. } => {
-                cipher.encrypt(counter_block(*nonce, explicit_iv(clear)?), text)?;
+                cipher.encrypt(&counter_block(*nonce, explicit_iv(clear)?), text)?;
             }
             Self::Null { .. } => {}
         }
@@ -141,9 +144,9 @@ impl Serial {
                     burst[0].verdict().map_err(|_| Failed)
                 })
             }
-            Self::Cbc { cipher, .. } => cipher.decrypt(explicit_iv(clear)?, text),
+            Self::Cbc { cipher, .. } => cipher.decrypt(behind_header(clear)?, text),
             Self::Ctr { cipher, nonce, .. } => {
-                cipher.decrypt(counter_block(*nonce, explicit_iv(clear)?), text)
+                cipher.decrypt(&counter_block(*nonce, explicit_iv(clear)?), text)
             }
             Self::Null { .. } => Ok(()),
         }
@@ -175,12 +178,16 @@ impl<'a> Parts<'a> {
 }
 
 /// The IV behind the clear header.
+fn behind_header(clear: &[u8]) -> Result<&[u8], Failed> {
+    clear.get(HEADER_LEN..).ok_or(Failed)
+}
+
 fn explicit_iv<const N: usize>(clear: &[u8]) -> Result<[u8; N], Failed> {
-    clear.get(HEADER_LEN..).and_then(|iv| iv.try_into().ok()).ok_or(Failed)
+    behind_header(clear)?.try_into().map_err(|_| Failed)
 }
 
 /// Salt and explicit IV, and how many bytes they are together.
-fn nonce(salt: Salt, iv: [u8; 8]) -> ([u8; 12], usize) {
+pub(crate) fn nonce(salt: Salt, iv: [u8; 8]) -> ([u8; 12], usize) {
     let mut nonce = [0; 12];
     let salt = match &salt {
         Salt::Three(salt) => &salt[..],

@@ -1,5 +1,6 @@
 //! The keyed transforms of an SA, chosen once (RFC 8221).
 
+use super::legacy;
 use super::serial::{Salt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
@@ -87,10 +88,16 @@ impl Suite {
             }
             Cipher::AesCbc | Cipher::AesCtr | Cipher::Null | Cipher::TripleDesCbc => {
                 let mac = separate_mac(cipher, integrity.as_ref())?;
+                if cipher == Cipher::TripleDesCbc && legacy::is_single_des(key) {
+                    return Err(SaError::WeakKey(cipher));
+                }
                 let icv = mac.icv_len as u8;
                 let mode = BlockMode::new(cipher, key).ok_or(SaError::UnsupportedCipher(cipher))?;
                 match cipher {
                     Cipher::AesCbc => (serial(Serial::Cbc { cipher: mode, mac }), sizes(icv, 16)),
+                    Cipher::TripleDesCbc => {
+                        (serial(Serial::Cbc { cipher: mode, mac }), sizes(icv, 8))
+                    }
                     Cipher::AesCtr => {
                         let nonce = salt.try_into().map_err(|_| wrong_length)?;
                         (serial(Serial::Ctr { cipher: mode, nonce, mac }), sizes(icv, 4))
@@ -119,7 +126,13 @@ impl Suite {
                 Ok(())
             }
             Self::Serial(serial) => serial.write_iv(sequence, iv),
-            Self::Ah(_) => Ok(()),
+            Self::Ah(_) => {
+                // Of GMAC only: the number itself (RFC 4543 §3.1).
+                if let Some(iv) = iv.first_chunk_mut() {
+                    *iv = sequence.to_be_bytes();
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 //! truncation to the ICV) is in `serial`.
 //!
 //! They are the crypto library's, except that it has no XCBC and its CMAC allocates per message: those two
-//! are written over the AES block function.
+//! are written over the AES block function; and the two of `legacy`.
 
 use super::cbc_mac::{CbcMac, Subkeys};
 use super::ccm::Ccm;
+use super::legacy::{self, HmacMd5, TripleDes};
 use crate::algorithm::{Cipher, Integrity};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{
@@ -124,10 +125,11 @@ enum ModeKey {
     Null,
     Cbc { seal: EncryptingKey, open: DecryptingKey },
     Ctr(EncryptingKey),
+    TripleDes(TripleDes),
 }
 
 impl BlockMode {
-    /// AES-CBC, AES-CTR and NULL; `key` is without nonce. `None` for every other cipher and for lengths it
+    /// AES-CBC, AES-CTR, NULL and 3DES-CBC; `key` is without nonce. `None` for every other cipher and for lengths it
     /// does not take.
     pub fn new(cipher: Cipher, key: &[u8]) -> Option<Self> {
         let unbound = || {
@@ -146,25 +148,35 @@ impl BlockMode {
                 open: DecryptingKey::cbc(unbound()?).ok()?,
             },
             Cipher::AesCtr => ModeKey::Ctr(EncryptingKey::ctr(unbound()?).ok()?),
-            Cipher::AesGcm(_)
-            | Cipher::AesCcm(_)
-            | Cipher::AesGmac
-            | Cipher::ChaCha20Poly1305
-            | Cipher::TripleDesCbc => return None,
+            Cipher::TripleDesCbc => ModeKey::TripleDes(TripleDes::new(key)?),
+            Cipher::AesGcm(_) | Cipher::AesCcm(_) | Cipher::AesGmac | Cipher::ChaCha20Poly1305 => {
+                return None;
+            }
         }))
+    }
+
+    /// Bytes of an IV: of a block, or of a whole counter block; none of NULL.
+    pub fn iv_len(&self) -> usize {
+        match &self.0 {
+            ModeKey::Null => 0,
+            ModeKey::Cbc { .. } | ModeKey::Ctr(_) => 16,
+            ModeKey::TripleDes(_) => legacy::BLOCK,
+        }
     }
 
     /// Encrypts whole blocks of CBC, or any length of CTR, whose `iv` is the first counter block.
     ///
     /// # Errors
     ///
-    /// [`Failed`] for a piece of a block.
-    pub fn encrypt(&self, iv: [u8; 16], text: &mut [u8]) -> Result<(), Failed> {
+    /// [`Failed`] for a piece of a block, and for an IV of another length than [`BlockMode::iv_len`].
+    pub fn encrypt(&self, iv: &[u8], text: &mut [u8]) -> Result<(), Failed> {
         match &self.0 {
             ModeKey::Null => {}
             ModeKey::Cbc { seal: key, .. } | ModeKey::Ctr(key) => {
+                let iv: [u8; 16] = iv.try_into().map_err(|_| Failed)?;
                 key.less_safe_encrypt(text, EncryptionContext::Iv128(FixedLength::from(iv)))?;
             }
+            ModeKey::TripleDes(key) => key.encrypt(iv.try_into().map_err(|_| Failed)?, text)?,
         }
         Ok(())
     }
@@ -173,11 +185,13 @@ impl BlockMode {
     ///
     /// # Errors
     ///
-    /// [`Failed`] for a piece of a block.
-    pub fn decrypt(&self, iv: [u8; 16], text: &mut [u8]) -> Result<(), Failed> {
+    /// As there.
+    pub fn decrypt(&self, iv: &[u8], text: &mut [u8]) -> Result<(), Failed> {
         match &self.0 {
             ModeKey::Null | ModeKey::Ctr(_) => self.encrypt(iv, text),
+            ModeKey::TripleDes(key) => key.decrypt(iv.try_into().map_err(|_| Failed)?, text),
             ModeKey::Cbc { open, .. } => {
+                let iv: [u8; 16] = iv.try_into().map_err(|_| Failed)?;
                 open.decrypt(text, DecryptionContext::Iv128(FixedLength::from(iv)))?;
                 Ok(())
             }
@@ -192,15 +206,16 @@ pub struct Mac(MacKey);
 enum MacKey {
     Hmac(hmac::Key),
     CbcMac(CbcMac),
+    Md5(HmacMd5),
 }
 
 impl Mac {
-    /// HMAC with SHA-1 and SHA-2, AES-CMAC and AES-XCBC. HMAC takes keys of any length, as its standard
-    /// does; that an SA's has the one of its transform is the installer's business. `None` for every other
-    /// transform and for AES keys that have not 16 bytes.
+    /// HMAC with SHA-1, SHA-2 and MD5, AES-CMAC and AES-XCBC. HMAC takes keys of any length, as its standard
+    /// does, and CMAC those of 24 and 32 bytes too; that an SA's has the one of its transform is the installer's
+    /// business. `None` for GMAC, which takes a nonce, and for AES keys of other lengths.
     pub fn new(integrity: Integrity, key: &[u8]) -> Option<Self> {
         let hmac = |algorithm| MacKey::Hmac(hmac::Key::new(algorithm, key));
-        let chained = |subkeys| Some(MacKey::CbcMac(CbcMac::new(subkeys, key.try_into().ok()?)));
+        let chained = |subkeys| Some(MacKey::CbcMac(CbcMac::new(subkeys, key)?));
         Some(Self(match integrity {
             Integrity::HmacSha1_96 => hmac(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY),
             Integrity::HmacSha256_128 => hmac(hmac::HMAC_SHA256),
@@ -208,7 +223,8 @@ impl Mac {
             Integrity::HmacSha512_256 => hmac(hmac::HMAC_SHA512),
             Integrity::AesCmac96 => chained(Subkeys::Cmac)?,
             Integrity::AesXcbc96 => chained(Subkeys::Xcbc)?,
-            Integrity::AesGmac | Integrity::HmacMd5_96 => return None,
+            Integrity::HmacMd5_96 => MacKey::Md5(HmacMd5::new(key)?),
+            Integrity::AesGmac => return None,
         }))
     }
 
@@ -228,6 +244,7 @@ impl Mac {
                 put(context.sign().as_ref())
             }
             MacKey::CbcMac(key) => put(&key.tag(pieces)),
+            MacKey::Md5(key) => put(&key.tag(pieces)),
         };
         (out, len)
     }

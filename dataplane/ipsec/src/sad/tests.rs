@@ -250,6 +250,13 @@ fn parameters_that_do_not_fit_are_refused_with_the_reason() {
         p.transform.integrity = Some((hmac, key(20)));
     });
     assert_eq!(error, SaError::IntegrityKeyLength { integrity: hmac, got: 20 });
+    // RFC 2451 §2.3: two equal thirds make it single DES.
+    let error = refused(&|p| {
+        p.transform.cipher = Cipher::TripleDesCbc;
+        p.transform.cipher_key = key(24);
+        p.transform.integrity = Some((hmac, key(32)));
+    });
+    assert_eq!(error, SaError::WeakKey(Cipher::TripleDesCbc));
     assert_eq!(
         refused(&|p| p.replay_window = 65_537),
         SaError::Window(crate::replay::WindowSize(65_537))

@@ -28,7 +28,7 @@ proptest! {
 
     #[test]
     fn every_shape_and_length_comes_back_unchanged(
-        integrity in prop::sample::select(MACS.to_vec()),
+        integrity in prop::sample::select([&MACS[..], &[Integrity::AesGmac]].concat()),
         transport in any::<bool>(),
         outer_v6 in any::<bool>(),
         inner_v6 in any::<bool>(),
@@ -53,13 +53,15 @@ proptest! {
 /// RFC 4302 §3.3.3.1: the fields that routers change, and nothing else, may be changed.
 #[test]
 fn every_flipped_bit_outside_the_mutable_fields_is_refused() {
-    for (mode, v6) in [
-        (Mode::Tunnel, false),
-        (Mode::Transport, false),
-        (Mode::Tunnel, true),
-        (Mode::Transport, true),
+    for (integrity, mode, v6) in [
+        (Integrity::HmacSha256_128, Mode::Tunnel, false),
+        (Integrity::HmacSha256_128, Mode::Transport, false),
+        (Integrity::HmacSha256_128, Mode::Tunnel, true),
+        (Integrity::HmacSha256_128, Mode::Transport, true),
+        (Integrity::AesGmac, Mode::Tunnel, false),
+        (Integrity::AesGmac, Mode::Transport, true),
     ] {
-        let mut tunnel = Tunnel::new(shape(Integrity::HmacSha256_128, mode, v6, v6, true));
+        let mut tunnel = Tunnel::new(shape(integrity, mode, v6, v6, true));
         let packet = tunnel.shape.packet(13);
         let sealed = tunnel.sealed(&packet);
         let header = tunnel.classify(&sealed).unwrap();
@@ -186,4 +188,25 @@ fn an_ah_length_that_is_not_the_sas_is_refused() {
         }
     }
     tunnel.opened(&sealed);
+}
+
+/// RFC 4543 §4: IV, then ICV, 24 bytes in all; §3.1: no IV twice under a key.
+#[test]
+fn gmac_has_its_iv_in_front_of_the_icv() {
+    let mut tunnel = Tunnel::new(shape(Integrity::AesGmac, Mode::Tunnel, false, false, false));
+    let packet = tunnel.shape.packet(40);
+    for n in 1..=3u64 {
+        let sealed = tunnel.sealed(&packet);
+        let ah = wire::ah::Ah::parse(&sealed[20..]).unwrap();
+        assert_eq!(ah.icv().len(), 24);
+        assert_eq!(ah.icv()[..8], n.to_be_bytes());
+        assert_eq!(tunnel.opened(&sealed), packet);
+    }
+    // Each key length with its salt, and nothing else.
+    for (len, fits) in [(16, false), (20, true), (24, false), (28, true), (36, true), (40, false)] {
+        let mut parameters = tunnel.shape.sending();
+        let key = ipsec::algorithm::KeyMaterial::new(vec![7; len]);
+        parameters.transform.integrity = Some((Integrity::AesGmac, key));
+        assert_eq!(ipsec::esp::outbound::OutboundSa::new(&parameters).is_ok(), fits, "{len}");
+    }
 }
