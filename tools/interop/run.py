@@ -16,6 +16,7 @@ import time
 import traceback
 
 import attacks
+import certificates
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 
 HERE = ROOT / "tools" / "interop"
@@ -579,8 +580,11 @@ def idle_takes_no_cpu(lab):
 # ------------------------------------------------------------------------------------------------------------------
 
 
+TESTS.update(certificates.TESTS)
+
+
 def missing_tools():
-    need = ["ip", "ethtool", "iperf3", "ping", "tcpdump", "nft", "swanctl"]
+    need = ["ip", "pki", "ethtool", "iperf3", "ping", "tcpdump", "nft", "swanctl"]
     found = [tool for tool in need if not shutil.which(tool, path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))]
     return found + ([] if os.path.exists("/usr/sbin/charon-systemd") else ["charon-systemd"])
 

@@ -3,7 +3,7 @@
 set -e
 export DEBIAN_FRONTEND=noninteractive
 packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
-  strongswan-swanctl charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
+  strongswan-swanctl strongswan-pki charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins"
 missing=
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

@@ -483,8 +483,12 @@ impl Configured for Loaded {
                 self.store.reload(new)
             }
             Asked::LoadConn(arguments) => {
-                let (connection, warnings) = Request::connection(&arguments, self.store.settings())
-                    .map_err(Refused::Arguments)?;
+                let (connection, warnings) = Request::connection(
+                    &arguments,
+                    self.store.settings(),
+                    self.store.credentials(),
+                )
+                .map_err(Refused::Arguments)?;
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }

@@ -75,7 +75,7 @@ fn serve(mut server: Server, stop: &AtomicBool) {
         for (client, call) in server.service() {
             let answer = match Request::parse(&call) {
                 Ok(Request::LoadConn(arguments)) => {
-                    match Request::connection(&arguments, store.settings()) {
+                    match Request::connection(&arguments, store.settings(), store.credentials()) {
                         Ok((connection, _)) => {
                             store.load_connection(connection);
                             reply::success()

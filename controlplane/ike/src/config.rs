@@ -3,6 +3,7 @@
 //! The daemon makes these from swanctl.conf and from VICI; names are swanctl's. Times are
 //! durations; zero means "never" where swanctl says so.
 
+use crate::certificate::{Certificate, Credentials, Requirement, Revocation};
 use crate::proposal::Proposal;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -18,6 +19,8 @@ pub struct Config {
     pub connections: Vec<Arc<Connection>>,
     /// Preshared keys.
     pub psks: Vec<Psk>,
+    /// Private keys, certificates and whom we trust.
+    pub credentials: Arc<Credentials>,
     /// Bounds and timers.
     pub settings: Settings,
 }
@@ -70,7 +73,7 @@ pub enum Identity {
 pub enum AuthMethod {
     /// Shared Key Message Integrity Code.
     Psk,
-    /// Signature by a certified key (a later part of the engine).
+    /// Signature by a certified key.
     Pubkey,
 }
 
@@ -79,8 +82,42 @@ pub enum AuthMethod {
 pub struct AuthRound {
     /// The method.
     pub method: AuthMethod,
-    /// The identity; [`Identity::Any`] locally means the IKE address.
+    /// The identity; [`Identity::Any`] locally means the certificate's subject, or without one the IKE address.
     pub id: Identity,
+    /// Locally the certificates to choose from, remotely the only ones that are accepted; empty leaves it open.
+    pub certificates: Vec<Arc<Certificate>>,
+    /// Remotely the only authorities that are trusted; empty means all of ours.
+    pub authorities: Vec<Arc<Certificate>>,
+    /// What keys and signatures must be.
+    pub requirement: Requirement,
+    /// What becomes of a peer's certificate whose revocation is not known.
+    pub revocation: Revocation,
+}
+
+impl AuthRound {
+    /// A round that demands no more than its method and identity.
+    pub fn new(method: AuthMethod, id: Identity) -> Self {
+        Self {
+            method,
+            id,
+            certificates: Vec::new(),
+            authorities: Vec::new(),
+            requirement: Requirement::default(),
+            revocation: Revocation::default(),
+        }
+    }
+}
+
+/// `send_cert`: when our certificate goes to the peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SendCertificate {
+    /// When the peer asks for certificates.
+    #[default]
+    IfAsked,
+    /// In any case.
+    Always,
+    /// Not at all: the peer has it.
+    Never,
 }
 
 /// One entry of `connections`.
@@ -122,6 +159,10 @@ pub struct Connection {
     pub over_time: Duration,
     /// Up to this much is taken off the rekey time at random.
     pub rand_time: Duration,
+    /// When our certificate is sent.
+    pub send_certificate: SendCertificate,
+    /// Whether the peer is asked for its certificate.
+    pub request_certificate: bool,
     /// What a second SA means.
     pub unique: Unique,
     /// How often initiation is tried before it fails; 0 is for ever.

@@ -1,5 +1,6 @@
 //! Identities on the wire and in the configuration, and the preshared key that two of them share.
 
+use crate::certificate;
 use crate::config::{Identity, Psk};
 use crate::message::IdType;
 use crate::message::v2::Identification;
@@ -55,8 +56,19 @@ impl Identity {
                     _ => Fit::No,
                 }
             }
-            (a, b) if a == b => Fit::Exact,
+            (a, b) if a.is_same(b) => Fit::Exact,
             _ => Fit::No,
+        }
+    }
+
+    /// Whether two identities are one: names without regard to case, distinguished names as RFC 5280 §7.1 compares them.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fqdn(a), Self::Fqdn(b)) | (Self::Email(a), Self::Email(b)) => {
+                a.eq_ignore_ascii_case(b)
+            }
+            (Self::Dn(a), Self::Dn(b)) => certificate::same_name(a, b),
+            (a, b) => a == b,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Public-key work, done away from the engine's thread.
 
+use crate::certificate::{Signing, Untrusted, Verification};
 use crate::event::IkeId;
 use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
+use std::time::SystemTime;
 
 /// Work for the public-key pool. It owns what it needs and may run on any thread.
 pub struct Job {
@@ -19,6 +21,8 @@ pub(crate) enum Work {
     Respond(Group, Vec<u8>),
     /// The secret, for the responder's value.
     Agree(Box<PrivateKey>, Vec<u8>),
+    /// The peer's proof is checked, and if it holds (or none is to be checked), ours is made.
+    Prove(Option<Box<Verification>>, Option<Box<Signing>>),
 }
 
 /// What came of a [`Job`].
@@ -33,6 +37,10 @@ pub(crate) enum Product {
     Key(Box<PrivateKey>),
     Response(Vec<u8>, SharedSecret),
     Secret(SharedSecret),
+    /// The peer is who it says; our signature, if one was to be made.
+    Proved(Option<Vec<u8>>),
+    /// It is not.
+    Refuted(Untrusted),
 }
 
 impl Job {
@@ -45,6 +53,9 @@ impl Job {
             Work::Respond(group, peer) => keyexchange::respond(group, &peer)
                 .map(|(public, secret)| Product::Response(public, secret)),
             Work::Agree(key, peer) => key.agree(&peer).map(Product::Secret),
+            Work::Prove(verification, signing) => {
+                prove(verification.as_deref(), signing.as_deref())
+            }
         };
         JobDone { ike: self.ike, number: self.number, result }
     }
@@ -57,5 +68,23 @@ impl Job {
     /// Whether it is for an established IKE SA, whose jobs go before those of strangers.
     pub const fn is_for_established(&self) -> bool {
         self.established
+    }
+}
+
+/// Certificates have times of day, which the engine does not know: the clock is read here, on the pool.
+fn prove(
+    verification: Option<&Verification>,
+    signing: Option<&Signing>,
+) -> Result<Product, KeyExchangeError> {
+    if let Some(verification) = verification {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        if let Err(reason) = verification.run(now.unwrap_or_default()) {
+            return Ok(Product::Refuted(reason));
+        }
+    }
+    match signing.map(Signing::run) {
+        None => Ok(Product::Proved(None)),
+        Some(Some(signature)) => Ok(Product::Proved(Some(signature))),
+        Some(None) => Err(KeyExchangeError::Library),
     }
 }

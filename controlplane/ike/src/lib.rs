@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod acquire;
+pub mod certificate;
 mod command;
 pub mod config;
 mod context;

@@ -1,6 +1,7 @@
 //! Two engines joined back to back under a virtual clock.
 
 mod attacks;
+mod certificates;
 mod collisions;
 mod exchanges;
 mod harness;

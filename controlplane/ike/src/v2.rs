@@ -13,6 +13,7 @@
 //! | `sa` | the IKE SA: what every state has, and the dispatch to the states |
 //! | `init` | IKE_SA_INIT as initiator; `respond` as responder |
 //! | `auth` | IKE_AUTH as initiator; `verify` as responder |
+//! | `prove` | certificates and signatures of IKE_AUTH, made and checked by jobs |
 //! | `established` | requests, answers and timers of an established IKE SA |
 //! | `create_child`, `rekey_child_answer` | CREATE_CHILD_SA for children |
 //! | `rekey_ike` | CREATE_CHILD_SA for the IKE SA |
@@ -34,6 +35,7 @@ pub(crate) mod fragments;
 mod informational;
 pub(crate) mod init;
 pub(crate) mod keys;
+pub(crate) mod prove;
 pub(crate) mod rekey_ike;
 pub(crate) mod respond;
 pub(crate) mod sa;

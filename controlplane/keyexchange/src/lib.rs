@@ -1,4 +1,4 @@
-//! Diffie-Hellman groups and key encapsulation over the crypto library.
+//! Diffie-Hellman groups, key encapsulation and raw RSA over the crypto library.
 //!
 //! ```text
 //!  initiator                                      responder
@@ -11,8 +11,9 @@
 //! | module | what |
 //! |---|---|
 //! | [`Group`] | the IANA numbers and the lengths on the wire |
+//! | [`rsa`] | PKCS #1 signatures over octets that the caller made |
 //! | `modp` | the RFC 2409 and RFC 3526 groups, and the checks of RFC 6989 |
-//! | `libcrypto` | the calls that have no safe wrapper: modular exponentiation, ML-KEM keys from a seed |
+//! | `libcrypto` | the calls that have no safe wrapper: modular exponentiation, ML-KEM keys from a seed, raw RSA |
 //!
 //! A group is what a KE payload's group number says it is: Diffie-Hellman over MODP or elliptic curves, where both sides
 //! may generate in advance, or a KEM, where the responder's value is the encapsulation to the initiator's (RFC 9370,
@@ -24,10 +25,11 @@
 mod group;
 #[expect(
     unsafe_code,
-    reason = "MODP exponentiation and seeded ML-KEM keys have no safe wrapper in aws-lc-rs"
+    reason = "MODP exponentiation, seeded ML-KEM keys and raw RSA have no safe wrapper in aws-lc-rs"
 )]
 mod libcrypto;
 mod modp;
+pub mod rsa;
 
 #[cfg(test)]
 mod tests;

@@ -38,6 +38,7 @@ owner!(Scratch, sys::BN_CTX, sys::BN_CTX_free);
 owner!(Montgomery, sys::BN_MONT_CTX, sys::BN_MONT_CTX_free);
 owner!(PkeyContext, sys::EVP_PKEY_CTX, sys::EVP_PKEY_CTX_free);
 owner!(Pkey, sys::EVP_PKEY, sys::EVP_PKEY_free);
+owner!(Rsa, sys::RSA, sys::RSA_free);
 
 /// The primes that the library holds.
 #[derive(Clone, Copy)]
@@ -191,4 +192,57 @@ pub(crate) fn mlkem_from_seed(
         return None;
     }
     Some((public, private))
+}
+
+/// `message` in PKCS #1 type 1 padding, raised to the private exponent of the RSAPrivateKey `key` (RFC 8017 §A.1.2).
+pub(crate) fn rsa_sign_raw(key: &[u8], message: &[u8]) -> Option<Vec<u8>> {
+    // SAFETY: pointer and length are one slice's, which the library only reads; the caller owns the object, or gets null.
+    let key = Rsa::new(unsafe { sys::RSA_private_key_from_bytes(key.as_ptr(), key.len()) })?;
+    let mut out = rsa_buffer(&key)?;
+    let mut len = 0;
+    // SAFETY: the key is live; `out` and `message` are whole slices that do not overlap, and the room is the buffer's.
+    let ok = unsafe {
+        sys::RSA_sign_raw(
+            key.0.as_ptr(),
+            &raw mut len,
+            out.as_mut_ptr(),
+            out.len(),
+            message.as_ptr(),
+            message.len(),
+            sys::RSA_PKCS1_PADDING,
+        )
+    };
+    (ok == 1 && len == out.len()).then_some(out)
+}
+
+/// What a signature by the RSAPublicKey `key` holds in PKCS #1 type 1 padding (RFC 8017 §A.1.1).
+pub(crate) fn rsa_recover(key: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
+    // SAFETY: pointer and length are one slice's, which the library only reads; the caller owns the object, or gets null.
+    let key = Rsa::new(unsafe { sys::RSA_public_key_from_bytes(key.as_ptr(), key.len()) })?;
+    let mut out = rsa_buffer(&key)?;
+    let mut len = 0;
+    // SAFETY: the key is live; `out` and `signature` are whole slices that do not overlap, and the room is the buffer's.
+    let ok = unsafe {
+        sys::RSA_verify_raw(
+            key.0.as_ptr(),
+            &raw mut len,
+            out.as_mut_ptr(),
+            out.len(),
+            signature.as_ptr(),
+            signature.len(),
+            sys::RSA_PKCS1_PADDING,
+        )
+    };
+    if ok != 1 || len > out.len() {
+        return None;
+    }
+    out.truncate(len);
+    Some(out)
+}
+
+/// Room for one number below the key's modulus.
+fn rsa_buffer(key: &Rsa) -> Option<Vec<u8>> {
+    // SAFETY: the key is live.
+    let len = unsafe { sys::RSA_size(key.0.as_ptr()) };
+    usize::try_from(len).ok().map(|len| vec![0; len])
 }

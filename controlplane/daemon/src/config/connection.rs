@@ -2,16 +2,17 @@
 //!
 //! Sections of files and `load-conn` of VICI come through here alike.
 
+use super::credentials::Files;
 use super::diagnostic::{Diagnostics, Location};
 use super::fields::{Fields, shown};
 use super::keys;
 use super::syntax::Section;
 use super::value::{self, Endpoint};
-use super::{LeftOut, identity};
+use super::{LeftOut, authentication};
 use core::time::Duration;
 use ike::config::{
-    AuthMethod, AuthRound, Child, ChildAction, ChildMode, Connection, Identity, Settings,
-    TrafficSelector, Unique, Version,
+    Child, ChildAction, ChildMode, Connection, SendCertificate, Settings, TrafficSelector, Unique,
+    Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode};
@@ -33,6 +34,7 @@ pub(crate) enum Resolved {
 pub(crate) fn resolve(
     section: &Section,
     settings: &Settings,
+    files: &Files<'_>,
     findings: &mut Diagnostics,
 ) -> Resolved {
     let path = format!("connections.{}", section.name);
@@ -82,8 +84,21 @@ pub(crate) fn resolve(
     let keyingtries = f.number("keyingtries", 0, u32::MAX.into()).unwrap_or(1);
     let times = ike_times(&mut f);
 
-    let local = round(&mut f, "local");
-    let remote = round(&mut f, "remote");
+    let send_certificate = f
+        .word(
+            "send_cert",
+            &[
+                ("ifasked", SendCertificate::IfAsked),
+                ("always", SendCertificate::Always),
+                ("never", SendCertificate::Never),
+            ],
+        )
+        .unwrap_or_default();
+    let request_certificate = f.boolean("send_certreq").unwrap_or(true);
+    // The files of one that is left out are nobody's.
+    let files = left_out.is_none().then_some(files);
+    let local = authentication::round(&mut f, "local", files);
+    let remote = authentication::round(&mut f, "remote", files);
     let children = children(&mut f, &remote_addrs, settings.legacy);
 
     if let Some(reason) = left_out {
@@ -118,13 +133,15 @@ pub(crate) fn resolve(
         reauth_time: times.reauth,
         over_time: times.over,
         rand_time: times.rand,
+        send_certificate,
+        request_certificate,
         unique,
         keyingtries: u32::try_from(keyingtries).unwrap_or(u32::MAX),
     }))
 }
 
 /// `local`, `local-1`, `local1` and the like.
-fn is_round(name: &str, side: &str) -> bool {
+pub(super) fn is_round(name: &str, side: &str) -> bool {
     name.get(..side.len()).is_some_and(|start| start.eq_ignore_ascii_case(side))
 }
 
@@ -270,59 +287,6 @@ fn ike_times(f: &mut Fields<'_>) -> IkeTimes {
 
 fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs())
-}
-
-fn round(f: &mut Fields<'_>, side: &'static str) -> AuthRound {
-    let Some(section) = f.section.sections.iter().find(|s| is_round(&s.name, side)) else {
-        let message = format!(
-            "there is no '{side}' section, so that public keys are meant, which are not done yet: \
-             this connection can not come up"
-        );
-        let (at, path) = (f.section.at.clone(), f.path.clone());
-        f.findings.warn(&at, &path, message);
-        return AuthRound { method: AuthMethod::Pubkey, id: Identity::Any };
-    };
-    let path = f.path_of(&section.name);
-    let mut r = Fields::new(section, keys::AUTH, path, f.findings);
-    r.check(|_| false);
-    r.check_sections("cert<suffix>, cacert<suffix>", |name| {
-        is_round(name, "cert") || is_round(name, "cacert")
-    });
-    for certificate in &section.sections {
-        let path = r.path_of(&certificate.name);
-        r.findings.warn(&certificate.at, &path, "has no effect: certificates are not done yet");
-    }
-    let _ = r.number("round", 0, u32::MAX.into());
-    let method = match r.text("auth") {
-        Some(auth) if auth.eq_ignore_ascii_case("psk") => AuthMethod::Psk,
-        // Reported already, as the reason why the connection is left out.
-        Some(auth) if is_round(auth, "eap") || is_round(auth, "xauth") => AuthMethod::Pubkey,
-        auth => {
-            let pubkey = |a: &str| {
-                ["pubkey", "rsa", "ecdsa", "bliss", "ed25519", "ed448", "ike:"]
-                    .iter()
-                    .any(|prefix| a.starts_with(prefix))
-            };
-            match auth {
-                Some(auth) if !pubkey(auth) => {
-                    r.error("auth", format!("'{}' is not one of: psk, pubkey", shown(auth)));
-                }
-                _ => r.warn(
-                    "auth",
-                    "public-key authentication is not done yet: this connection can not come up",
-                ),
-            }
-            AuthMethod::Pubkey
-        }
-    };
-    let id = match r.text("id") {
-        None => Identity::Any,
-        Some(text) => identity::parse(text).unwrap_or_else(|error| {
-            r.error("id", format!("'{}': {error}", shown(text)));
-            Identity::Any
-        }),
-    };
-    AuthRound { method, id }
 }
 
 fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Vec<Arc<Child>> {

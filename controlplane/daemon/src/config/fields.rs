@@ -99,7 +99,7 @@ impl<'a> Fields<'a> {
         self.findings.warn(&at, &path, message);
     }
 
-    fn value(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
         self.section.settings.iter().find(|s| s.key == key)?.value.as_ref()
     }
 
@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
     pub(crate) fn text(&mut self, key: &str) -> Option<&'a str> {
         match self.value(key)? {
             Value::Text(text) => Some(text.as_str()),
-            Value::List(_) | Value::Binary => {
+            Value::List(_) | Value::Blobs(_) | Value::Binary => {
                 self.error(key, "takes one text, not a list or bytes");
                 None
             }
@@ -126,7 +126,7 @@ impl<'a> Fields<'a> {
                 text.as_str().split(',').map(str::trim).filter(|i| !i.is_empty()).collect()
             }
             Some(Value::List(items)) => items.iter().map(Text::as_str).collect(),
-            Some(Value::Binary) => {
+            Some(Value::Blobs(_) | Value::Binary) => {
                 self.error(key, "takes text, not bytes");
                 Vec::new()
             }
@@ -178,7 +178,7 @@ fn changes_nothing(key: &Key, value: Option<&Value>) -> bool {
         None => return true,
         Some(Value::Text(text)) => text.as_str(),
         Some(Value::List(items)) => return items.is_empty(),
-        Some(Value::Binary) => return false,
+        Some(Value::Blobs(_) | Value::Binary) => return false,
     };
     let same = |parse: fn(&str) -> Option<u64>| {
         parse(text).is_some_and(|value| Some(value) == parse(key.default))

@@ -74,8 +74,8 @@ pub(crate) const CONNECTION: &[Key] = &[
         "RFC 7383: `yes`, `accept`, `force` or `no`. `accept` and `force` are taken as `yes`.",
     ),
     ignored("childless", "allow", "Childless initiation (RFC 6023): `allow`, `force` or `never`."),
-    ignored("send_certreq", "yes", "Sends certificate requests."),
-    ignored("send_cert", "ifasked", "Sends certificates: `ifasked`, `always` or `never`."),
+    full("send_certreq", "yes", "Sends certificate requests."),
+    full("send_cert", "ifasked", "Sends certificates: `ifasked`, `always` or `never`."),
     refused("ppk_id", "", "Identity of a postquantum preshared key (RFC 8784)."),
     refused("ppk_required", "no", "Whether that key must be used."),
     full("keyingtries", "1", "Retransmission sequences before initiation fails; 0 is for ever."),
@@ -110,12 +110,28 @@ pub(crate) const AUTH: &[Key] = &[
     full(
         "auth",
         "pubkey",
-        "`psk`; `pubkey` and its variants load with a warning, as signatures are not done yet; a \
-         connection with `eap` or `xauth` is left out with a warning.",
+        "`psk`; `pubkey`, `rsa`, `ecdsa` or `ed25519`, with a smallest size and the hashes allowed \
+         behind it, such as `rsa-3072-sha384-sha512`; `rsa/pss` for RSASSA-PSS. A connection with \
+         `eap` or `xauth` is left out with a warning.",
     ),
-    full("id", "%any", "IKE identity; the local default is the address. No wildcards."),
-    ignored("certs", "", "Certificates, relative to x509/."),
-    ignored("cacerts", "", "CA certificates to accept, relative to x509ca/ (remote only)."),
+    full(
+        "id",
+        "%any",
+        "IKE identity; the local default is the subject of the certificate, or without one the \
+         address. No wildcards.",
+    ),
+    full(
+        "certs",
+        "",
+        "Certificates, relative to x509/: locally to choose from, remotely the only ones that are \
+         accepted. Also as sections `cert<suffix> { file = … }`.",
+    ),
+    full(
+        "cacerts",
+        "",
+        "CA certificates to accept, relative to x509ca/ (remote only). Also as sections \
+         `cacert<suffix> { file = … }`.",
+    ),
     ignored("pubkeys", "", "Raw public keys, relative to pubkey/."),
     ignored("eap_id", "id", "EAP identity."),
     ignored("aaa_id", "remote-id", "Identity of the server in the EAP method."),
@@ -123,10 +139,11 @@ pub(crate) const AUTH: &[Key] = &[
     refused("groups", "", "Group memberships to require (remote only)."),
     refused("cert_policy", "", "Certificate policies to require (remote only)."),
     refused("ca_id", "", "Identity that a CA of the peer must have (remote only)."),
-    refused(
+    full(
         "revocation",
         "relaxed",
-        "Revocation checks: `strict`, `ifuri` or `relaxed` (remote only).",
+        "Revocation by the lists in x509crl/ (remote only): `relaxed` refuses what is revoked, \
+         `strict` also what no current list speaks of; `ifuri` is an error.",
     ),
 ];
 
@@ -194,18 +211,26 @@ pub(crate) const SECRET: &[Key] = &[
 /// `secrets.private<suffix>`, `rsa<suffix>`, `ecdsa<suffix>`, `pkcs8<suffix>`, `pkcs12<suffix>`,
 /// `token<suffix>`
 pub(crate) const KEY_SECRET: &[Key] = &[
-    ignored("file", "", "The key file that the passphrase is for."),
-    ignored("secret", "", "The passphrase."),
+    full("file", "", "The key file that the passphrase is for, in the directory of that name."),
+    full("secret", "", "The passphrase."),
     ignored("handle", "", "CKA_ID of the key (token)."),
     ignored("slot", "", "Slot number (token)."),
     ignored("module", "", "PKCS#11 module (token)."),
     ignored("pin", "", "PIN (token)."),
 ];
 
+/// `cert<suffix>` and `cacert<suffix>` of a round
+pub(crate) const CERTIFICATE: &[Key] = &[
+    full("file", "", "The certificate: an absolute path, or relative to x509/ or x509ca/."),
+    ignored("handle", "", "CKA_ID of the certificate on a token."),
+    ignored("slot", "", "Slot of the token."),
+    ignored("module", "", "PKCS#11 module."),
+];
+
 /// `authorities.<name>`
 pub(crate) const AUTHORITY: &[Key] = &[
-    ignored("cacert", "", "CA certificate, relative to x509ca/."),
-    ignored("file", "", "CA certificate by absolute path."),
+    full("cacert", "", "CA certificate, relative to x509ca/."),
+    full("file", "", "CA certificate by absolute path."),
     ignored("handle", "", "CKA_ID of the certificate on a token."),
     ignored("slot", "", "Slot of the token."),
     ignored("module", "", "PKCS#11 module."),
@@ -301,6 +326,10 @@ pub(crate) struct Table {
 pub(crate) const TABLES: &[Table] = &[
     Table { section: "connections.<conn>", keys: CONNECTION },
     Table { section: "connections.<conn>.local<suffix>, remote<suffix>", keys: AUTH },
+    Table {
+        section: "cert<suffix> and cacert<suffix> in local<suffix> and remote<suffix>",
+        keys: CERTIFICATE,
+    },
     Table { section: "connections.<conn>.children.<child>", keys: CHILD },
     Table { section: "secrets.ike<suffix>, eap, xauth, ntlm, ppk", keys: SECRET },
     Table {

@@ -12,12 +12,15 @@
 //! | `keys` | the tables of keys, which the reference is generated from |
 //! | `fields` | one section against its table |
 //! | `connection`, `secrets`, `gateway` | one top-level section each |
+//! | `authentication`, `credentials` | who proves what by which certificates, and the files they are in |
 //! | `value`, `identity`, `display` | what values mean, and how they are written |
 //! | `store` | what is loaded: files and VICI together, and what a reload changes |
 //!
-//! It opens the files it is told to and nothing else, and never prints a secret.
+//! It opens the files it is told to and those in swanctl's directories for certificates and keys, and never prints a secret.
 
+mod authentication;
 mod connection;
+mod credentials;
 mod diagnostic;
 pub mod display;
 mod fields;
@@ -33,6 +36,8 @@ mod value;
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_credentials;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location, Severity, Source};
 pub use gateway::{
@@ -44,6 +49,8 @@ pub use store::{Changes, Store};
 
 use crate::vici::{Bytes, Element, Message};
 use connection::Resolved;
+use credentials::Files;
+use ike::certificate::{Certificate, Credentials};
 use ike::config::{AuthMethod, Child, Config, Connection, Identity, Settings};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -93,21 +100,27 @@ impl Configuration {
     pub fn load(path: &Path, options: Options) -> Result<Self, Diagnostics> {
         let mut findings = Diagnostics::default();
         let root = syntax::read(path, &mut findings);
-        Self::resolve(&root, options, findings)
+        let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let beside = beside.unwrap_or(Path::new("."));
+        Self::resolve(&root, Some(&credentials::base(beside)), options, findings)
     }
 
-    /// Reads `text` as the content of a file of the name that `source` tells.
+    /// Reads `text` as the content of a file of the name that `source` tells; only one that is in a directory has
+    /// certificates and keys beside it.
     ///
     /// # Errors
     /// As [`Configuration::load`].
     pub fn parse(text: &str, source: Source, options: Options) -> Result<Self, Diagnostics> {
         let mut findings = Diagnostics::default();
+        let beside = Some(source.directory.clone()).filter(|d| !d.as_os_str().is_empty());
+        let base = beside.map(|directory| credentials::base(&directory));
         let root = syntax::read_text(text, source, &mut findings);
-        Self::resolve(&root, options, findings)
+        Self::resolve(&root, base.as_deref(), options, findings)
     }
 
     fn resolve(
         root: &Section,
+        base: Option<&Path>,
         options: Options,
         mut findings: Diagnostics,
     ) -> Result<Self, Diagnostics> {
@@ -121,6 +134,20 @@ impl Configuration {
             Some(section) => gateway::resolve(&section, &mut findings),
             None => (Gateway::default(), Settings::default()),
         };
+        let (secrets, passphrases) = match flat("secrets", &mut findings) {
+            Some(section) => secrets::resolve(&section, options, &mut findings),
+            None => (Vec::new(), Vec::new()),
+        };
+        let mut credentials = match base {
+            Some(base) => credentials::load(base, &passphrases, options, &mut findings),
+            None => Credentials::default(),
+        };
+        let base = base.unwrap_or(Path::new(""));
+        if let Some(section) = flat("authorities", &mut findings) {
+            let found = authorities(&section, base, &mut findings);
+            credentials.authorities.extend(found);
+        }
+        let files = Files::new(base.to_owned(), &credentials);
         let mut connections = Vec::new();
         let mut left_out = Vec::new();
         if let Some(section) = flat("connections", &mut findings) {
@@ -130,20 +157,14 @@ impl Configuration {
                 findings.error(&setting.at, &path, message);
             }
             for section in &section.sections {
-                match connection::resolve(section, &settings, &mut findings) {
+                match connection::resolve(section, &settings, &files, &mut findings) {
                     Resolved::Connection(connection) => connections.push(Arc::new(*connection)),
                     Resolved::LeftOut(connection) => left_out.push(connection),
                 }
             }
         }
-        let secrets = match flat("secrets", &mut findings) {
-            Some(section) => secrets::resolve(&section, options, &mut findings),
-            None => Vec::new(),
-        };
-        for (name, keys) in [("pools", keys::POOL), ("authorities", keys::AUTHORITY)] {
-            if let Some(section) = flat(name, &mut findings) {
-                check_only(&section, keys, &mut findings);
-            }
+        if let Some(section) = flat("pools", &mut findings) {
+            check_only(&section, keys::POOL, &mut findings);
         }
         for section in &root.sections {
             if !SECTIONS.contains(&section.name.as_str()) && !root.refers_to(&section.name) {
@@ -161,7 +182,7 @@ impl Configuration {
         }
         let psks = psks(&secrets);
         Ok(Self {
-            ike: Config { connections, psks, settings },
+            ike: Config { connections, psks, credentials: Arc::new(credentials), settings },
             gateway,
             secrets,
             left_out,
@@ -177,6 +198,7 @@ impl Configuration {
 pub fn connection_from_vici(
     arguments: &Message,
     settings: &Settings,
+    credentials: &Credentials,
 ) -> Result<(Connection, Vec<Diagnostic>), Diagnostics> {
     let mut findings = Diagnostics::default();
     let source = Source { name: "vici".to_owned(), mode: None, directory: PathBuf::new() };
@@ -188,7 +210,8 @@ pub fn connection_from_vici(
         return Err(findings);
     };
     let section = &section_from_vici(name, section, &at);
-    match connection::resolve(section, settings, &mut findings) {
+    let files = Files::new(credentials::base(Path::new("")), credentials);
+    match connection::resolve(section, settings, &files, &mut findings) {
         Resolved::Connection(connection) if !findings.has_errors() => {
             Ok((*connection, findings.into_vec()))
         }
@@ -210,12 +233,41 @@ fn section_from_vici(name: &str, message: &Message, at: &Location) -> Section {
                 continue;
             }
             Element::Value(bytes) => text(bytes).map(Value::Text),
-            Element::List(items) => items.iter().map(text).collect::<Option<_>>().map(Value::List),
+            Element::List(items) => {
+                let texts = items.iter().map(text).collect::<Option<_>>().map(Value::List);
+                let blobs = || items.iter().map(|item| item.as_slice().to_vec()).collect();
+                Some(texts.unwrap_or_else(|| Value::Blobs(blobs())))
+            }
         };
         let value = Some(value.unwrap_or(Value::Binary));
         section.set(Setting { key: key.to_owned(), at: at.clone(), value });
     }
     section
+}
+
+/// The CA certificates that `authorities` names beside those in x509ca/.
+fn authorities(
+    section: &Section,
+    base: &Path,
+    findings: &mut Diagnostics,
+) -> Vec<Arc<Certificate>> {
+    check_only(section, keys::AUTHORITY, findings);
+    let none = Credentials::default();
+    let files = Files::new(base.to_owned(), &none);
+    let mut found = Vec::new();
+    for part in &section.sections {
+        let path = format!("{}.{}", section.name, part.name);
+        let mut f = fields::Fields::new(part, keys::AUTHORITY, path, findings);
+        for key in ["cacert", "file"] {
+            let Some(file) = f.text(key) else { continue };
+            match files.certificate("x509ca", file) {
+                Ok(certificate) if certificate.is_authority() => found.push(Arc::new(certificate)),
+                Ok(_) => f.error(key, format!("'{}' is not a CA certificate", fields::shown(file))),
+                Err(error) => f.error(key, error),
+            }
+        }
+    }
+    found
 }
 
 /// Checks the keys of sections that nothing is made of yet.

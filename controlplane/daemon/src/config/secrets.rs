@@ -1,6 +1,6 @@
 //! `secrets`: named shared secrets. Their values appear in no message.
 
-use super::diagnostic::Diagnostics;
+use super::diagnostic::{Diagnostics, Location};
 use super::fields::{Fields, shown};
 use super::syntax::{Section, Value};
 use super::{Options, identity, keys, value};
@@ -62,18 +62,22 @@ pub fn psks<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<Psk> {
         .collect()
 }
 
+/// Directories of private keys, which are the prefixes of their passphrases' sections, too.
+pub(crate) const DIRECTORIES: [&str; 4] = ["private", "rsa", "ecdsa", "pkcs8"];
+
 const KEY_SECRETS: [&str; 6] = ["private", "rsa", "ecdsa", "pkcs8", "pkcs12", "token"];
 
 /// Bits of a file's mode that let everyone read or change it.
-const OTHERS: u32 = 0o006;
+pub(crate) const OTHERS: u32 = 0o006;
 
 /// Reads all of `secrets`.
 pub(crate) fn resolve(
     section: &Section,
     options: Options,
     findings: &mut Diagnostics,
-) -> Vec<Secret> {
+) -> (Vec<Secret>, Vec<Passphrase>) {
     let mut secrets = Vec::new();
+    let mut passphrases = Vec::new();
     for setting in &section.settings {
         let path = format!("secrets.{}", setting.key);
         findings.error(&setting.at, &path, "unknown key; 'secrets' has one section for each");
@@ -86,16 +90,60 @@ pub(crate) fn resolve(
         if let Some(kind) = SecretKind::from_prefix(&section.name) {
             secrets.extend(secret(section, kind, path, findings));
         } else if KEY_SECRETS.iter().any(|prefix| section.name.starts_with(prefix)) {
-            let mut f = Fields::new(section, keys::KEY_SECRET, path, findings);
-            f.check(|_| false);
-            f.check_sections("", |_| false);
+            passphrases.extend(passphrase(section, path, findings));
         } else {
             let message = "unknown kind of secret; names begin with ike, eap, xauth, ntlm, ppk, \
                            private, rsa, ecdsa, pkcs8, pkcs12 or token";
             findings.error(&section.at, &path, message);
         }
     }
-    secrets
+    (secrets, passphrases)
+}
+
+/// A passphrase of a private key file.
+pub(crate) struct Passphrase {
+    /// Where it is written, and its dotted path.
+    pub(crate) at: Location,
+    pub(crate) path: String,
+    /// `private`, `rsa`, `ecdsa` or `pkcs8`: the directory.
+    pub(crate) directory: &'static str,
+    pub(crate) file: String,
+    pub(crate) secret: KeyMaterial,
+}
+
+/// Reads a section about a key file; one for PKCS #12 or a token has no effect but a warning.
+fn passphrase(section: &Section, path: String, findings: &mut Diagnostics) -> Option<Passphrase> {
+    let at = section.at.clone();
+    let mut f = Fields::new(section, keys::KEY_SECRET, path.clone(), findings);
+    f.check(|_| false);
+    f.check_sections("", |_| false);
+    let directory = DIRECTORIES.into_iter().find(|directory| section.name.starts_with(directory));
+    let Some(directory) = directory else {
+        f.findings.warn(
+            &at,
+            &path,
+            "has no effect: PKCS #12 files and tokens are not supported yet",
+        );
+        return None;
+    };
+    let (file, secret) = (f.text("file"), f.text("secret"));
+    let Some(file) = file else {
+        f.error("file", format!("missing: the name of a key file in {directory}/"));
+        return None;
+    };
+    let secret = match secret.map(value::secret) {
+        Some(Ok(secret)) => secret,
+        Some(Err(error)) => {
+            f.error("secret", error);
+            return None;
+        }
+        None => {
+            f.error("secret", "missing: the passphrase of the key file");
+            return None;
+        }
+    };
+    let secret = KeyMaterial::new(secret.to_vec());
+    Some(Passphrase { at, path, directory, file: file.to_owned(), secret })
 }
 
 fn refuse_readable(section: &Section, path: &str, findings: &mut Diagnostics) {

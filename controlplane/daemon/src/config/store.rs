@@ -3,6 +3,7 @@
 use super::gateway::Gateway;
 use super::secrets::psks;
 use super::{Configuration, Secret};
+use ike::certificate::Credentials;
 use ike::config::{Config, Connection, Settings};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ enum Origin {
 pub struct Store {
     connections: Vec<(Arc<Connection>, Origin)>,
     secrets: Vec<(Secret, Origin)>,
+    credentials: Arc<Credentials>,
     settings: Settings,
     gateway: Gateway,
 }
@@ -42,6 +44,7 @@ impl Store {
         Self {
             connections: ike.connections.into_iter().map(|c| (c, Origin::File)).collect(),
             secrets: secrets.into_iter().map(|s| (s, Origin::File)).collect(),
+            credentials: ike.credentials,
             settings: ike.settings,
             gateway,
         }
@@ -52,8 +55,14 @@ impl Store {
         Config {
             connections: self.connections.iter().map(|(c, _)| c.clone()).collect(),
             psks: psks(self.secrets.iter().map(|(s, _)| s)),
+            credentials: Arc::clone(&self.credentials),
             settings: self.settings.clone(),
         }
+    }
+
+    /// Certificates and keys, of files.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// The engine's settings.
@@ -163,6 +172,7 @@ impl Store {
         let kept =
             |(s, origin): &(Secret, Origin)| *origin == Origin::Vici && !names.contains(&s.name);
         self.secrets.extend(old.into_iter().filter(kept));
+        self.credentials = new.credentials;
         self.settings = new.settings;
         self.gateway = new.gateway;
         changes

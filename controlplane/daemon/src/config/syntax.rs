@@ -57,7 +57,9 @@ pub(crate) enum Value {
     Text(Text),
     /// From VICI: lists are lists.
     List(Vec<Text>),
-    /// From VICI: bytes that are not text (a certificate in DER).
+    /// From VICI: a list with bytes that are not text (certificates in DER).
+    Blobs(Vec<Vec<u8>>),
+    /// From VICI: bytes that are not text.
     Binary,
 }
 
@@ -66,6 +68,7 @@ impl Value {
         match self {
             Self::Text(text) => Self::Text(text.duplicate()),
             Self::List(items) => Self::List(items.iter().map(Text::duplicate).collect()),
+            Self::Blobs(items) => Self::Blobs(items.clone()),
             Self::Binary => Self::Binary,
         }
     }

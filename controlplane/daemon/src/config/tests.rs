@@ -57,8 +57,8 @@ fn scenario_psk() {
         gw.proposals,
         [Proposal::parse(ProposalProtocol::Ike, "aes128-sha256-modp2048").unwrap()]
     );
-    assert_eq!(gw.local, AuthRound { method: AuthMethod::Psk, id: fqdn("a.interop.test") });
-    assert_eq!(gw.remote, AuthRound { method: AuthMethod::Psk, id: fqdn("b.interop.test") });
+    assert_eq!(gw.local, AuthRound::new(AuthMethod::Psk, fqdn("a.interop.test")));
+    assert_eq!(gw.remote, AuthRound::new(AuthMethod::Psk, fqdn("b.interop.test")));
     assert!(!gw.mobike && !gw.encap && gw.fragmentation);
     assert_eq!((gw.rekey_time, gw.reauth_time), (Duration::ZERO, Duration::ZERO));
     assert_eq!((gw.unique, gw.keyingtries), (Unique::No, 1));
@@ -118,15 +118,6 @@ fn scenario_multi_child() {
     let names: Vec<&str> = children.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["n1", "n2", "n3"]);
     assert_eq!(children[2].local_ts[0].addresses, prefix("10.77.12.0", 24));
-}
-
-#[test]
-fn scenario_certificates_load_with_a_warning() {
-    let configuration = scenario!("ikev2-rsa-a");
-    assert_eq!(configuration.ike.connections[0].local.method, AuthMethod::Pubkey);
-    let warnings = warnings(&configuration).join("\n");
-    assert!(warnings.contains("ikev2-rsa-a:13: connections.gw.local.auth: "), "{warnings}");
-    assert!(warnings.contains("connections.gw.remote.cacerts: has no effect"), "{warnings}");
 }
 
 #[test]

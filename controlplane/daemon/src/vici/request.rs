@@ -4,6 +4,7 @@ use super::message::{Bytes, Message};
 use super::session::Call;
 use crate::config::{Diagnostic, Diagnostics, Secret, SecretKind, connection_from_vici, identity};
 use core::time::Duration;
+use ike::certificate::Credentials;
 use ike::config::{Connection, Settings};
 use ipsec::algorithm::KeyMaterial;
 
@@ -226,8 +227,9 @@ impl Request {
     pub fn connection(
         arguments: &Message,
         settings: &Settings,
+        credentials: &Credentials,
     ) -> Result<(Connection, Vec<Diagnostic>), Diagnostics> {
-        connection_from_vici(arguments, settings)
+        connection_from_vici(arguments, settings, credentials)
     }
 }
 
@@ -418,7 +420,7 @@ mod tests {
             .with_section("children", Message::new().with_section("net", child));
         let load = |gw| {
             let arguments = Message::new().with_section("gw", gw);
-            Request::connection(&arguments, &Settings::default())
+            Request::connection(&arguments, &Settings::default(), &Credentials::default())
         };
         let (connection, _) = load(gw.clone()).unwrap();
         assert_eq!(connection.name, "gw");

@@ -29,6 +29,11 @@ impl SkP {
 }
 
 impl SignedOctets {
+    /// HASH_I or HASH_R of IKEv1, which is what its signatures cover (RFC 2409 §5.1).
+    pub const fn from_hash(hash: Zeroizing<Vec<u8>>) -> Self {
+        Self(hash)
+    }
+
     /// The octets, for a signature.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -10,6 +10,8 @@ use aws_lc_rs::signature::{
     RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
 };
 
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+
 /// Hash of a signature scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SignatureHash {
@@ -36,12 +38,19 @@ pub enum SignatureScheme {
     EcdsaFixed,
     /// Ed25519 (RFC 8420).
     Ed25519,
+    /// RSA with PKCS #1 type 1 padding around the message itself: HASH_I and HASH_R of IKEv1 (RFC 2409 §5.1).
+    RsaRaw,
 }
 
 impl SignatureScheme {
     /// Whether `signature` is the key's over `message`; `spki` is the key as a DER SubjectPublicKeyInfo. A key that does
     /// not parse or does not fit the scheme verifies nothing.
     pub fn verify(self, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        if self == Self::RsaRaw {
+            let key = SubjectPublicKeyInfoRef::try_from(spki).ok();
+            let bits = key.and_then(|key| key.subject_public_key.as_bytes());
+            return bits.is_some_and(|key| keyexchange::rsa::verify_raw(key, message, signature));
+        }
         self.algorithms().iter().any(|&algorithm| {
             UnparsedPublicKey::new(algorithm, spki).verify(message, signature).is_ok()
         })
@@ -71,6 +80,8 @@ impl SignatureScheme {
                 &[&ECDSA_P256_SHA256_FIXED, &ECDSA_P384_SHA384_FIXED, &ECDSA_P521_SHA512_FIXED]
             }
             Self::Ed25519 => &[&ED25519],
+            // Not among the library's; see `verify`.
+            Self::RsaRaw => &[],
             // PSS and ECDSA came after SHA-1 was to be avoided; nothing accepts them with it.
             Self::RsaPss(Sha1) | Self::Ecdsa(Sha1) => &[],
         }

@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::config::{
     AuthMethod, AuthRound, Child, ChildAction, ChildMode, Config, Connection, Identity, Psk,
-    Settings, TrafficSelector, Unique, Version,
+    SendCertificate, Settings, TrafficSelector, Unique, Version,
 };
 use crate::event::{
     Activate, Command, Event, Failure, InstallRefused, Origin, Outcome, Path, RequestId,
@@ -558,8 +558,8 @@ pub(super) fn connection(who: Who) -> Connection {
             ProposalProtocol::Ike,
             "aes128gcm16-prfsha256-x25519-ecp256,aes128-sha256-x25519-ecp256",
         ),
-        local: AuthRound { method: AuthMethod::Psk, id: id(who) },
-        remote: AuthRound { method: AuthMethod::Psk, id: id(who.other()) },
+        local: AuthRound::new(AuthMethod::Psk, id(who)),
+        remote: AuthRound::new(AuthMethod::Psk, id(who.other())),
         children: vec![
             Arc::new(child("net", near, far, "aes128gcm16-x25519-ecp256")),
             Arc::new(child("more", near6, far6, "aes256gcm16")),
@@ -572,6 +572,8 @@ pub(super) fn connection(who: Who) -> Connection {
         reauth_time: Duration::ZERO,
         over_time: Duration::from_secs(360),
         rand_time: Duration::ZERO,
+        send_certificate: SendCertificate::IfAsked,
+        request_certificate: true,
         unique: Unique::No,
         keyingtries: 1,
     }
@@ -595,6 +597,7 @@ pub(super) fn config_with(connection: Connection) -> Config {
     Config {
         connections: vec![Arc::new(connection)],
         psks: vec![psk("correct horse battery staple")],
+        credentials: Arc::default(),
         settings: Settings::default(),
     }
 }

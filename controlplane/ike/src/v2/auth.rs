@@ -1,30 +1,33 @@
 //! IKE_AUTH as initiator (RFC 7296 §1.2, §2.15).
 //!
 //! ```text
-//! HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, [SAi2, TSi, TSr]}  -->
-//!                                      <--  HDR, SK {IDr, AUTH, [SAr2, TSi, TSr]}
+//! HDR, SK {IDi, [CERT+,] [CERTREQ,] [N(INITIAL_CONTACT),] [IDr,] AUTH, [SAi2, TSi, TSr]}  -->
+//!                                      <--  HDR, SK {IDr, [CERT+,] AUTH, [SAr2, TSi, TSr]}
 //! ```
 
 use super::child::ChildRequest;
 use super::established::{Established, NewSa};
-use super::fault::{Fault, Misbehaved};
+use super::fault::{Fault, Local, Misbehaved};
 use super::fragments::Reassembly;
 use super::init::{self, Abilities, OwnNonce};
 use super::keys::{AuthKeys, Keys};
+use super::prove::{self, OwnAuth, Requested, Signature};
 use super::sa::{Head, State};
 use super::task::{Queued, Task};
 use super::window::{Due, Sent, digest_of};
-use crate::config::{Connection, Identity, Unique};
+use crate::config::{AuthMethod as Method, Connection, Identity, Unique};
 use crate::context::Cx;
-use crate::crypto::{CryptoFailure, SharedKeyAuth, SkP};
+use crate::crypto::{CryptoFailure, Opened, SharedKeyAuth, SignedOctets, SkP};
 use crate::event::{Failure, Path};
 use crate::identity::{self, Fit};
+use crate::job::{Product, Work};
 use crate::message::v2::{
     Authentication, Identification, IdentificationI, IdentificationR, Message, Notify, Payloads,
 };
 use crate::message::{AuthMethod, ExchangeType, Flags, Header, MessageId, NotifyType, PayloadList};
 use crate::proposal::Chosen;
 use crate::proposal::select::KeyExchangeUse;
+use keyexchange::KeyExchangeError;
 use std::sync::Arc;
 
 /// What IKE_SA_INIT left.
@@ -33,11 +36,30 @@ pub(crate) struct Begin {
     pub(crate) auth_keys: AuthKeys,
     pub(crate) chosen: Chosen,
     pub(crate) abilities: Abilities,
+    /// The certificates that the peer asks for.
+    pub(crate) requested: Requested,
     pub(crate) request: Vec<u8>,
     pub(crate) response: Vec<u8>,
     pub(crate) ni: OwnNonce,
     pub(crate) nr: Vec<u8>,
     pub(crate) tries: u32,
+}
+
+/// Our signature is being made.
+pub(crate) struct AuthSigning {
+    pub(crate) job: u64,
+    begin: Begin,
+    local_id: Identity,
+    child: Option<ChildRequest>,
+    signature: Signature,
+}
+
+/// The peer's signature is being checked.
+pub(crate) struct AuthVerifying {
+    pub(crate) job: u64,
+    sent: Box<AuthSent>,
+    opened: Opened,
+    remote_id: Identity,
 }
 
 /// IKE_AUTH is on its way.
@@ -49,11 +71,13 @@ pub(crate) struct AuthSent {
     pub(crate) reassembly: Reassembly,
 }
 
-/// Our identity on a connection; `%any` stands for the IKE address.
+/// Our identity on a connection; `%any` stands for the subject of the certificate, or without one for the IKE address.
 pub(crate) fn local_id(connection: &Connection, path: Path) -> Identity {
-    match &connection.local.id {
-        Identity::Any => Identity::Address(path.local.ip()),
-        id => id.clone(),
+    let local = &connection.local;
+    match (&local.id, local.certificates.first()) {
+        (Identity::Any, Some(own)) if local.method == Method::Pubkey => own.subject(),
+        (Identity::Any, _) => Identity::Address(path.local.ip()),
+        (id, _) => id.clone(),
     }
 }
 
@@ -63,16 +87,24 @@ pub(crate) fn start(head: &mut Head, cx: &mut Cx<'_>, begin: Begin) -> State {
         Ok(child) => child,
         Err(reason) => return head.fail(cx, reason),
     };
-    match send(head, cx, begin, child) {
+    match authenticate(head, cx, begin, child) {
         Ok(state) => state,
-        Err((child, reason)) => {
-            if let Some(child) = child {
-                cx.spis.release(child.spi);
-                head.acquired(cx, &child.config.name, Err(reason));
-            }
-            head.fail(cx, reason)
-        }
+        Err((child, reason)) => abandon(head, cx, child, reason),
     }
+}
+
+/// Nothing was sent that the peer would wait for.
+fn abandon(
+    head: &mut Head,
+    cx: &mut Cx<'_>,
+    child: Option<ChildRequest>,
+    reason: Failure,
+) -> State {
+    if let Some(child) = child {
+        cx.spis.release(child.spi);
+        head.acquired(cx, &child.config.name, Err(reason));
+    }
+    head.fail(cx, reason)
 }
 
 /// The first child that waits becomes part of IKE_AUTH; the others follow by CREATE_CHILD_SA.
@@ -98,44 +130,68 @@ fn take_child(head: &mut Head, cx: &mut Cx<'_>) -> Result<Option<ChildRequest>, 
 
 type Unsent = (Option<ChildRequest>, Failure);
 
+/// Makes our AUTH: at once with a preshared key, by a job with a private one.
+fn authenticate(
+    head: &mut Head,
+    cx: &mut Cx<'_>,
+    begin: Begin,
+    child: Option<ChildRequest>,
+) -> Result<State, Unsent> {
+    let local_id = local_id(&head.connection, head.path);
+    let wire = local_id.to_wire();
+    let Some((kind, data)) = &wire else { return Err((child, Failure::Local)) };
+    let id = Identification { kind: *kind, data };
+    let key = &begin.auth_keys.initiator;
+    let signed = Signed {
+        prf: begin.auth_keys.prf,
+        message: &begin.request,
+        nonce: &begin.nr,
+        id: &id.body(),
+    };
+    if head.connection.local.method == Method::Pubkey {
+        let Ok(octets) = signed.octets(key) else { return Err((child, Failure::Local)) };
+        let hashes = begin.abilities.hashes;
+        let found =
+            prove::signing(cx, &head.connection, &local_id, &begin.requested, hashes, octets);
+        let Some((signing, signature)) = found else {
+            head.info(cx, format_args!("{}", prove::NO_KEY));
+            return Err((child, Failure::Authentication));
+        };
+        let job = cx.job(head.id, false, Work::Prove(None, Some(Box::new(signing))));
+        let state = AuthSigning { job, begin, local_id, child, signature };
+        return Ok(State::AuthSigning(Box::new(state)));
+    }
+    // Without a configured peer identity its address decides which key is tried.
+    let peer = match &head.connection.remote.id {
+        Identity::Any => Identity::Address(head.path.remote.ip()),
+        id => id.clone(),
+    };
+    match psk_auth(cx, &local_id, &peer, key, &signed) {
+        Ok(Some(auth)) => send(head, cx, begin, child, local_id, &OwnAuth::shared_key(auth)),
+        Ok(None) => {
+            head.info(cx, format_args!("no preshared key for the two identities"));
+            Err((child, Failure::Authentication))
+        }
+        Err(_) => Err((child, Failure::Local)),
+    }
+}
+
 fn send(
     head: &mut Head,
     cx: &mut Cx<'_>,
     mut begin: Begin,
     child: Option<ChildRequest>,
+    local_id: Identity,
+    own: &OwnAuth,
 ) -> Result<State, Unsent> {
-    let local_id = local_id(&head.connection, head.path);
     let remote_id = &head.connection.remote.id;
     let wire = local_id.to_wire();
     let Some((kind, data)) = &wire else { return Err((child, Failure::Local)) };
     let id = Identification { kind: *kind, data };
-    // Without a configured peer identity its address decides which key is tried.
-    let peer = match remote_id {
-        Identity::Any => Identity::Address(head.path.remote.ip()),
-        id => id.clone(),
-    };
-    let auth = psk_auth(
-        cx,
-        &local_id,
-        &peer,
-        &begin.auth_keys.initiator,
-        &Signed {
-            prf: begin.auth_keys.prf,
-            message: &begin.request,
-            nonce: &begin.nr,
-            id: &id.body(),
-        },
-    );
-    let auth = match auth {
-        Ok(Some(auth)) => auth,
-        Ok(None) => {
-            head.info(cx, format_args!("no preshared key for the two identities"));
-            return Err((child, Failure::Authentication));
-        }
-        Err(_) => return Err((child, Failure::Local)),
-    };
     let mut list = PayloadList::new();
     list.push(&IdentificationI(id));
+    own.push_certificates(&mut list);
+    prove::push_requests(&mut list, cx.config, [&*head.connection]);
     let unknown = !cx
         .registry
         .known
@@ -147,7 +203,7 @@ fn send(
     if let Some((kind, data)) = exact(remote_id).and_then(Identity::to_wire) {
         list.push(&IdentificationR(Identification { kind, data: &data }));
     }
-    list.push(&Authentication { method: AuthMethod::SharedKey, data: &auth });
+    own.push(&mut list);
     if let Some(child) = &child {
         child.push_sa(&mut list);
         child.push_selectors(&mut list);
@@ -182,6 +238,13 @@ pub(crate) struct Signed<'a> {
     pub(crate) id: &'a [u8],
 }
 
+impl Signed<'_> {
+    /// With the key that covers the signer's identity.
+    pub(crate) fn octets(&self, key: &SkP) -> Result<SignedOctets, CryptoFailure> {
+        key.signed_octets(self.message, self.nonce, self.id, &[])
+    }
+}
+
 /// The AUTH data of ours; `None` without a key.
 pub(crate) fn psk_auth(
     cx: &Cx<'_>,
@@ -191,7 +254,7 @@ pub(crate) fn psk_auth(
     signed: &Signed<'_>,
 ) -> Result<Option<Vec<u8>>, CryptoFailure> {
     let Some(psk) = identity::psk(&cx.config.psks, local, remote) else { return Ok(None) };
-    let octets = key.signed_octets(signed.message, signed.nonce, signed.id, &[])?;
+    let octets = signed.octets(key)?;
     SharedKeyAuth::new(signed.prf, psk.secret.expose())?.compute(&octets).map(Some)
 }
 
@@ -208,7 +271,7 @@ pub(crate) fn psk_verify(
         return Ok(false);
     }
     let Some(psk) = identity::psk(&cx.config.psks, local, remote) else { return Ok(false) };
-    let octets = key.signed_octets(signed.message, signed.nonce, signed.id, &[])?;
+    let octets = signed.octets(key)?;
     SharedKeyAuth::new(signed.prf, psk.secret.expose())?.verify(&octets, auth.data)
 }
 
@@ -216,6 +279,74 @@ pub(crate) fn psk_verify(
 pub(crate) fn id_body(payloads: &Payloads<'_>, number: u8) -> Vec<u8> {
     let mut chain = payloads.chain().iter();
     chain.find(|raw| raw.number == number).map(|raw| raw.body.to_vec()).unwrap_or_default()
+}
+
+impl AuthSigning {
+    pub(crate) const fn has_child(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Our signature is made.
+    pub(crate) fn signed(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { begin, local_id, child, signature, .. } = self;
+        let own = match result {
+            Ok(Product::Proved(Some(made))) => signature.auth(&made),
+            _ => None,
+        };
+        let Some(own) = own else { return abandon(head, cx, child, Failure::Local) };
+        match send(head, cx, begin, child, local_id, &own) {
+            Ok(state) => state,
+            Err((child, reason)) => abandon(head, cx, child, reason),
+        }
+    }
+
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, reason: Failure) -> State {
+        abandon(head, cx, self.child, reason)
+    }
+}
+
+impl AuthVerifying {
+    pub(crate) const fn has_child(&self) -> bool {
+        self.sent.has_child()
+    }
+
+    /// The peer's proof is checked.
+    pub(crate) fn checked(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { sent, opened, remote_id, .. } = self;
+        let fault = match (result, opened.payloads()) {
+            (Ok(Product::Proved(_)), Ok(payloads)) => {
+                return sent.establish(head, cx, &payloads, remote_id);
+            }
+            (Ok(Product::Refuted(reason)), _) => {
+                prove::log(head, cx, reason);
+                Fault::Authentication
+            }
+            _ => Fault::Local(Local::Library),
+        };
+        sent.fail(head, cx, fault)
+    }
+
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, reason: Failure) -> State {
+        self.sent.destroy(head, cx, reason)
+    }
+}
+
+/// What the peer's AUTH comes to.
+enum Answered {
+    /// It is right.
+    By(Identity),
+    /// A job finds out.
+    Pending(u64, Identity),
 }
 
 impl AuthSent {
@@ -247,12 +378,21 @@ impl AuthSent {
             Err(fault) => return self.fail(head, cx, fault.into()),
         };
         match self.verify(head, cx, &payloads) {
-            Ok(remote_id) => self.establish(head, cx, &payloads, remote_id),
+            Ok(Answered::By(remote_id)) => self.establish(head, cx, &payloads, remote_id),
+            Ok(Answered::Pending(job, remote_id)) => {
+                let state = AuthVerifying { job, sent: self, opened, remote_id };
+                State::AuthVerifying(Box::new(state))
+            }
             Err(fault) => self.fail(head, cx, fault),
         }
     }
 
-    fn verify(&self, head: &Head, cx: &Cx<'_>, payloads: &Payloads<'_>) -> Result<Identity, Fault> {
+    fn verify(
+        &self,
+        head: &Head,
+        cx: &mut Cx<'_>,
+        payloads: &Payloads<'_>,
+    ) -> Result<Answered, Fault> {
         let (Some(id), Some(auth)) = (payloads.id_r(), payloads.authentication()) else {
             let refusal = payloads.notifies().find(|n| n.kind.is_error());
             return Err(match refusal {
@@ -271,8 +411,15 @@ impl AuthSent {
             id: &id_body(payloads, 36),
         };
         let key = &self.begin.auth_keys.responder;
+        if head.connection.remote.method == Method::Pubkey {
+            let octets = signed.octets(key)?;
+            let verification =
+                prove::verification(cx, &head.connection, &remote_id, payloads, &auth, octets)?;
+            let job = cx.job(head.id, false, Work::Prove(Some(Box::new(verification)), None));
+            return Ok(Answered::Pending(job, remote_id));
+        }
         if psk_verify(cx, &self.local_id, &remote_id, key, &signed, &auth)? {
-            Ok(remote_id)
+            Ok(Answered::By(remote_id))
         } else {
             Err(Fault::Authentication)
         }

@@ -8,8 +8,10 @@
 use super::auth;
 use super::fault::{Fault, Incompatible, Misbehaved};
 use super::keys::{Exchanged, Keys, Origin};
+use super::prove::{self, Requested};
 use super::sa::{Head, Nat, State};
 use super::window::{Due, Sent};
+use crate::certificate::SignatureHashes;
 use crate::context::{Cx, Effect};
 use crate::crypto::nat_detection_hash;
 use crate::event::{Failure, Level, Path};
@@ -65,6 +67,8 @@ pub(crate) struct InitSent {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Abilities {
     pub(crate) fragmentation: bool,
+    /// Hashes that it checks signatures with (RFC 7427 §4).
+    pub(crate) hashes: SignatureHashes,
 }
 
 /// The shared secret is being computed.
@@ -76,6 +80,7 @@ pub(crate) struct InitFinishing {
     nr: Vec<u8>,
     chosen: Chosen,
     abilities: Abilities,
+    requested: Requested,
     tries: u32,
 }
 
@@ -160,6 +165,7 @@ pub(crate) fn push_notifies(list: &mut PayloadList, head: &Head, spi_r: IkeSpi) 
     if head.connection.fragmentation {
         list.push(&Notify::new(NotifyType::Ikev2FragmentationSupported, &[]));
     }
+    list.push(&Notify::new(NotifyType::SignatureHashAlgorithms, &SignatureHashes::ours()));
 }
 
 /// What the peer's hashes say about NATs (RFC 7296 §2.23); several source hashes are allowed, one has to fit.
@@ -189,7 +195,9 @@ pub(crate) fn detect_nat(
 /// What the peer says it can do, as far as we can too.
 pub(crate) fn abilities(payloads: &Payloads<'_>, ours: bool) -> Abilities {
     let announced = payloads.notify(NotifyType::Ikev2FragmentationSupported).is_some();
-    Abilities { fragmentation: ours && announced }
+    let hashes = payloads.notify(NotifyType::SignatureHashAlgorithms);
+    let hashes = hashes.map(|n| SignatureHashes::parse(n.data)).unwrap_or_default();
+    Abilities { fragmentation: ours && announced, hashes }
 }
 
 impl InitSent {
@@ -243,6 +251,7 @@ impl InitSent {
                     nr,
                     chosen,
                     abilities,
+                    requested: prove::requested(payloads),
                     tries: self.attempt.tries,
                 }))
             }
@@ -405,6 +414,7 @@ impl InitFinishing {
                 auth_keys,
                 chosen: self.chosen,
                 abilities: self.abilities,
+                requested: self.requested,
                 request: self.request,
                 response: self.response,
                 ni: self.ni,

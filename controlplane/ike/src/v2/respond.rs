@@ -8,6 +8,7 @@
 use super::fault::{Fault, Incompatible, Misbehaved};
 use super::init::{self, Abilities, OwnNonce};
 use super::keys::{AuthKeys, Exchanged, Keys, Origin};
+use super::prove;
 use super::sa::{Head, Nat, State};
 use super::window::{Digest, Inbound, Verdict};
 use crate::config::{Config, Connection, Version};
@@ -216,6 +217,8 @@ impl InitAnswering {
         let method = KeMethod::from_number(self.group.number());
         list.push(&KeyExchange { method, data: &public });
         init::push_nonce(&mut list, &nr);
+        let asking = cx.config.connections.iter().filter(|c| connects(c, head.path));
+        prove::push_requests(&mut list, cx.config, asking.map(AsRef::as_ref));
         init::push_notifies(&mut list, head, head.spi_r);
         // RFC 6023 §3.
         list.push(&Notify::new(NotifyType::ChildlessIkev2Supported, &[]));
@@ -288,6 +291,6 @@ impl AuthExpected {
         // The initiator may have floated to port 4500 (RFC 7296 §2.23).
         head.path = path;
         self.inbound.begin(digest);
-        self.verify(head, cx, &opened)
+        self.verify(head, cx, opened)
     }
 }

@@ -1,12 +1,13 @@
 //! An IKE SA: what every state has, and the dispatch of inputs to the states.
 
-use super::auth::AuthSent;
+use super::auth::{AuthSent, AuthSigning, AuthVerifying};
 use super::established::Established;
 use super::init::{InitFinishing, InitKeying, InitSent};
 use super::respond::{AuthExpected, InitAnswering};
 use super::task::{MAX_TASKS, Queued, Task};
+use super::verify::AuthAnswering;
 use super::window::{Digest, Inbound, Verdict};
-use crate::config::Connection;
+use crate::config::{AuthMethod, Connection};
 use crate::context::{Cx, Effect};
 use crate::event::{Event, Failure, IkeId, InstallRefused, Level, Outcome, Path, RequestId};
 use crate::job::Product;
@@ -102,7 +103,12 @@ impl Head {
     pub(crate) fn fail(&mut self, cx: &mut Cx<'_>, reason: Failure) -> State {
         cx.stats.negotiation_failures += 1;
         if reason == Failure::Authentication {
-            cx.stats.authentication_failures_psk += 1;
+            let Connection { local, remote, .. } = &*self.connection;
+            if [local.method, remote.method].contains(&AuthMethod::Pubkey) {
+                cx.stats.authentication_failures_certificate += 1;
+            } else {
+                cx.stats.authentication_failures_psk += 1;
+            }
         }
         match self.role {
             Role::Initiator => self.end(cx, reason),
@@ -138,12 +144,18 @@ pub(crate) enum State {
     InitSent(Box<InitSent>),
     /// Initiator: the shared secret is being computed.
     InitFinishing(Box<InitFinishing>),
+    /// Initiator: our signature is being made.
+    AuthSigning(Box<AuthSigning>),
     /// Initiator: IKE_AUTH is on its way.
     AuthSent(Box<AuthSent>),
+    /// Initiator: the peer's signature is being checked.
+    AuthVerifying(Box<AuthVerifying>),
     /// Responder: our key exchange value and the secret are being computed.
     InitAnswering(Box<InitAnswering>),
     /// Responder: IKE_SA_INIT is answered.
     AuthExpected(Box<AuthExpected>),
+    /// Responder: the peer's signature is being checked and ours made.
+    AuthAnswering(Box<AuthAnswering>),
     /// Both.
     Established(Box<Established>),
     /// Over; remembered for its last answer.
@@ -204,6 +216,9 @@ impl IkeSa {
             state @ (State::InitKeying(_)
             | State::InitFinishing(_)
             | State::InitAnswering(_)
+            | State::AuthSigning(_)
+            | State::AuthVerifying(_)
+            | State::AuthAnswering(_)
             | State::Gone) => {
                 cx.stats.parked_dropped += 1;
                 state
@@ -223,6 +238,9 @@ impl IkeSa {
             State::InitKeying(state) if state.job == number => state.keyed(head, cx, result),
             State::InitFinishing(state) if state.job == number => state.agreed(head, cx, result),
             State::InitAnswering(state) if state.job == number => state.keyed(head, cx, result),
+            State::AuthSigning(state) if state.job == number => state.signed(head, cx, result),
+            State::AuthVerifying(state) if state.job == number => state.checked(head, cx, result),
+            State::AuthAnswering(state) if state.job == number => state.checked(head, cx, result),
             State::Established(state) => state.job_done(head, cx, number, result),
             // A result that nobody waits for any more.
             other => other,
@@ -270,8 +288,11 @@ impl IkeSa {
             | State::InitSent(_)
             | State::InitFinishing(_)
             | State::InitAnswering(_)
-            | State::AuthExpected(_) => head.fail(cx, reason),
+            | State::AuthExpected(_)
+            | State::AuthAnswering(_) => head.fail(cx, reason),
+            State::AuthSigning(state) => state.destroy(head, cx, reason),
             State::AuthSent(state) => state.destroy(head, cx, reason),
+            State::AuthVerifying(state) => state.destroy(head, cx, reason),
         };
     }
 
@@ -286,6 +307,9 @@ impl IkeSa {
             State::InitKeying(_)
             | State::InitFinishing(_)
             | State::InitAnswering(_)
+            | State::AuthSigning(_)
+            | State::AuthVerifying(_)
+            | State::AuthAnswering(_)
             | State::Gone => None,
         }
     }
@@ -293,7 +317,9 @@ impl IkeSa {
     /// Child negotiations under way, the one inside IKE_AUTH included.
     pub(crate) fn negotiations(&self) -> usize {
         match &self.state {
+            State::AuthSigning(state) => usize::from(state.has_child()),
             State::AuthSent(state) => usize::from(state.has_child()),
+            State::AuthVerifying(state) => usize::from(state.has_child()),
             State::Established(state) => state.negotiations(),
             _ => 0,
         }
@@ -311,7 +337,10 @@ impl IkeSa {
 
     /// Whether a stranger made us keep it.
     pub(crate) const fn is_half_open(&self) -> bool {
-        matches!(self.state, State::InitAnswering(_) | State::AuthExpected(_))
+        matches!(
+            self.state,
+            State::InitAnswering(_) | State::AuthExpected(_) | State::AuthAnswering(_)
+        )
     }
 
     /// Whether a new child may be asked for on it, now or once it is established.
@@ -320,11 +349,15 @@ impl IkeSa {
             State::InitKeying(_)
             | State::InitSent(_)
             | State::InitFinishing(_)
-            | State::AuthSent(_) => true,
+            | State::AuthSigning(_)
+            | State::AuthSent(_)
+            | State::AuthVerifying(_) => true,
             State::Established(state) => state.is_active(),
-            State::InitAnswering(_) | State::AuthExpected(_) | State::Closed(_) | State::Gone => {
-                false
-            }
+            State::InitAnswering(_)
+            | State::AuthExpected(_)
+            | State::AuthAnswering(_)
+            | State::Closed(_)
+            | State::Gone => false,
         }
     }
 }

@@ -1,14 +1,15 @@
 //! IKE_AUTH as responder (RFC 7296 §1.2, §2.15).
 //!
 //! ```text
-//! HDR, SK {IDi, [IDr,] AUTH, [SAi2, TSi, TSr]}  -->
-//!                <--  HDR, SK {IDr, AUTH, [SAr2, TSi, TSr]}
+//! HDR, SK {IDi, [CERT+,] [CERTREQ,] [IDr,] AUTH, [SAi2, TSi, TSr]}  -->
+//!                <--  HDR, SK {IDr, [CERT+,] AUTH, [SAr2, TSi, TSr]}
 //! ```
 
 use super::auth::{self, Signed};
 use super::child::{Agreed, Side, Values};
 use super::established::{Established, NewSa, Reply};
-use super::fault::{Fault, Misbehaved};
+use super::fault::{Fault, Local, Misbehaved};
+use super::prove::{self, OwnAuth, Signature};
 use super::respond::{AuthExpected, connects};
 use super::sa::{Closed, Head, State};
 use crate::config::{AuthMethod as Method, Connection, Identity, Unique};
@@ -16,9 +17,11 @@ use crate::context::Cx;
 use crate::crypto::Opened;
 use crate::event::Level;
 use crate::identity::Fit;
-use crate::message::v2::{Authentication, Identification, IdentificationR, Notify, Payloads};
+use crate::job::{Product, Work};
+use crate::message::v2::{Identification, IdentificationR, Notify, Payloads};
 use crate::message::{AuthMethod, ExchangeType, Header, MessageId, NotifyType, PayloadList};
 use crate::proposal::select::KeyExchangeUse;
+use keyexchange::KeyExchangeError;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +30,60 @@ const REMEMBERED: Duration = Duration::from_secs(12);
 
 /// Who talks to whom.
 struct Peers {
-    connection: Arc<Connection>,
     local_id: Identity,
     remote_id: Identity,
+}
+
+/// The peer's proof is being checked, and ours made.
+pub(crate) struct AuthAnswering {
+    pub(crate) job: u64,
+    expected: Box<AuthExpected>,
+    opened: Opened,
+    peers: Peers,
+    /// `None` when we prove ourselves by a preshared key.
+    signature: Option<Signature>,
+}
+
+/// What an authentic IKE_AUTH comes to.
+enum Asked {
+    /// The peer is who it says, and ours can be said at once.
+    Answer(Peers),
+    /// A job finds out.
+    Pending(u64, Peers, Option<Signature>),
+}
+
+impl AuthAnswering {
+    /// The peer's proof is checked, and ours made.
+    pub(crate) fn checked(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { expected, opened, peers, signature, .. } = self;
+        let fault = match (result, opened.payloads()) {
+            (Ok(Product::Proved(made)), Ok(payloads)) => {
+                let own = match (signature, made) {
+                    (Some(signature), Some(made)) => signature.auth(&made),
+                    (None, None) => expected.shared_key(cx, &peers),
+                    _ => None,
+                };
+                match (own, expected.check_known(head, cx, &payloads, &peers)) {
+                    (Some(own), Ok(())) => {
+                        return expected.establish(head, cx, &payloads, peers, &own);
+                    }
+                    (None, _) => Fault::Authentication,
+                    (_, Err(fault)) => fault,
+                }
+            }
+            (Ok(Product::Refuted(reason)), _) => {
+                prove::log(head, cx, reason);
+                Fault::Authentication
+            }
+            _ => Fault::Local(Local::Library),
+        };
+        expected.refuse(head, cx, fault)
+    }
 }
 
 impl AuthExpected {
@@ -38,24 +92,31 @@ impl AuthExpected {
         self: Box<Self>,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        opened: &Opened,
+        opened: Opened,
     ) -> State {
         let payloads = match opened.payloads() {
             Ok(payloads) => payloads,
             Err(fault) => return self.refuse(head, cx, fault.into()),
         };
         match self.authenticate(head, cx, &payloads) {
-            Ok(peers) => self.establish(head, cx, &payloads, peers),
+            Ok(Asked::Answer(peers)) => match self.shared_key(cx, &peers) {
+                Some(own) => self.establish(head, cx, &payloads, peers, &own),
+                None => self.refuse(head, cx, Fault::Authentication),
+            },
+            Ok(Asked::Pending(job, peers, signature)) => {
+                let state = AuthAnswering { job, expected: self, opened, peers, signature };
+                State::AuthAnswering(Box::new(state))
+            }
             Err(fault) => self.refuse(head, cx, fault),
         }
     }
 
     fn authenticate(
         &self,
-        head: &Head,
-        cx: &Cx<'_>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
         payloads: &Payloads<'_>,
-    ) -> Result<Peers, Fault> {
+    ) -> Result<Asked, Fault> {
         let missing = Fault::Misbehaved(Misbehaved::Missing);
         let id = payloads.id_i().ok_or(missing)?;
         // Without AUTH the initiator asks for EAP (RFC 7296 §2.16), which no connection here allows.
@@ -69,9 +130,15 @@ impl AuthExpected {
             Some(id) => Some(Identity::from_wire(&id).ok_or(Fault::Authentication)?),
             None => None,
         };
+        let method = match auth.method {
+            AuthMethod::SharedKey => Method::Psk,
+            _ => Method::Pubkey,
+        };
         let (connection, local_id) = self
-            .connection_for(head, cx, &remote_id, wanted.as_ref())
+            .connection_for(head, cx, method, &remote_id, wanted.as_ref())
             .ok_or(Fault::Authentication)?;
+        head.connection = connection;
+        let connection = &head.connection;
         let signed = Signed {
             prf: self.auth_keys.prf,
             message: &self.request,
@@ -79,22 +146,79 @@ impl AuthExpected {
             id: &auth::id_body(payloads, 35),
         };
         let key = &self.auth_keys.initiator;
-        if !auth::psk_verify(cx, &local_id, &remote_id, key, &signed, &auth)? {
+        let verification = match method {
+            Method::Psk => {
+                if !auth::psk_verify(cx, &local_id, &remote_id, key, &signed, &auth)? {
+                    return Err(Fault::Authentication);
+                }
+                None
+            }
+            Method::Pubkey => {
+                let octets = signed.octets(key)?;
+                let found =
+                    prove::verification(cx, connection, &remote_id, payloads, &auth, octets)?;
+                Some(Box::new(found))
+            }
+        };
+        let (signing, signature) = match connection.local.method {
+            Method::Psk => (None, None),
+            Method::Pubkey => {
+                let (kind, data) = local_id.to_wire().ok_or(Fault::Authentication)?;
+                let id = Identification { kind, data: &data }.body();
+                let octets = self.signed(&id).octets(&self.auth_keys.responder)?;
+                let requested = prove::requested(payloads);
+                let hashes = self.abilities.hashes;
+                let found = prove::signing(cx, connection, &local_id, &requested, hashes, octets);
+                let Some((signing, signature)) = found else {
+                    head.info(cx, format_args!("{}", prove::NO_KEY));
+                    return Err(Fault::Authentication);
+                };
+                (Some(Box::new(signing)), Some(signature))
+            }
+        };
+        let peers = Peers { local_id, remote_id };
+        if verification.is_none() && signing.is_none() {
+            self.check_known(head, cx, payloads, &peers)?;
+            return Ok(Asked::Answer(peers));
+        }
+        let job = cx.job(head.id, false, Work::Prove(verification, signing));
+        Ok(Asked::Pending(job, peers, signature))
+    }
+
+    /// What we sign; `id` is the body of IDr.
+    fn signed<'a>(&'a self, id: &'a [u8]) -> Signed<'a> {
+        Signed { prf: self.auth_keys.prf, message: &self.response, nonce: &self.ni, id }
+    }
+
+    /// Our AUTH by a preshared key; `None` without one.
+    fn shared_key(&self, cx: &Cx<'_>, peers: &Peers) -> Option<OwnAuth> {
+        let (kind, data) = peers.local_id.to_wire()?;
+        let id = Identification { kind, data: &data }.body();
+        let key = &self.auth_keys.responder;
+        let signed = self.signed(&id);
+        let auth = auth::psk_auth(cx, &peers.local_id, &peers.remote_id, key, &signed);
+        auth.ok().flatten().map(OwnAuth::shared_key)
+    }
+
+    /// `unique = keep`: charon's answer to a second SA of the same two ends.
+    fn check_known(
+        &self,
+        head: &Head,
+        cx: &Cx<'_>,
+        payloads: &Payloads<'_>,
+        peers: &Peers,
+    ) -> Result<(), Fault> {
+        let contact = payloads.notify(NotifyType::InitialContact).is_some();
+        let same = |known: &crate::context::Known| {
+            known.connection == head.connection.name
+                && known.local == peers.local_id
+                && known.remote == peers.remote_id
+        };
+        let keeps = head.connection.unique == Unique::Keep && !contact;
+        if keeps && cx.registry.known.values().any(same) {
             return Err(Fault::Authentication);
         }
-        let contact = payloads.notify(NotifyType::InitialContact).is_some();
-        if connection.unique == Unique::Keep && !contact {
-            let same = |known: &crate::context::Known| {
-                known.connection == connection.name
-                    && known.local == local_id
-                    && known.remote == remote_id
-            };
-            // charon's answer to a second SA under `unique = keep`.
-            if cx.registry.known.values().any(same) {
-                return Err(Fault::Authentication);
-            }
-        }
-        Ok(Peers { connection, local_id, remote_id })
+        Ok(())
     }
 
     /// The connection that fits the identities best; the first one among equals.
@@ -102,20 +226,27 @@ impl AuthExpected {
         &self,
         head: &Head,
         cx: &Cx<'_>,
+        method: Method,
         remote_id: &Identity,
         wanted: Option<&Identity>,
     ) -> Option<(Arc<Connection>, Identity)> {
         let mut best = None;
         for connection in &cx.config.connections {
             let usable = connects(connection, head.path)
-                && connection.local.method == Method::Psk
-                && connection.remote.method == Method::Psk
+                && connection.remote.method == method
                 && connection.proposals.iter().any(|p| p.allows(&self.chosen));
             if !usable {
                 continue;
             }
-            let local_id = match (&connection.local.id, wanted) {
-                (Identity::Any, Some(wanted)) => wanted.clone(),
+            let own = &connection.local;
+            let local_id = match (&own.id, wanted) {
+                // With certificates we are who they say.
+                (Identity::Any, Some(wanted))
+                    if own.certificates.is_empty()
+                        || own.certificates.iter().any(|c| c.proves(wanted)) =>
+                {
+                    wanted.clone()
+                }
                 _ => auth::local_id(connection, head.path),
             };
             let local = wanted.map_or(Fit::Any, |wanted| local_id.covers(wanted));
@@ -136,24 +267,13 @@ impl AuthExpected {
         cx: &mut Cx<'_>,
         payloads: &Payloads<'_>,
         peers: Peers,
+        own: &OwnAuth,
     ) -> State {
-        let Peers { connection, local_id, remote_id } = peers;
-        head.connection = connection;
+        let Peers { local_id, remote_id } = peers;
         let Some((kind, data)) = local_id.to_wire() else {
             return self.refuse(head, cx, Fault::Authentication);
         };
         let id = Identification { kind, data: &data };
-        let signed = Signed {
-            prf: self.auth_keys.prf,
-            message: &self.response,
-            nonce: &self.ni,
-            id: &id.body(),
-        };
-        let key = &self.auth_keys.responder;
-        let auth = auth::psk_auth(cx, &local_id, &remote_id, key, &signed);
-        let Ok(Some(auth)) = auth else {
-            return self.refuse(head, cx, Fault::Authentication);
-        };
         let Self { inbound, keys, chosen, abilities, ni, nr, .. } = *self;
         let initial_contact = payloads.notify(NotifyType::InitialContact).is_some();
         let mut established = Established::new(
@@ -165,7 +285,8 @@ impl AuthExpected {
         let answer = || {
             let mut list = PayloadList::new();
             list.push(&IdentificationR(id));
-            list.push(&Authentication { method: AuthMethod::SharedKey, data: &auth });
+            own.push_certificates(&mut list);
+            own.push(&mut list);
             list
         };
         if payloads.sa().is_none() {
