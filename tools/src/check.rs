@@ -251,7 +251,11 @@ fn connection(page: &mut Page, c: &Connection) {
         format!("{}{port}, {id}, {method}", display::endpoints(ranges))
     };
     let local = end(&c.local_addrs, c.local_port, &c.local);
-    page.entry(2, "local", &local.replace("any identity", "identity is the address"));
+    let default = match c.local.certificates.first() {
+        Some(own) => format!("identity {}", identity::display(&own.subject())),
+        None => "identity is the address".to_owned(),
+    };
+    page.entry(2, "local", &local.replace("any identity", &default));
     page.entry(2, "remote", &end(&c.remote_addrs, c.remote_port, &c.remote));
     for proposal in &c.proposals {
         page.entry(2, "proposal", &proposal.to_string());

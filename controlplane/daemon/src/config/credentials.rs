@@ -132,11 +132,14 @@ pub(crate) fn load(
             }
         }
         for (path, at) in found {
+            if !options.readable_secrets {
+                report_open(&path, &at, findings);
+            }
             let secret = passphrases
                 .iter()
                 .find(|p| p.directory == directory && base.join(directory).join(&p.file) == path);
             let secret = secret.map(|passphrase| passphrase.secret.expose());
-            match private_key(&path, secret, options) {
+            match private_key(&path, secret) {
                 Ok(key) => credentials.keys.push(Arc::new(key)),
                 Err(error) => findings.error(&at, "", error),
             }
@@ -208,16 +211,7 @@ fn read(path: &Path, limit: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-fn private_key(path: &Path, secret: Option<&[u8]>, options: Options) -> Result<PrivateKey, String> {
-    if !options.readable_secrets
-        && let Some(mode) = open_to_others(path)
-    {
-        return Err(format!(
-            "the file has mode {mode:04o}, so every user can {} this private key; run: chmod 600 {}",
-            if mode & 0o002 == 0 { "read" } else { "change" },
-            path.display()
-        ));
-    }
+fn private_key(path: &Path, secret: Option<&[u8]>) -> Result<PrivateKey, String> {
     let content = read(path, MAX_FILE).map_err(|error| format!("cannot be read: {error}"))?;
     let blocks = blocks(&content)?;
     let block = blocks.iter().find(|b| b.is_key()).ok_or("there is no private key in it")?;
@@ -245,6 +239,24 @@ fn private_key(path: &Path, secret: Option<&[u8]>, options: Options) -> Result<P
         Err(_) => &block.der,
     };
     PrivateKey::from_der(der).map_err(|error| error.to_string())
+}
+
+/// A key that others can change is not ours. One that others can read is a warning only, unlike a secret in the configuration:
+/// the tools that make keys leave them so, and charon takes them.
+fn report_open(path: &Path, at: &Location, findings: &mut Diagnostics) {
+    let Some(mode) = open_to_others(path) else { return };
+    let shown = path.display();
+    if mode & 0o002 == 0 {
+        let message = format!(
+            "has mode {mode:04o}: every user can read this private key; run: chmod 600 {shown}"
+        );
+        findings.warn(at, "", message);
+    } else {
+        let message = format!(
+            "has mode {mode:04o}, so every user can change this private key; run: chmod 600 {shown}"
+        );
+        findings.error(at, "", message);
+    }
 }
 
 /// The mode of a file that every user can read or change: its own bits allow it, and each directory on the way.

@@ -135,13 +135,15 @@ fn an_identity_that_is_not_certified_becomes_the_subject() {
 }
 
 #[test]
-fn keys_that_others_can_read_are_refused() {
+fn keys_that_others_can_read_or_change_are_reported() {
     let directory = Directory::new("readable");
     directory.mode("private/rsa-a.key", 0o644);
-    directory.is_refused(&["rsa-a.key: the file has mode 0644", "chmod 600"]);
-    // In a directory that others cannot enter nobody else can read it.
+    directory.warns(&["rsa-a.key: has mode 0644: every user can read", "chmod 600"]);
+    directory.mode("private/rsa-a.key", 0o666);
+    directory.is_refused(&["rsa-a.key: has mode 0666, so every user can change", "chmod 600"]);
+    // In a directory that others cannot enter it is safe.
     directory.mode("private", 0o700);
-    assert!(directory.parse().is_ok());
+    assert_eq!(directory.parse().unwrap().warnings, []);
 }
 
 #[test]

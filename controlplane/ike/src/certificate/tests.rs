@@ -1,5 +1,7 @@
 //! Chains made on the spot, each with one fault.
 
+mod attacks;
+
 use super::*;
 use crate::config::{AuthMethod, AuthRound};
 use crate::crypto::{SignatureHash, SignatureScheme, SignedOctets};
@@ -72,10 +74,11 @@ impl Authority {
         parsed(&params.signed_by(key, &self.issuer()).unwrap())
     }
 
-    fn revoke(&self, serial: u64, until: i32) -> RevocationList {
+    /// A list of 2026 in which one is revoked; `next` is when the next is due.
+    fn revoke(&self, serial: u64, next: (i32, u8)) -> RevocationList {
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(until, 1, 1),
+            next_update: date_time_ymd(next.0, next.1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: vec![RevokedCertParams {
@@ -385,34 +388,20 @@ fn revoked_is_refused_and_strict_wants_to_know() {
         verification.run(NOW)
     };
     use Revocation::{Relaxed, Strict};
-    assert_eq!(check(Some(root.revoke(7, 2030)), Relaxed), Err(Untrusted::Revoked));
-    assert_eq!(check(Some(root.revoke(8, 2030)), Relaxed), Ok(()));
-    assert_eq!(check(Some(root.revoke(8, 2030)), Strict), Ok(()));
+    assert_eq!(check(Some(root.revoke(7, (2030, 1))), Relaxed), Err(Untrusted::Revoked));
+    assert_eq!(check(Some(root.revoke(8, (2030, 1))), Relaxed), Ok(()));
+    assert_eq!(check(Some(root.revoke(8, (2030, 1))), Strict), Ok(()));
     // A list that is too old still says who was revoked, but not that nobody was since.
-    let month = |list: RevocationList| Some(list);
-    let old = || {
-        let mut list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2026, 2, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.revoked_certs.push(RevokedCertParams {
-            serial_number: SerialNumber::from(8),
-            revocation_time: date_time_ymd(2026, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        });
-        RevocationList::parse(list.signed_by(&root.issuer()).unwrap().der()).unwrap()
-    };
-    assert_eq!(check(month(old()), Relaxed), Ok(()));
-    assert_eq!(check(month(old()), Strict), Err(Untrusted::RevocationUnknown));
+    let old = || Some(root.revoke(8, (2026, 2)));
+    assert_eq!(check(old(), Relaxed), Ok(()));
+    assert_eq!(check(old(), Strict), Err(Untrusted::RevocationUnknown));
     assert_eq!(check(None, Strict), Err(Untrusted::RevocationUnknown));
     let stranger = Authority::root("Stranger");
-    assert_eq!(check(Some(stranger.revoke(7, 2030)), Relaxed), Ok(()));
-    assert_eq!(check(Some(stranger.revoke(7, 2030)), Strict), Err(Untrusted::RevocationUnknown));
+    assert_eq!(check(Some(stranger.revoke(7, (2030, 1))), Relaxed), Ok(()));
+    assert_eq!(
+        check(Some(stranger.revoke(7, (2030, 1))), Strict),
+        Err(Untrusted::RevocationUnknown)
+    );
 }
 
 /// What mangled bytes are made of: a chain of two, a list, and keys.
