@@ -517,6 +517,125 @@ def fragmented_esp_arrives(lab):
         accounted(gateway)
 
 
+def between_hosts(local, remote, me, proposals):
+    """One of two hosts that protect what they say to each other, in transport mode."""
+    return f"""
+connections {{
+  gw {{
+    version = 2
+    local_addrs = {local}
+    remote_addrs = {remote}
+    proposals = aes128gcm16-prfsha256-x25519
+    local {{
+      auth = psk
+      id = host-{me}
+    }}
+    remote {{
+      auth = psk
+      id = host-{3 - me}
+    }}
+    children {{
+      net {{
+        mode = transport
+        {proposals}
+        local_ts = dynamic
+        remote_ts = dynamic
+        start_action = none
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-1 {{
+    secret = a-secret-of-two-hosts
+  }}
+}}
+gateway {{
+  legacy = yes
+}}
+"""
+
+
+def routed(lab):
+    """left - router - right; the router's device towards the right shows what goes over the wire."""
+    left, router, right = (lab.host(name) for name in "LMR")
+    lab.wire(left, "wan0", router, "left0")
+    lab.wire(router, "right0", right, "wan0")
+    for family in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        router.run("sysctl", "-qw", f"net.{family}=1")
+    for host, far, net, other, device, end in ((left, router, 77, 78, "left0", 1), (right, router, 78, 77, "right0", 2)):
+        host.address(f"192.168.{net}.{end}/24", "wan0")
+        host.address(f"fd{net}::{end}/64", "wan0")
+        far.address(f"192.168.{net}.254/24", device)
+        far.address(f"fd{net}::254/64", device)
+        host.route(f"192.168.{other}.0/24", "via", f"192.168.{net}.254")
+        host.route(f"fd{other}::/64", "via", f"fd{net}::254")
+    return left, router, right
+
+
+# (proposals, IP protocol on the wire, confidential)
+HOST_SUITES = [
+    ("esp_proposals = aes128gcm16", 50, True),
+    ("esp_proposals = aes256-sha384-esn", 50, True),
+    ("esp_proposals = 3des-md5", 50, True),
+    ("ah_proposals = sha256", 51, False),
+    ("ah_proposals = aes128gmac-esn", 51, False),
+]
+
+
+@test
+def transport_mode_and_ah(lab):
+    """ESP and AH in transport mode between two hosts, over IPv4 and IPv6; strongSwan's userspace ESP can do neither."""
+    left, router, right = routed(lab)
+    for near, far in (("192.168.77.1", "192.168.78.2"), ("fd77::1", "fd78::2")):
+        # Over IPv6 the first of ESP and the last of AH, for the time.
+        for proposals, protocol, confidential in HOST_SUITES if "." in near else (HOST_SUITES[0], HOST_SUITES[-1]):
+            there = Culvert(right, between_hosts(far, near, 2, proposals))
+            ours = Culvert(left, between_hosts(near, far, 1, proposals))
+            ours.initiate()
+            names = [f"quick_mode.{kind}_bytes_{way}" for kind in ("transport", "authenticated", "confidential", "tunnel")
+                     for way in ("sent", "received")]
+            before = ours.rows(*names)
+            capture, path = lab.capture(router, "right0", f"host {near} and not udp")
+            left.ping(near, far, count=5, size=200)
+            size = 5 * (200 + 8 + (40 if ":" in near else 20))
+            moved_exactly(ours, names, before, [size] * 4 + [size * confidential] * 2 + [0] * 2, proposals)
+            stop(capture)
+            seen = sh("tcpdump", "-nr", path, "proto" if "." in near else "ip6 proto", str(protocol)).stdout.splitlines()
+            all_seen = sh("tcpdump", "-nr", path, "not arp and not icmp6").stdout.splitlines()
+            check(len(seen) == len(all_seen) == 10, f"{proposals}: {len(seen)} of protocol {protocol} among {len(all_seen)}")
+            if proposals in (HOST_SUITES[0][0], HOST_SUITES[3][0]):
+                tcp, _ = left.iperf(right, near, far, seconds=1)
+                print(f"    {near}, {proposals.split()[-1]}: TCP {tcp:.0f} Mbit/s")
+            for gateway in (ours, there):
+                accounted(gateway)
+                gateway.stop()
+
+
+@test
+def transport_mode_behind_a_nat(lab):
+    """RFC 7296 §2.23.1 and RFC 3948 §3.1.2: selectors and TCP checksums of a host whose address a NAT changes."""
+    left, router, right = routed(lab)
+    router.run("nft", "add table ip nat; add chain ip nat post { type nat hook postrouting priority srcnat; };"
+               " add rule ip nat post oifname right0 masquerade")
+    proposals = "esp_proposals = aes128gcm16"
+    there = Culvert(right, between_hosts("192.168.78.2", "%any", 2, proposals))
+    ours = Culvert(left, between_hosts("192.168.77.1", "192.168.78.2", 1, proposals))
+    ours.initiate()
+    capture, path = lab.capture(router, "right0", "udp port 4500")
+    left.ping("192.168.77.1", "192.168.78.2", count=5, size=200)
+    tcp, _ = left.iperf(right, "192.168.77.1", "192.168.78.2", seconds=1)
+    back, _ = left.iperf(right, "192.168.77.1", "192.168.78.2", seconds=1, reverse=True)
+    stop(capture)
+    seen = len(sh("tcpdump", "-nr", path, "-c", "50").stdout.splitlines())
+    check(seen == 50, f"{seen} packets in UDP 4500")
+    moved = dict(zip(("transport", "tunnel"), there.rows("quick_mode.transport_bytes_received", "quick_mode.tunnel_bytes_received")))
+    check(moved["transport"] > 1_000_000, f"{moved}")
+    print(f"    behind a NAT: TCP {tcp:.0f} Mbit/s out, {back:.0f} in")
+    for gateway in (ours, there):
+        accounted(gateway)
+
+
 @test
 def nothing_leaves_in_clear(lab):
     """Start, reload, SIGTERM, SIGKILL: a capture on the wire shows not one protected packet."""

@@ -48,6 +48,21 @@ pub(crate) fn narrow(ours: &[TrafficSelector], theirs: &[TrafficSelector]) -> Ve
     result
 }
 
+/// Transport mode through a NAT (RFC 7296 §2.23.1): selectors of one address, which the NAT changed for everybody behind it,
+/// with the address that is seen here. `None` where they are not of one address each, all the same.
+pub(crate) fn substituted(
+    selectors: &[TrafficSelector],
+    seen: IpAddr,
+) -> Option<Vec<TrafficSelector>> {
+    let one = selectors.first()?.range;
+    let range = from_wire(one)?;
+    let single = range.first() == range.last() && range.first().is_ipv4() == seen.is_ipv4();
+    (single && selectors.iter().all(|selector| selector.range == one)).then(|| {
+        let range = to_wire(AddressRange::host(seen));
+        selectors.iter().map(|selector| TrafficSelector { range, ..*selector }).collect()
+    })
+}
+
 /// Whether every selector of `inner` lies within one of `outer`.
 pub(crate) fn all_within(inner: &[TrafficSelector], outer: &[TrafficSelector]) -> bool {
     inner.iter().all(|i| outer.iter().any(|o| within(i, o)))
@@ -197,6 +212,21 @@ mod tests {
         assert_eq!(narrow(&[net(1)], &[tcp]), [tcp]);
         // The packet's selector goes into the wider one behind it.
         assert_eq!(narrow(&[net(1)], &[tcp, all]), [net(1)]);
+    }
+
+    /// RFC 7296 §2.23.1: one address only, and every entry of it; ports and protocol stay.
+    #[test]
+    fn a_nat_changes_selectors_of_one_address() {
+        let seen: IpAddr = [203, 0, 113, 7].into();
+        let (real, new) = ([10, 1, 0, 5], [203, 0, 113, 7]);
+        let both = [ts(real, real, 6, 80, 80), ts(real, real, 0, 0, 65535)];
+        let expected = vec![ts(new, new, 6, 80, 80), ts(new, new, 0, 0, 65535)];
+        assert_eq!(substituted(&both, seen), Some(expected));
+        assert_eq!(substituted(&[net(1)], seen), None, "a network is not behind that address");
+        let other = ts([10, 1, 0, 6], [10, 1, 0, 6], 0, 0, 65535);
+        assert_eq!(substituted(&[both[0], other], seen), None);
+        assert_eq!(substituted(&both, [0u16; 8].into()), None, "another family");
+        assert_eq!(substituted(&[], seen), None);
     }
 
     /// attacks.json ike2-ts-narrow-empty.

@@ -144,7 +144,7 @@ impl ChildRequest {
     }
 
     /// Checks an answer. The SPI stays the caller's to release when this fails.
-    pub(crate) fn answered(&self, payloads: &Payloads<'_>) -> Result<Agreed, Fault> {
+    pub(crate) fn answered(&self, head: &Head, payloads: &Payloads<'_>) -> Result<Agreed, Fault> {
         let sa = payloads.sa().ok_or(Fault::Misbehaved(Misbehaved::Missing))?;
         let (Some(tsi), Some(tsr)) = (payloads.ts_i(), payloads.ts_r()) else {
             return Err(Fault::Misbehaved(Misbehaved::Missing));
@@ -152,7 +152,12 @@ impl ChildRequest {
         let selection = select::accepted(&self.config.proposals, &sa, self.ke)
             .ok_or(Fault::Misbehaved(Misbehaved::NotOffered))?;
         let spi_out = spi_of(&selection)?;
-        let (local, remote): (Vec<_>, Vec<_>) = (tsi.iter().collect(), tsr.iter().collect());
+        let (mut local, mut remote): (Vec<_>, Vec<_>) =
+            (tsi.iter().collect(), tsr.iter().collect());
+        let transport = payloads.notify(NotifyType::UseTransportMode).is_some();
+        if transport && self.config.mode == ChildMode::Protect(Mode::Transport) {
+            substitute(head, &mut local, &mut remote);
+        }
         // RFC 7296 §2.9: the responder may narrow, never widen.
         if !narrowing::all_within(&local, &self.local_ts)
             || !narrowing::all_within(&remote, &self.remote_ts)
@@ -161,7 +166,6 @@ impl ChildRequest {
         }
         let selectors = narrowing::selectors(&local, &remote)
             .ok_or(Fault::Incompatible(Incompatible::Selectors))?;
-        let transport = payloads.notify(NotifyType::UseTransportMode).is_some();
         let mode = match (self.config.mode, transport) {
             (ChildMode::Protect(Mode::Transport), true) => Mode::Transport,
             // RFC 7296 §1.3.1: without the peer's consent it would be a tunnel, which is not what is configured.
@@ -229,6 +233,7 @@ impl Agreed {
         let tsi: Vec<_> = payloads.ts_i().ok_or(missing)?.iter().collect();
         let tsr: Vec<_> = payloads.ts_r().ok_or(missing)?.iter().collect();
         let group = payloads.key_exchange().map(|ke| ke.method.number());
+        let asked = payloads.notify(NotifyType::UseTransportMode).is_some();
         let connection = Arc::clone(&head.connection);
         let only = replaces.map(|old| &old.config);
         let candidates =
@@ -241,6 +246,10 @@ impl Agreed {
             }
             let local = narrowing::offered(&child.local_ts, head.path.local.ip());
             let remote = narrowing::offered(&child.remote_ts, head.path.remote.ip());
+            let (mut tsi, mut tsr) = (tsi.clone(), tsr.clone());
+            if asked && child.mode == ChildMode::Protect(Mode::Transport) {
+                substitute(head, &mut tsr, &mut tsi);
+            }
             let (i, r) = (narrowing::narrow(&remote, &tsi), narrowing::narrow(&local, &tsr));
             if narrowing::selectors(&r, &i).is_none() {
                 continue;
@@ -266,7 +275,6 @@ impl Agreed {
         let spi_out = spi_of(&selection)?;
         let selectors =
             narrowing::selectors(&tsr, &tsi).ok_or(Fault::Incompatible(Incompatible::Selectors))?;
-        let asked = payloads.notify(NotifyType::UseTransportMode).is_some();
         let mode = match config.mode {
             ChildMode::Protect(Mode::Transport) if asked => Mode::Transport,
             ChildMode::Protect(_) | ChildMode::Pass | ChildMode::Drop => Mode::Tunnel,
@@ -474,6 +482,20 @@ pub(crate) fn install_outbound(
     cx.registry.installing.insert(id, installing);
     let name = child.name(head);
     cx.event(Event::InstallOutbound { id, name, sa, replaces: child.replaces, activate });
+}
+
+/// Transport mode is between the addresses that this host sees: where a NAT stands before an end, its selectors get the one
+/// that the IKE SA has (RFC 7296 §2.23.1). Selectors that are not of one address stay, and do not match.
+fn substitute(head: &Head, local: &mut Vec<TrafficSelector>, remote: &mut Vec<TrafficSelector>) {
+    let ends = [
+        (head.nat.local, head.path.local.ip(), local),
+        (head.nat.remote, head.path.remote.ip(), remote),
+    ];
+    for (behind_nat, seen, selectors) in ends {
+        if behind_nat && let Some(seen) = narrowing::substituted(selectors, seen) {
+            *selectors = seen;
+        }
+    }
 }
 
 /// The peer's SPI of a chosen proposal.

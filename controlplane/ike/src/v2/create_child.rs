@@ -239,7 +239,7 @@ impl Established {
         {
             return self.child_refused(head, cx, asking, &refusal);
         }
-        let checked = asking.child.answered(payloads).and_then(|agreed| {
+        let checked = asking.child.answered(head, payloads).and_then(|agreed| {
             let missing = Fault::Misbehaved(Misbehaved::Missing);
             let nr = payloads.nonce().ok_or(missing)?.data().to_vec();
             let peer = match (agreed.chosen.group, payloads.key_exchange()) {
