@@ -453,7 +453,7 @@ impl AuthSent {
                 payloads.notifies().find(|n| n.kind.is_error() && payloads.sa().is_none());
             let result = match refusal {
                 Some(refusal) => Err(Fault::Refused(refusal.kind)),
-                None => child.answered(&head, payloads),
+                None => child.answered(head, payloads),
             };
             let (ni, nr) = (&begin.ni, &begin.nr);
             established.child_answered(head, cx, child, result, ni, nr, None);
