@@ -637,6 +637,48 @@ def transport_mode_behind_a_nat(lab):
 
 
 @test
+def the_path_takes_less(lab):
+    """A router on the path takes 1280 bytes only: its ICMP errors about ESP become ones about the packets inside (RFC 4301 §8.2)."""
+    client, left, router, right, server = (lab.host(name) for name in "CLMRS")
+    lab.wire(client, "eth0", left, "lan0")
+    lab.wire(left, "wan0", router, "left0")
+    lab.wire(router, "right0", right, "wan0")
+    lab.wire(right, "lan0", server, "eth0")
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    router.address("192.168.77.2/24", "left0")
+    router.address("192.168.78.1/24", "right0")
+    router.run("ip", "link", "set", "right0", "mtu", "1280")
+    left.address("192.168.77.1/24", "wan0")
+    right.address("192.168.78.2/24", "wan0")
+    left.route("192.168.78.0/24", "via", "192.168.77.2")
+    right.route("192.168.77.0/24", "via", "192.168.78.1")
+    for gateway, host, n in ((left, client, 1), (right, server, 2)):
+        gateway.address(f"10.77.{n}.254/24", "lan0")
+        host.address(f"10.77.{n}.10/24", "eth0")
+        host.route("default", "via", f"10.77.{n}.254")
+    for extra, overhead in (("encap = no", 20 + 8 + 8 + 2 + 16), ("encap = yes", 20 + 8 + 8 + 8 + 2 + 16)):
+        gateways = [
+            Culvert(host, site(n, 3 - n, extra).replace("192.168.77.2", "192.168.78.2"), PORTS.format(workers=1))
+            for host, n in ((left, 1), (right, 2))
+        ]
+        client.run("ip", "route", "flush", "cache")
+        client.ping("10.77.1.10", "10.77.2.10", count=1)
+        # Protected it is longer than 1280, and it must not be fragmented: the router says so, of the ESP packet.
+        check(client.ping("10.77.1.10", "10.77.2.10", count=1, size=1300, ok=False, extra=("-M", "do")) == 0, "it is too big")
+        said = f"the path takes packets of this length only peer=192.168.78.2 mtu=1280"
+        eventually("the gateway hears of it", lambda: said in gateways[0].log.read_text(), seconds=3)
+        done = client.run("ping", "-c", 1, "-W", 1, "-M", "do", "-s", 1300, "10.77.2.10", ok=False)
+        fits = (1280 - overhead + 2) // 4 * 4 - 2
+        check(f"mtu = {fits}" in done.stdout or f"mtu={fits}" in done.stdout + done.stderr, f"{fits}: {done.stdout} {done.stderr}")
+        client.ping("10.77.1.10", "10.77.2.10", count=3, size=fits - 28, extra=("-M", "do"))
+        tcp, _ = client.iperf(server, "10.77.1.10", "10.77.2.10", seconds=1)
+        print(f"    {extra}: inside {fits} bytes fit, TCP {tcp:.0f} Mbit/s")
+        for gateway in gateways:
+            accounted(gateway)
+            gateway.stop()
+
+
+@test
 def nothing_leaves_in_clear(lab):
     """Start, reload, SIGTERM, SIGKILL: a capture on the wire shows not one protected packet."""
     client, left, right, server = lab.chain(queues=1)

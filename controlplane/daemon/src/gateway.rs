@@ -11,7 +11,9 @@ use crate::config::LeftOut;
 use crate::figures::Figures;
 use crate::jobs::Jobs;
 use crate::live::{Endpoints, Live};
+use crate::path_mtu::PathMtus;
 use crate::policies::{ChildKey, Policies};
+use crate::sockets::TooBig;
 use crate::vici::reply::{PairTraffic, Traffic};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -51,6 +53,8 @@ struct Pair {
     selectors: Vec<Selector>,
     endpoints: Endpoints,
     remote: IpAddr,
+    /// The SPI of what is sent, while there is an outbound half.
+    spi_out: Option<Spi>,
     /// Both halves are installed.
     up: bool,
     /// Inbound packets at the last tick.
@@ -73,6 +77,7 @@ pub struct Gateway {
     left_out: Vec<LeftOut>,
     pairs: BTreeMap<PairId, Pair>,
     live: Live,
+    paths: PathMtus,
     installing: Vec<(InstallId, Ticket)>,
     finished: Vec<Finished>,
     /// The worker that a peer's packets arrive at, learned from them.
@@ -142,6 +147,7 @@ impl Gateway {
             left_out: Vec::new(),
             pairs: BTreeMap::new(),
             live: Live::default(),
+            paths: PathMtus::default(),
             installing: Vec::new(),
             finished: Vec::new(),
             arrivals: HashMap::new(),
@@ -304,6 +310,9 @@ impl Gateway {
         if self.next_tick <= now {
             self.next_tick = now + TICK;
             self.note_traffic(now);
+            for peer in self.paths.expire(now) {
+                self.set_path_mtu(peer, u16::MAX);
+            }
         }
         while let Some(event) = self.engine.poll_event() {
             self.carry_out(now, event);
@@ -337,6 +346,24 @@ impl Gateway {
     /// When [`step`](Self::step) is due at the latest.
     pub fn deadline(&self) -> Instant {
         self.engine.poll_timeout().map_or(self.next_tick, |at| at.min(self.next_tick))
+    }
+
+    /// An ICMP error said that a packet to a peer was too big.
+    pub fn handle_too_big(&mut self, now: Instant, said: TooBig) {
+        let TooBig { destination, spi, mtu } = said;
+        if let Some(mtu) = self.paths.learn(now, destination, spi, mtu) {
+            tracing::info!(peer = %destination, mtu, "the path takes packets of this length only");
+            self.set_path_mtu(destination, mtu);
+        }
+    }
+
+    /// All SAs to one peer go the same way.
+    fn set_path_mtu(&mut self, peer: IpAddr, mtu: u16) {
+        for (id, _) in self.pairs.iter().filter(|(_, pair)| pair.remote == peer) {
+            if let Err(error) = self.dataplane.set_path_mtu(*id, mtu) {
+                tracing::warn!(%error, pair = id.0, "the path's MTU is not followed");
+            }
+        }
     }
 
     /// Readable when [`step`](Self::step) has something to do.
@@ -424,6 +451,7 @@ impl Gateway {
                         selectors: sa.selectors.clone(),
                         endpoints: Endpoints::of(&sa),
                         remote: sa.remote,
+                        spi_out: None,
                         up: false,
                         seen: 0,
                     };
@@ -488,6 +516,12 @@ impl Gateway {
                     let port = encap.then_some(path.remote.port());
                     if let Some(known) = self.pairs.get_mut(&pair) {
                         let before = known.endpoints;
+                        if let Some(spi) = known.spi_out {
+                            self.paths.leave(known.remote, spi.get());
+                            let mtu = self.paths.enter(path.remote.ip(), spi.get());
+                            // Of the new path; refused with a full ring only, and then the old one's holds.
+                            let _ = self.dataplane.set_path_mtu(pair, mtu.unwrap_or(u16::MAX));
+                        }
                         known.endpoints.remote = path.remote.ip();
                         known.endpoints.port = port;
                         known.remote = path.remote.ip();
@@ -541,6 +575,8 @@ impl Gateway {
     ) -> Result<Ticket, Refusal> {
         self.dataplane.add_outbound(sa)?;
         let pair = self.pairs.get_mut(&sa.pair).ok_or(Refusal::UnknownPair)?;
+        pair.spi_out = Some(sa.spi);
+        let path_mtu = self.paths.enter(pair.remote, sa.spi.get());
         let (policy, new) = self.policies.serve(&pair.key, sa.pair, &sa.selectors);
         pair.policy = Some(policy);
         if new {
@@ -550,15 +586,21 @@ impl Gateway {
             Activate::Now => Activation::Now,
             Activate::OnInboundTraffic => Activation::OnInboundTraffic,
         };
+        if let Some(mtu) = path_mtu {
+            self.dataplane.set_path_mtu(sa.pair, mtu)?;
+        }
         self.dataplane.bind(policy, sa.pair, activation)
     }
 
     fn remove(&mut self, pair: PairId) {
-        if let Some(known) = self.pairs.remove(&pair)
-            && known.up
-        {
-            self.live.leave(known.endpoints);
-            self.figures.pair_deleted();
+        if let Some(known) = self.pairs.remove(&pair) {
+            if let Some(spi) = known.spi_out {
+                self.paths.leave(known.remote, spi.get());
+            }
+            if known.up {
+                self.live.leave(known.endpoints);
+                self.figures.pair_deleted();
+            }
         }
         if self.policies.release(pair) {
             self.publish_policies();

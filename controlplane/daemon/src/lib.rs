@@ -14,6 +14,7 @@
 //! | `run` | the gateway on a real host: start, the loop, reload, end |
 //! | `gateway` | engine and dataplane joined, without sockets: `run` and the demo drive it |
 //! | `policies` | the SPD as configuration and negotiated children make it |
+//! | `path_mtu` | what ICMP says of the paths to the peers, and how much of it is believed |
 //! | `live` | pairs and tunnels that are up, counted |
 //! | `jobs` | the pool for public-key work |
 //! | `figures` | the control thread's share of the statistics |
@@ -32,6 +33,7 @@ pub mod gateway;
 pub mod host;
 mod jobs;
 mod live;
+mod path_mtu;
 mod policies;
 pub mod ports;
 pub mod run;

@@ -328,6 +328,10 @@ impl Daemon {
                         self.gateway.handle_datagram(now, IkePath { local, remote }, &message);
                     }
                     Arrival::Ipsec(packet) => self.inject(&packet),
+                    Arrival::TooBig(said) if self.section.icmp_path_mtu => {
+                        self.gateway.handle_too_big(now, said);
+                    }
+                    Arrival::TooBig(_) => {}
                 }
             }
             if self.changes.drain() {

@@ -37,6 +37,19 @@ pub enum Arrival {
     },
     /// ESP or AH that the kernel reassembled.
     Ipsec(Reassembled),
+    /// An ICMP error: a router on the way did not take a packet of ESP or AH. Anybody can send one.
+    TooBig(TooBig),
+}
+
+/// What an ICMP error of type "fragmentation needed" or "packet too big" says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    /// Where the packet that it quotes was going.
+    pub destination: IpAddr,
+    /// The SPI in it.
+    pub spi: u32,
+    /// What the next link takes, in bytes.
+    pub mtu: u32,
 }
 
 /// A protected packet reassembled by the kernel, header fields apart (IPv6 raw sockets deliver
@@ -149,7 +162,7 @@ impl Sockets {
                     Err(Errno::EINTR) => {}
                     Err(_) => {
                         self.failures.errors += 1;
-                        drain_error_queue(socket);
+                        drain_error_queue(socket, out);
                     }
                 }
             }
@@ -335,22 +348,57 @@ fn receive_one(
 }
 
 /// Takes what IP_RECVERR queued, so that the socket does not report it again.
-fn drain_error_queue(socket: &Bound) {
+fn drain_error_queue(socket: &Bound, out: &mut Vec<Arrival>) {
     let mut scratch = [0u8; 64];
-    let mut control = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, u32);
+    // The error with its sender, packet information, TOS and SO_RXQ_OVFL: all that is asked for on these sockets.
+    let mut control = cmsg_space!(
+        libc::sock_extended_err,
+        libc::sockaddr_in6,
+        libc::in6_pktinfo,
+        libc::c_int,
+        u32
+    );
     for _ in 0..RECEIVE_BATCH {
-        let mut parts = [IoSliceMut::new(&mut scratch)];
-        if recvmsg::<SockaddrStorage>(
-            socket.fd.as_raw_fd(),
-            &mut parts,
-            Some(&mut control),
-            MsgFlags::MSG_ERRQUEUE,
-        )
-        .is_err()
-        {
-            return;
+        let (length, destination, mtu) = {
+            let mut parts = [IoSliceMut::new(&mut scratch)];
+            let Ok(message) = recvmsg::<SockaddrStorage>(
+                socket.fd.as_raw_fd(),
+                &mut parts,
+                Some(&mut control),
+                MsgFlags::MSG_ERRQUEUE,
+            ) else {
+                return;
+            };
+            let mtu = message.cmsgs().ok().and_then(|mut all| all.find_map(|one| too_big(&one)));
+            (message.bytes, message.address.as_ref().and_then(address), mtu)
+        };
+        // What is quoted begins behind the IP header, or behind that of UDP (Linux, `ip_icmp_error`).
+        let quoted = scratch.get(..length).unwrap_or_default();
+        let at = match socket.kind {
+            Kind::Raw { protocol: 51 } => 4,
+            Kind::Raw { .. } | Kind::Ike { marker: true } => 0,
+            Kind::Ike { marker: false } => continue,
+        };
+        let spi = quoted.get(at..).and_then(|rest| rest.first_chunk());
+        if let (Some(destination), Some(mtu), Some(&spi)) = (destination, mtu, spi) {
+            let (destination, spi) = (destination.ip(), u32::from_be_bytes(spi));
+            out.push(Arrival::TooBig(TooBig { destination, spi, mtu }));
         }
     }
+}
+
+/// The MTU in an error that came by ICMP: RFC 1191 §4, RFC 4443 §3.2.
+fn too_big(control: &ControlMessageOwned) -> Option<u32> {
+    let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) =
+        control
+    else {
+        return None;
+    };
+    let said = matches!(
+        (error.ee_origin, error.ee_type, error.ee_code),
+        (libc::SO_EE_ORIGIN_ICMP, 3, 4) | (libc::SO_EE_ORIGIN_ICMP6, 2, 0)
+    );
+    said.then_some(error.ee_info)
 }
 
 fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
@@ -429,6 +477,7 @@ mod tests {
         let mut seen = arrivals.iter().map(|a| match a {
             Arrival::Ike { message, local, .. } => (0, message.clone(), local.port()),
             Arrival::Ipsec(p) => (p.protocol, p.payload.clone(), p.destination.port()),
+            Arrival::TooBig(said) => panic!("{said:?}"),
         });
         assert_eq!(seen.next().unwrap(), (0, b"bare".to_vec(), 42_500));
         assert_eq!(seen.next().unwrap(), (0, b"behind the marker".to_vec(), 42_501));

@@ -81,7 +81,7 @@ pub struct GatewayLimits {
 }
 
 /// The `gateway` section; what is `None` the daemon works out at start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// Worker cores.
     pub workers: Option<u16>,
@@ -99,6 +99,24 @@ pub struct Gateway {
     pub idle: Idle,
     /// While the daemon is down.
     pub on_failure: OnFailure,
+    /// Whether unauthenticated ICMP errors may lower the MTU of a path (RFC 4301 §6.1.1).
+    pub icmp_path_mtu: bool,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            ports: Vec::new(),
+            host_interface: None,
+            statistics_file: None,
+            vici_socket: None,
+            limits: GatewayLimits::default(),
+            idle: Idle::default(),
+            on_failure: OnFailure::default(),
+            icmp_path_mtu: true,
+        }
+    }
 }
 
 /// The TUN's name unless configured.
@@ -120,6 +138,7 @@ impl Gateway {
             limits,
             idle,
             on_failure,
+            icmp_path_mtu,
         } = self;
         [
             ("gateway.workers", *workers != new.workers),
@@ -130,6 +149,7 @@ impl Gateway {
             ("gateway.limits", *limits != new.limits),
             ("gateway.idle", *idle != new.idle),
             ("gateway.on_failure", *on_failure != new.on_failure),
+            ("gateway.icmp_path_mtu", *icmp_path_mtu != new.icmp_path_mtu),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))
@@ -154,6 +174,7 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
         on_failure: f
             .word("on_failure", &[("closed", OnFailure::Closed), ("open", OnFailure::Open)])
             .unwrap_or_default(),
+        icmp_path_mtu: f.boolean("icmp_path_mtu").unwrap_or(true),
         ..Gateway::default()
     };
     settings.legacy = f.boolean("legacy").unwrap_or(false);

@@ -266,6 +266,11 @@ pub(crate) const GATEWAY: &[Key] = &[
         "`closed`: protected traffic stays blocked while the daemon is down; `open`: it does not.",
     ),
     full(
+        "icmp_path_mtu",
+        "yes",
+        "Whether an ICMP error that quotes an SA lowers the MTU of the path to its peer (RFC 4301 §6.1.1).",
+    ),
+    full(
         "legacy",
         "no",
         "Whether children may use the weak algorithms `3des` and `md5`, for peers that know no others.",
