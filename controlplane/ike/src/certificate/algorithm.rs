@@ -63,7 +63,7 @@ fn identifier(scheme: SignatureScheme) -> Option<Vec<u8>> {
         SignatureScheme::RsaPss(hash) => pss(hash, true, false),
         SignatureScheme::Ecdsa(hash) => ecdsa(hash),
         SignatureScheme::Ed25519 => Some(ED25519.to_vec()),
-        SignatureScheme::EcdsaFixed | SignatureScheme::RsaRaw => None,
+        SignatureScheme::EcdsaFixed | SignatureScheme::EcdsaRaw | SignatureScheme::RsaRaw => None,
     }
 }
 

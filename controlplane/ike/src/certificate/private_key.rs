@@ -2,7 +2,7 @@
 
 use super::requirement::{Requirement, SignatureHashes};
 use super::{PublicKey, rsa_bits};
-use crate::crypto::{SignatureHash, SignatureScheme};
+use crate::crypto::{SignatureHash, SignatureScheme, as_digest};
 use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
@@ -133,9 +133,7 @@ impl PrivateKey {
     pub const fn scheme_v1(&self) -> Option<SignatureScheme> {
         match self.public {
             PublicKey::Rsa(_) => Some(SignatureScheme::RsaRaw),
-            PublicKey::P256 | PublicKey::P384 | PublicKey::P521 => {
-                Some(SignatureScheme::EcdsaFixed)
-            }
+            PublicKey::P256 | PublicKey::P384 | PublicKey::P521 => Some(SignatureScheme::EcdsaRaw),
             PublicKey::Ed25519 | PublicKey::Other => None,
         }
     }
@@ -177,6 +175,15 @@ impl PrivateKey {
                 };
                 let signature = (hash == own).then(|| der.sign(&random, message))?;
                 Some(signature.ok()?.as_ref().to_vec())
+            }
+            (Key::Ecdsa { fixed, .. }, SignatureScheme::EcdsaRaw) => {
+                let hash = match self.public {
+                    PublicKey::P256 => &digest::SHA256,
+                    PublicKey::P384 => &digest::SHA384,
+                    _ => &digest::SHA512,
+                };
+                let digest = as_digest(message, hash)?;
+                Some(fixed.sign_digest(&digest).ok()?.as_ref().to_vec())
             }
             (Key::Ecdsa { fixed, .. }, SignatureScheme::EcdsaFixed) => {
                 Some(fixed.sign(&random, message).ok()?.as_ref().to_vec())

@@ -110,7 +110,9 @@ impl Requirement {
                 _ => SignatureHash::Sha2_256,
             },
             // The hash of IKEv1 is the one negotiated; Ed25519 has its own.
-            SignatureScheme::RsaRaw | SignatureScheme::Ed25519 => return true,
+            SignatureScheme::RsaRaw | SignatureScheme::EcdsaRaw | SignatureScheme::Ed25519 => {
+                return true;
+            }
         };
         self.hashes.is_empty() || self.hashes.contains(&hash)
     }

@@ -191,8 +191,8 @@ fn every_scheme_of_a_key_verifies_by_it_alone() {
             }
             _ => {
                 assert_eq!(old, Some(SignatureScheme::EcdsaFixed));
-                assert_eq!(old, private.scheme_v1());
-                &[SignatureScheme::EcdsaFixed]
+                assert_eq!(private.scheme_v1(), Some(SignatureScheme::EcdsaRaw));
+                &[SignatureScheme::EcdsaFixed, SignatureScheme::EcdsaRaw]
             }
         };
         for scheme in more {
@@ -204,6 +204,31 @@ fn every_scheme_of_a_key_verifies_by_it_alone() {
             assert!(!scheme.verify(certificate.spki(), b"message", &other), "{scheme:?}");
             assert!(!scheme.verify(certificate.spki(), b"message", &signature[1..]), "{scheme:?}");
         }
+    }
+}
+
+/// What IKEv1 signs is as long as the negotiated hash, whichever curve signs it: a raw signature of the curve's own hash is
+/// the usual one of what was hashed, leading zeros change nothing, and what is too long counts by its beginning.
+#[test]
+fn ecdsa_takes_hashes_of_any_length() {
+    use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
+    let root = Authority::root("Root");
+    for (key, hash) in keys()[1..4].iter().zip([&SHA256, &SHA384, &SHA512]) {
+        let spki = root.issue(key, "peer", |_| {}).spki().to_vec();
+        let private = private(key);
+        let sign = |message: &[u8]| private.sign(SignatureScheme::EcdsaRaw, message).unwrap();
+        let raw = |message: &[u8], signature: &[u8]| {
+            SignatureScheme::EcdsaRaw.verify(&spki, message, signature)
+        };
+        let hashed = digest(hash, b"message");
+        let signature = sign(hashed.as_ref());
+        assert!(SignatureScheme::EcdsaFixed.verify(&spki, b"message", &signature));
+        let longer = [hashed.as_ref(), &[1, 2, 3]].concat();
+        assert!(raw(&longer, &signature));
+        let short = sign(&[7; 20]);
+        assert!(raw(&[7; 20], &short) && !raw(&[7; 19], &short));
+        let padded = [&vec![0; hash.output_len() - 20][..], &[7; 20]].concat();
+        assert!(raw(&padded, &short));
     }
 }
 

@@ -38,6 +38,7 @@ pub use auth::{SharedKeyAuth, SignedOctets};
 pub use detect::{CookieSecret, nat_detection_hash};
 pub use prf::Prf;
 pub use schedule::{ChildKeys, DirectionKeys, IkeKeys, KeySizes, Keymat, SkD, SkP, Skeyseed};
+pub(crate) use signature::as_digest;
 pub use signature::{SignatureHash, SignatureScheme};
 pub use sk::{OpenError, Opened, SealError, SkCipher, SkIntegrity, SkOpener, SkSealer, SkSuite};
 

@@ -1,5 +1,6 @@
 //! Verification of digital signatures (RFC 7427, RFC 4754, RFC 8420, RFC 7296 §3.8).
 
+use aws_lc_rs::digest::{Algorithm, Digest, SHA256, SHA384, SHA512};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA384_ASN1,
     ECDSA_P256_SHA512_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
@@ -40,7 +41,26 @@ pub enum SignatureScheme {
     Ed25519,
     /// RSA with PKCS #1 type 1 padding around the message itself: HASH_I and HASH_R of IKEv1 (RFC 2409 §5.1).
     RsaRaw,
+    /// ECDSA over the message as it is, `r ‖ s`: HASH_I and HASH_R of IKEv1 are hashes already (RFC 2409 §5.1,
+    /// RFC 4754 §7), and charon hashes them no second time.
+    EcdsaRaw,
 }
+
+/// The message as the digest of a curve's own hash, so that ECDSA takes the same number from it (FIPS 186-5 §6.4.1): its
+/// leftmost octets, or with zeros before it.
+pub(crate) fn as_digest(message: &[u8], hash: &'static Algorithm) -> Option<Digest> {
+    let len = hash.output_len();
+    let taken = message.get(..len).unwrap_or(message);
+    let mut padded = vec![0; len.checked_sub(taken.len())?];
+    padded.extend_from_slice(taken);
+    Digest::import_less_safe(&padded, hash).ok()
+}
+
+const RAW_CURVES: [(&dyn VerificationAlgorithm, &Algorithm); 3] = [
+    (&ECDSA_P256_SHA256_FIXED, &SHA256),
+    (&ECDSA_P384_SHA384_FIXED, &SHA384),
+    (&ECDSA_P521_SHA512_FIXED, &SHA512),
+];
 
 impl SignatureScheme {
     /// Whether `signature` is the key's over `message`; `spki` is the key as a DER SubjectPublicKeyInfo. A key that does
@@ -50,6 +70,13 @@ impl SignatureScheme {
             let key = SubjectPublicKeyInfoRef::try_from(spki).ok();
             let bits = key.and_then(|key| key.subject_public_key.as_bytes());
             return bits.is_some_and(|key| keyexchange::rsa::verify_raw(key, message, signature));
+        }
+        if self == Self::EcdsaRaw {
+            return RAW_CURVES.iter().any(|&(algorithm, hash)| {
+                let key = UnparsedPublicKey::new(algorithm, spki);
+                as_digest(message, hash)
+                    .is_some_and(|digest| key.verify_digest(&digest, signature).is_ok())
+            });
         }
         self.algorithms().iter().any(|&algorithm| {
             UnparsedPublicKey::new(algorithm, spki).verify(message, signature).is_ok()
@@ -81,7 +108,7 @@ impl SignatureScheme {
             }
             Self::Ed25519 => &[&ED25519],
             // Not among the library's; see `verify`.
-            Self::RsaRaw => &[],
+            Self::RsaRaw | Self::EcdsaRaw => &[],
             // PSS and ECDSA came after SHA-1 was to be avoided; nothing accepts them with it.
             Self::RsaPss(Sha1) | Self::Ecdsa(Sha1) => &[],
         }

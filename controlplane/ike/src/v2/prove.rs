@@ -4,8 +4,8 @@
 use super::fault::Fault;
 use super::sa::Head;
 use crate::certificate::{
-    Certificate, KEY_HASH_LEN, MAX_PRESENTED, PublicKey, SignatureHashes, Signing, Untrusted,
-    Verification, from_auth, to_auth,
+    Certificate, Credentials, KEY_HASH_LEN, MAX_PRESENTED, PublicKey, SignatureHashes, Signing,
+    Untrusted, Verification, from_auth, to_auth,
 };
 use crate::config::{AuthMethod as Method, Config, Connection, Identity, SendCertificate};
 use crate::context::Cx;
@@ -31,8 +31,9 @@ pub(crate) const NO_KEY: &str = "no private key for a certificate of ours that t
 #[derive(Default)]
 pub(crate) struct Requested {
     /// It asks at all.
-    asked: bool,
-    authorities: Vec<[u8; KEY_HASH_LEN]>,
+    pub(crate) asked: bool,
+    /// Hashes of authorities' keys.
+    pub(crate) authorities: Vec<[u8; KEY_HASH_LEN]>,
 }
 
 /// Reads the CERTREQ payloads.
@@ -135,21 +136,30 @@ pub(crate) fn signing(
     let credentials = &cx.config.credentials;
     let local = &connection.local;
     let (own, key) = credentials.own(local, id, &requested.authorities)?;
+    let certificates = to_send(credentials, connection, own, requested);
+    let signing = Signing::new(key, peer, &local.requirement, octets)?;
+    let signature =
+        Signature { scheme: signing.scheme, key: signing.key.public_key(), certificates };
+    Some((signing, signature))
+}
+
+/// What goes into CERT payloads: our certificate and what is between it and a root, or nothing.
+pub(crate) fn to_send(
+    credentials: &Credentials,
+    connection: &Connection,
+    own: Arc<Certificate>,
+    requested: &Requested,
+) -> Vec<Arc<Certificate>> {
     let send = match connection.send_certificate {
         SendCertificate::IfAsked => requested.asked,
         SendCertificate::Always => true,
         SendCertificate::Never => false,
     };
-    let mut certificates = Vec::new();
-    if send {
-        let chain = credentials.chain(&own);
-        certificates.push(own);
-        certificates.extend(chain);
+    if !send {
+        return Vec::new();
     }
-    let signing = Signing::new(key, peer, &local.requirement, octets)?;
-    let signature =
-        Signature { scheme: signing.scheme, key: signing.key.public_key(), certificates };
-    Some((signing, signature))
+    let chain = credentials.chain(&own);
+    core::iter::once(own).chain(chain).collect()
 }
 
 /// What is to be checked of a peer that says it is `id`.
