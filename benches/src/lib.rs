@@ -83,7 +83,7 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
     pin(0);
     let mut points = Vec::new();
     for &size in &plan.sizes {
-        for direction in Direction::ALL {
+        for &direction in &plan.directions {
             for &burst in &plan.bursts {
                 for &sas in &plan.sas {
                     let point = measure(plan, direction, size, burst, sas)?;

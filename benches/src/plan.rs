@@ -16,6 +16,8 @@ pub const SIZES: std::ops::RangeInclusive<u16> = 40..=1438;
 /// What is measured, and for how long.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
+    /// Which ways.
+    pub directions: Vec<Direction>,
     /// Inner IP lengths, in bytes.
     pub sizes: Vec<u16>,
     /// The transform of all SAs.

@@ -16,6 +16,9 @@ pub struct Args {
     /// Inner IP lengths in bytes
     #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_values_t = [64, 512, 1420], value_parser = clap::value_parser!(u16).range(i64::from(*SIZES.start())..=i64::from(*SIZES.end())))]
     sizes: Vec<u16>,
+    /// Which way packets go
+    #[arg(long, value_enum, default_value_t = DirectionArg::Both)]
+    direction: DirectionArg,
     /// Transform of the SAs
     #[arg(long, value_enum, default_value_t = SuiteArg::Aes128gcm16)]
     suite: SuiteArg,
@@ -60,6 +63,13 @@ enum SuiteArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum DirectionArg {
+    Both,
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum OrderArg {
     Sequential,
     Random,
@@ -68,6 +78,11 @@ enum OrderArg {
 impl Args {
     fn plan(&self) -> Plan {
         Plan {
+            directions: match self.direction {
+                DirectionArg::Both => Direction::ALL.to_vec(),
+                DirectionArg::In => vec![Direction::In],
+                DirectionArg::Out => vec![Direction::Out],
+            },
             sizes: self.sizes.clone(),
             suite: match self.suite {
                 SuiteArg::Aes128gcm16 => Suite::Aes128Gcm16,
@@ -145,7 +160,7 @@ fn text(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "Median of {} samples, least and greatest; every output of two passes of {}\nframes opened and compared",
         plan.repetitions, plan.frames
     )?;
-    for direction in Direction::ALL {
+    for &direction in &plan.directions {
         path(out, points, direction)?;
     }
     turns(out, points)?;

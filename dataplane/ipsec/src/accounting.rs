@@ -23,22 +23,42 @@ pub struct Totals {
 }
 
 /// Which byte counters an SA moves; fixed when it is installed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contribution {
     pub(crate) confidential: bool,
     pub(crate) authenticated: bool,
     pub(crate) tunnel: bool,
 }
 
-impl Totals {
+/// Packets and bytes of one kind of SA in a row, added to [`Totals`] when the kind changes.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    kind: Option<Contribution>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Run {
     #[inline]
-    pub(crate) fn add(&mut self, contribution: Contribution, bytes: u64) {
+    pub(crate) fn add(&mut self, kind: Contribution, bytes: u64, totals: &mut Totals) {
+        if self.kind != Some(kind) {
+            self.end(totals);
+            self.kind = Some(kind);
+        }
         self.packets += 1;
         self.bytes += bytes;
-        self.confidential_bytes += if contribution.confidential { bytes } else { 0 };
-        self.authenticated_bytes += if contribution.authenticated { bytes } else { 0 };
-        self.tunnel_bytes += if contribution.tunnel { bytes } else { 0 };
-        self.transport_bytes += if contribution.tunnel { 0 } else { bytes };
+    }
+
+    /// Adds what there is.
+    pub(crate) fn end(&mut self, totals: &mut Totals) {
+        let Self { kind, packets, bytes } = core::mem::take(self);
+        let Some(kind) = kind else { return };
+        totals.packets += packets;
+        totals.bytes += bytes;
+        totals.confidential_bytes += if kind.confidential { bytes } else { 0 };
+        totals.authenticated_bytes += if kind.authenticated { bytes } else { 0 };
+        totals.tunnel_bytes += if kind.tunnel { bytes } else { 0 };
+        totals.transport_bytes += if kind.tunnel { 0 } else { bytes };
     }
 }
 
@@ -82,9 +102,13 @@ impl core::ops::BitOrAssign for Events {
 
 /// Packets and bytes that an SA has carried, against its lifetime.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct Usage {
     packets: u64,
     bytes: u64,
+    /// Below both of these, no limit is near.
+    watch_packets: u64,
+    watch_bytes: u64,
     soft_packets: u64,
     soft_bytes: u64,
     hard_packets: u64,
@@ -94,19 +118,33 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What every packet looks at lies in front of this.
+    pub(crate) const HOT_BYTES: usize = core::mem::offset_of!(Self, soft_packets);
+
     pub(crate) fn new(lifetime: &Lifetime) -> Self {
         let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         let Lifetime { soft, hard } = lifetime;
-        Self {
+        let mut usage = Self {
             packets: 0,
             bytes: 0,
+            watch_packets: 0,
+            watch_bytes: 0,
             soft_packets: limit(soft.packets),
             soft_bytes: limit(soft.bytes),
             hard_packets: limit(hard.packets),
             hard_bytes: limit(hard.bytes),
             soft_said: false,
             hard_said: false,
-        }
+        };
+        usage.watch();
+        usage
+    }
+
+    /// Finds the counts from which on limits have to be looked at one by one.
+    fn watch(&mut self) {
+        let soft = |limit: u64| if self.soft_said { u64::MAX } else { limit };
+        self.watch_packets = soft(self.soft_packets).min(self.hard_packets);
+        self.watch_bytes = soft(self.soft_bytes).min(self.hard_bytes);
     }
 
     /// Packets carried so far.
@@ -128,7 +166,16 @@ impl Usage {
     /// limit is refused, so that the limit is never exceeded.
     #[inline]
     pub(crate) fn admits(&self, bytes: u64) -> bool {
-        self.packets < self.hard_packets && self.bytes.saturating_add(bytes) <= self.hard_bytes
+        self.is_far(bytes)
+            || (self.packets < self.hard_packets
+                && self.bytes.saturating_add(bytes) <= self.hard_bytes)
+    }
+
+    /// Whether after one packet of `bytes` more no limit is reached.
+    #[inline]
+    fn is_far(&self, bytes: u64) -> bool {
+        // A packet is far shorter than what would wrap below the limit.
+        self.packets + 1 < self.watch_packets && self.bytes.saturating_add(bytes) < self.watch_bytes
     }
 
     /// Says a refusal once.
@@ -144,10 +191,17 @@ impl Usage {
     /// Counts one admitted packet.
     #[inline]
     pub(crate) fn charge(&mut self, bytes: u64) -> Events {
+        let is_far = self.is_far(bytes);
         self.packets += 1;
         self.bytes = self.bytes.saturating_add(bytes);
+        if is_far { Events::NONE } else { self.look_at_limits() }
+    }
+
+    #[cold]
+    fn look_at_limits(&mut self) -> Events {
         if !self.soft_said && (self.packets >= self.soft_packets || self.bytes >= self.soft_bytes) {
             self.soft_said = true;
+            self.watch();
             return Events::SOFT_EXPIRED;
         }
         Events::NONE

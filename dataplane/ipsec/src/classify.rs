@@ -10,6 +10,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::ah::Ah;
 use wire::esp::{Encapsulated, Esp};
 use wire::ip::{Fragment, Ip};
+use wire::ipv4::{self, Ipv4};
 use wire::protocol;
 use wire::udp::Udp;
 
@@ -38,7 +39,7 @@ impl LocalAddresses {
     }
 
     /// Whether `address` is one of them.
-    #[inline]
+    #[inline(always)]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
             // A gateway has a few addresses: a scan over so many is faster than a search.
@@ -77,6 +78,29 @@ impl Protected {
     pub fn ip_len(&self) -> usize {
         let udp = if self.source_port.is_some() { wire::udp::HEADER_LEN } else { 0 };
         usize::from(self.offset).saturating_sub(udp)
+    }
+
+    /// ESP in an IPv4 packet without options that is whole: what nearly all protected traffic is. `None` for everything else,
+    /// of which [`classify`] knows.
+    #[inline]
+    pub fn of_plain_esp(ip: &Ipv4<'_>) -> Option<Self> {
+        let is_plain = ip.protocol() == protocol::ESP
+            && !ip.is_fragment()
+            && ip.header_len() == ipv4::MIN_HEADER_LEN;
+        if !is_plain {
+            return None;
+        }
+        let esp = Esp::parse(ip.payload()).ok()?;
+        Some(Self {
+            protocol: Protocol::Esp,
+            spi: esp.spi(),
+            offset: ipv4::MIN_HEADER_LEN as u16,
+            end: ip.total_len() as u16,
+            traffic_class: ip.traffic_class(),
+            source: ip.source().into(),
+            source_port: None,
+            named_at: ipv4::PROTOCOL_AT as u16,
+        })
     }
 }
 

@@ -62,6 +62,20 @@ pub struct FlowId {
     pub(crate) rest: u64,
 }
 
+/// What a protocol shows as ports that is not one of the two that most packets are of.
+#[cold]
+fn rare_ports(protocol: u8, upper: &[u8]) -> Option<u32> {
+    match (protocol, upper) {
+        (protocol::SCTP | protocol::UDP_LITE | protocol::DCCP, &[s1, s0, d1, d0, ..]) => {
+            Some(u32::from_be_bytes([s1, s0, d1, d0]))
+        }
+        (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => {
+            Some(u32::from_be_bytes([kind, code, kind, code]))
+        }
+        _ => None,
+    }
+}
+
 const V6: u64 = 1;
 const VISIBLE: u64 = 2;
 const PROTOCOL_SHIFT: u32 = 8;
@@ -81,24 +95,17 @@ impl FlowId {
         }
     }
 
-    #[inline]
-    pub(crate) fn of_v4(ip: &Ipv4<'_>) -> Self {
+    /// As [`FlowId::of`], of a version that has nothing to walk over.
+    #[inline(always)]
+    pub fn of_v4(ip: &Ipv4<'_>) -> Self {
         let number = |address: Ipv4Addr| u64::from(u32::from(address));
         let protocol = ip.protocol();
-        let ports = match (protocol, ip.payload()) {
+        let ports = match ip.payload() {
             _ if ip.fragment_offset() != 0 => None,
-            (
-                protocol::TCP
-                | protocol::UDP
-                | protocol::SCTP
-                | protocol::UDP_LITE
-                | protocol::DCCP,
-                &[s1, s0, d1, d0, ..],
-            ) => Some(u32::from_be_bytes([s1, s0, d1, d0])),
-            (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => {
-                Some(u32::from_be_bytes([kind, code, kind, code]))
+            &[s1, s0, d1, d0, ..] if protocol == protocol::UDP || protocol == protocol::TCP => {
+                Some(u32::from_be_bytes([s1, s0, d1, d0]))
             }
-            _ => None,
+            upper => rare_ports(protocol, upper),
         };
         let ports = ports.map_or(0, |p| u64::from(p) << DESTINATION_PORT_SHIFT | VISIBLE);
         Self {
@@ -256,6 +263,7 @@ impl Selector {
 
 /// Selectors of an SA as packets are compared with them. The first one that is of IPv4 is kept as numbers, as nearly every SA has
 /// one; the others are asked when that does not fit.
+#[repr(C)]
 pub(crate) struct Admission {
     quick: Option<QuickV4>,
     all: Box<[Selector]>,
@@ -316,6 +324,9 @@ impl QuickV4 {
 }
 
 impl Admission {
+    /// What every packet looks at lies in front of this.
+    pub(crate) const HOT_BYTES: usize = core::mem::offset_of!(Self, all);
+
     pub(crate) fn new(selectors: &[Selector]) -> Self {
         Self { quick: selectors.iter().find_map(QuickV4::of), all: selectors.into() }
     }

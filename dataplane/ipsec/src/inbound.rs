@@ -1,6 +1,6 @@
 //! Inbound protected packets, in bursts (RFC 4301 §5.2).
 
-use crate::accounting::{Events, Totals};
+use crate::accounting::{Events, Run, Totals};
 use crate::aead::{OpenJob, open_burst};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
@@ -57,7 +57,7 @@ pub fn process_burst<B: PacketBuffer>(
         let mut stage = Stage::new();
         admit(sad, chunk, &mut stage);
         open(sad, chunk, &mut stage);
-        conclude(sad, chunk, stage, totals);
+        conclude(sad, chunk, &mut stage, totals);
     }
 }
 
@@ -146,17 +146,20 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
 fn conclude<B: PacketBuffer>(
     sad: &mut InboundSad,
     packets: &mut [InboundPacket<B>],
-    stage: Stage,
+    stage: &mut Stage,
     totals: &mut Totals,
 ) {
+    let mut run = Run::default();
     for (packet, admitted) in packets.iter_mut().zip(stage) {
-        let Some(admitted) = admitted else { continue };
+        let Some(admitted) = admitted.take() else { continue };
         let Some(sa) = sad.get_mut(admitted.spi) else { continue };
-        let (result, events) = sa.conclude(&packet.header, admitted, &mut packet.buffer, totals);
+        let (result, events) =
+            sa.conclude(&packet.header, admitted, &mut packet.buffer, &mut run, totals);
         packet.events = events;
         packet.outcome = match result {
             Ok(inner) => Outcome::Accepted(inner),
             Err(cause) => Outcome::Dropped(cause),
         };
     }
+    run.end(totals);
 }

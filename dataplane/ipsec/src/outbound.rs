@@ -1,6 +1,6 @@
 //! Outbound packets that a policy protects, in bursts (RFC 4301 §5.1).
 
-use crate::accounting::{Events, Totals};
+use crate::accounting::{Events, Run, Totals};
 use crate::aead::{SealJob, seal_burst};
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
@@ -156,12 +156,14 @@ fn finish<B: PacketBuffer>(
     stage: &Stage,
     totals: &mut Totals,
 ) {
+    let mut run = Run::default();
     for (packet, prepared) in packets.iter_mut().zip(stage) {
         if let Some(prepared) = prepared
             && packet.outcome == Outcome::Sealed
             && let Some(sa) = sad.get(packet.sa)
         {
-            sa.finish(packet.buffer.data_mut(), prepared, totals);
+            sa.finish(packet.buffer.data_mut(), prepared, &mut run, totals);
         }
     }
+    run.end(totals);
 }

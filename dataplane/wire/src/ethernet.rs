@@ -122,13 +122,3 @@ pub fn emit(destination: Mac, source: Mac, ether_type: u16) -> [u8; HEADER_LEN] 
     let [high, low] = ether_type.to_be_bytes();
     [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low]
 }
-
-/// Writes an untagged header where it is to be.
-#[inline]
-pub fn write(header: &mut [u8; HEADER_LEN], destination: Mac, source: Mac, ether_type: u16) {
-    let (to, rest) = header.split_at_mut(6);
-    let (from, kind) = rest.split_at_mut(6);
-    to.copy_from_slice(&destination.0);
-    from.copy_from_slice(&source.0);
-    kind.copy_from_slice(&ether_type.to_be_bytes());
-}

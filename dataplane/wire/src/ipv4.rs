@@ -203,9 +203,12 @@ impl Header {
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<MIN_HEADER_LEN>().filter(|h| h[0] >> 4 == 4)?;
     let ttl = header[8].checked_sub(1).filter(|&ttl| ttl > 0)?;
-    let old = u16::from_be_bytes([header[8], header[9]]);
-    let new = u16::from_be_bytes([ttl, header[9]]);
-    let sum = checksum::update(u16::from_be_bytes([header[10], header[11]]), old, new);
+    // The TTL is the high half of its word: one less there is 0x100 more here (RFC 1624 §3), and as no sum that is computed is all
+    // ones, neither is this one.
+    let sum = u16::from_be_bytes([header[10], header[11]]);
+    let (sum, wrapped) = sum.overflowing_add(0x100);
+    let sum = sum.wrapping_add(u16::from(wrapped));
+    let sum = if sum == 0xffff { 0 } else { sum };
     header[8] = ttl;
     [header[10], header[11]] = sum.to_be_bytes();
     Some(ttl)

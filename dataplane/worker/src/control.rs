@@ -5,10 +5,9 @@ use crate::command::{
     Binding, Command, Delivery, Endpoints, NewInbound, NewOutbound, WorkerShared,
 };
 use crate::forwarding::NextHop;
-use crate::sa_usage::SaUsage;
+use crate::sa_usage::{Due, SaUsage};
 use crate::waiting::Key;
 use crate::worker::Worker;
-use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::esp::inbound::Peer;
 use ipsec::sa::{PairId, Spi};
@@ -18,9 +17,12 @@ use std::sync::Arc;
 
 /// What the worker knows of an inbound SA beside its runtime form.
 #[derive(Debug)]
+#[repr(align(32))]
 pub(crate) struct InboundSide {
     pub(crate) pair: PairId,
     pub(crate) delivery: Delivery,
+    /// Whether `usage` is to be published.
+    pub(crate) is_due: bool,
     pub(crate) usage: Arc<SaUsage>,
     /// A: see [`Binding::active`].
     pub(crate) active: Arc<AtomicBool>,
@@ -28,10 +30,12 @@ pub(crate) struct InboundSide {
 
 /// What the worker knows of an outbound SA beside its runtime form.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct OutboundSide {
     pub(crate) pair: PairId,
     pub(crate) generation: u32,
-    pub(crate) remote: IpAddr,
+    /// Whether `usage` is to be published.
+    pub(crate) is_due: bool,
     pub(crate) usage: Arc<SaUsage>,
     /// What an ICMP error or the control thread said of the path; the link's MTU holds as well.
     pub(crate) path_mtu: u16,
@@ -39,6 +43,10 @@ pub(crate) struct OutboundSide {
     pub(crate) hop: NextHop,
     pub(crate) hop_version: u64,
 }
+
+// A cache line, and half of one.
+const _: () = assert!(size_of::<Option<OutboundSide>>() == 64);
+const _: () = assert!(size_of::<Option<InboundSide>>() == 32);
 
 /// Where the SAs of a pair are.
 #[derive(Debug, Default)]
@@ -136,7 +144,11 @@ impl Worker {
             return;
         }
         self.larval.remove(&spi);
-        place(&mut self.inbound, spi.slot(), InboundSide { pair, delivery, usage, active });
+        place(
+            &mut self.inbound,
+            spi.slot(),
+            InboundSide { pair, delivery, is_due: false, usage, active },
+        );
         self.pairs.entry(pair).or_default().inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
     }
@@ -144,7 +156,6 @@ impl Worker {
     fn add_outbound(&mut self, new: NewOutbound) {
         let NewOutbound { pair, at, sa, usage } = new;
         let slot = Slot(at.slot);
-        let (_, remote) = sa.endpoints();
         // The control thread gives a slot out again only when its delete was complete here.
         if self.outbound_sad.insert(slot, sa).is_err() {
             return;
@@ -152,7 +163,7 @@ impl Worker {
         let side = OutboundSide {
             pair,
             generation: at.generation,
-            remote,
+            is_due: false,
             usage,
             path_mtu: u16::MAX,
             hop: NextHop::NoRoute,
@@ -188,7 +199,6 @@ impl Worker {
             && sa.set_endpoints(local, remote, encap).is_ok()
             && let Some(Some(side)) = self.outbound.get_mut(slot.0 as usize)
         {
-            side.remote = remote;
             side.hop_version = 0;
         }
     }
@@ -273,12 +283,14 @@ impl Worker {
     fn remove_pair(&mut self, pair: PairId) {
         let Some(PairPlaces { inbound, outbound }) = self.pairs.remove(&pair) else { return };
         if let Some(spi) = inbound {
+            self.publish_usage_of(Due::Inbound(spi));
             self.sad.remove(spi);
             if let Some(side) = self.inbound.get_mut(spi.slot()) {
                 *side = None;
             }
         }
         if let Some(slot) = outbound {
+            self.publish_usage_of(Due::Outbound(slot));
             self.outbound_sad.remove(slot);
             if let Some(side) = self.outbound.get_mut(slot.0 as usize) {
                 *side = None;

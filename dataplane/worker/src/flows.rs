@@ -13,7 +13,7 @@ use crate::account::Drop;
 use crate::command::{HandedOff, SaRef};
 use crate::config::{PortId, Side};
 use crate::forwarding::NextHop;
-use crate::packet::{Origin, Packet};
+use crate::packet::{Origin, Packet, put};
 use crate::worker::Worker;
 use ipsec::flow::FlowId;
 use ipsec::prefetch::prefetch;
@@ -103,9 +103,16 @@ impl Worker {
         origin: Origin,
         to_us: bool,
         side: Side,
-    ) {
-        let place = self.flows.place(&flow);
-        self.plain.push(Plain { packet, flow, place, origin, to_us, side });
+    ) -> &mut Packet {
+        // A run of packets of one flow is looked for once.
+        let place = match self.plain.last() {
+            Some(last) if last.flow == flow => last.place,
+            _ => self.flows.place(&flow),
+        };
+        let plain = Plain { packet, flow, place, origin, to_us, side };
+        let packet = &mut put(&mut self.plain, plain).packet;
+        packet.set_origin(origin);
+        packet
     }
 
     /// Decides about the plain packets in hand.
@@ -144,7 +151,6 @@ impl Worker {
     fn follow(&mut self, mut packet: Packet, flow: &FlowId, decision: Decision, origin: Origin) {
         match decision {
             Decision::Protect { core, slot, generation, policy, .. } => {
-                packet.set_origin(origin);
                 if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
                     return self.time_exceeded(packet);
                 }
@@ -159,7 +165,6 @@ impl Worker {
                 if packet.len() > usize::from(mtu) {
                     return self.forward(packet, &flow.flow(), origin, None);
                 }
-                packet.set_origin(origin);
                 if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
                     return self.time_exceeded(packet);
                 }

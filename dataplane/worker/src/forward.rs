@@ -1,10 +1,11 @@
 //! Out of the worker: next hop, TTL, MTU, ICMP errors, the host port, transmission.
 
 use crate::account::WorkerDrop;
+use crate::config::PortId;
 use crate::flows::{Decision, Question};
 use crate::forwarding::NextHop;
 use crate::ingress::flow_of;
-use crate::packet::{Origin, Packet, Sender};
+use crate::packet::{Origin, Packet, Sender, put};
 use crate::waiting::Key;
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -14,6 +15,7 @@ use ipsec::flow::Flow;
 use ipsec::selector::Action;
 use stats::Worker as Row;
 use std::time::Instant;
+use wire::ethernet::Mac;
 use wire::ip::Ip;
 use wire::{ethernet, icmp};
 
@@ -74,23 +76,11 @@ impl Worker {
 
     /// Gives an IP packet to a station, or lets it wait for that one's address.
     #[inline]
-    pub(crate) fn send(&mut self, mut packet: Packet, hop: NextHop) {
+    pub(crate) fn send(&mut self, packet: Packet, hop: NextHop) {
         match hop {
             NextHop::Station { port, source, destination, .. } => {
-                let ether_type = if packet[0] >> 4 == 4 { ethernet::IPV4 } else { ethernet::IPV6 };
-                let front = packet.0.push_front(ethernet::HEADER_LEN);
-                let Some(front) = front.and_then(<[u8]>::first_chunk_mut) else {
-                    return self.drop_packet(packet, DropCause::NoRoom);
-                };
-                ethernet::write(front, destination, source, ether_type);
-                // The hop came from the links, which name only ports; one that is not there sends nothing.
-                let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
-                    return self.drop_packet(packet, WorkerDrop::NoRoute);
-                };
-                state.transmit.push(packet.0);
-                if state.transmit.len() >= 2 * BURST {
-                    self.transmit_all();
-                }
+                let header = ethernet_header(&packet, source, destination);
+                self.send_frame(packet, port, &header);
             }
             NextHop::Unresolved { port, address, .. } => {
                 self.wait(packet, Key::NextHop(port, address));
@@ -98,6 +88,30 @@ impl Worker {
             NextHop::Host => self.deliver_to_host(packet),
             NextHop::Blackhole => self.drop_packet(packet, WorkerDrop::Blackhole),
             NextHop::NoRoute => self.drop_packet(packet, WorkerDrop::NoRoute),
+        }
+    }
+
+    /// Puts an IP packet behind its Ethernet header and gives it to a port.
+    #[inline]
+    pub(crate) fn send_frame(
+        &mut self,
+        packet: Packet,
+        port: PortId,
+        header: &[u8; ethernet::HEADER_LEN],
+    ) {
+        if packet.0.headroom() < ethernet::HEADER_LEN {
+            return self.drop_packet(packet, DropCause::NoRoom);
+        }
+        // The hop came from the links, which name only ports; one that is not there sends nothing.
+        let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
+            return self.drop_packet(packet, WorkerDrop::NoRoute);
+        };
+        let frame = put(&mut state.transmit, packet.0);
+        if let Some(front) = frame.push_front(ethernet::HEADER_LEN) {
+            front.copy_from_slice(header);
+        }
+        if state.transmit.len() >= 2 * BURST {
+            self.transmit_all();
         }
     }
 
@@ -226,6 +240,17 @@ impl Worker {
             }
         }
     }
+}
+
+/// The Ethernet header of an IP packet.
+#[inline]
+pub(crate) fn ethernet_header(
+    packet: &[u8],
+    source: Mac,
+    destination: Mac,
+) -> [u8; ethernet::HEADER_LEN] {
+    let is_v4 = packet.first().is_some_and(|b| b >> 4 == 4);
+    ethernet::emit(destination, source, if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 })
 }
 
 /// How many of something may be sent now: a token bucket (RFC 4443 §2.4 f).

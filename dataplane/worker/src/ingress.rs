@@ -3,17 +3,18 @@
 use crate::account::WorkerDrop;
 use crate::command::{HandedOff, Handoff};
 use crate::config::{PortId, Side};
-use crate::packet::{Origin, Packet};
+use crate::packet::{Origin, Packet, put};
 use crate::waiting::{Key, Released};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
 use ipsec::classify::{Class, Protected, classify};
 use ipsec::drop_cause::DropCause;
-use ipsec::flow::Flow;
+use ipsec::flow::{Flow, FlowId};
 use ipsec::inbound::InboundPacket;
 use ipsec::packet::PacketBuffer;
 use ipsec::prefetch::prefetch;
 use ipsec::sa::Spi;
+use ipsec::spi::CoreId;
 use stats::Worker as Row;
 use wire::ethernet::{self, Mac};
 use wire::ip::Ip;
@@ -204,6 +205,29 @@ impl Worker {
         if !is_ip {
             return self.drop_packet(packet, WorkerDrop::NotIp);
         }
+        // The two cases that traffic is made of; everything else is looked at as a whole.
+        let bytes = packet.get(header_len..).unwrap_or_default();
+        if let Ok(Ip::V4(ip)) = Ip::parse(bytes) {
+            let core = self.core;
+            let to_us = self.forwarding.addresses.contains(ip.destination().into());
+            if !to_us {
+                let (flow, len) = (FlowId::of_v4(&ip), ip.total_len());
+                let packet = self.take_plain(packet, flow, Origin::Port, false, side);
+                packet.trim_front(header_len);
+                // Link-layer padding goes.
+                packet.0.truncate(len);
+                packet.set_arrival(core);
+                return;
+            }
+            if let Some(header) = Protected::of_plain_esp(&ip)
+                && self.owner(header.spi) == core
+            {
+                let packet = self.take_protected(packet, header);
+                packet.trim_front(header_len);
+                packet.set_arrival(core);
+                return;
+            }
+        }
         packet.trim_front(header_len);
         packet.set_arrival(self.core);
         self.classify(packet, Origin::Port, side);
@@ -218,7 +242,7 @@ impl Worker {
 
     /// What an IP packet from a port, from another worker's port or from the kernel is.
     #[inline]
-    fn classify(&mut self, mut packet: Packet, origin: Origin, side: Side) {
+    fn classify(&mut self, packet: Packet, origin: Origin, side: Side) {
         let class = classify(&packet, &self.forwarding.addresses, self.encap_port);
         match class {
             Err(cause) => self.drop_packet(packet, cause),
@@ -227,24 +251,38 @@ impl Worker {
             Ok(Class::KeepAlive) => self.drop_packet(packet, WorkerDrop::KeepAlive),
             Ok(Class::Ike) => self.deliver_to_host(packet),
             Ok(Class::Clear { flow, to_us, end }) => {
-                // Link-layer padding goes; the length was checked.
+                let packet = self.take_plain(packet, flow, Origin::Port, to_us, side);
+                // Link-layer padding goes.
                 packet.0.truncate(usize::from(end));
-                self.take_plain(packet, flow, Origin::Port, to_us, side);
             }
         }
     }
 
     /// ESP and AH to this gateway: opened here, or by the core that the SPI names.
     fn protected(&mut self, packet: Packet, header: Protected, origin: Origin) {
-        let owner = Spi::new(header.spi).map_or(self.core, Spi::core);
+        let owner = self.owner(header.spi);
         if owner != self.core && owner.index() < self.shared.len() && origin == Origin::Port {
             return self.hand_off(packet, owner, HandedOff::Inbound);
         }
-        self.sad.prefetch(header.spi);
-        if let Some(side) = self.inbound.get(Spi::for_known_answer(header.spi).slot()) {
-            prefetch(side);
+        self.take_protected(packet, header);
+    }
+
+    /// The core that an SPI names.
+    #[inline]
+    fn owner(&self, spi: u32) -> CoreId {
+        Spi::new(spi).map_or(self.core, Spi::core)
+    }
+
+    /// Takes a protected packet into the burst, and asks for its SA.
+    #[inline]
+    fn take_protected(&mut self, packet: Packet, header: Protected) -> &mut Packet {
+        if self.opening.last().is_none_or(|last| last.header.spi != header.spi) {
+            self.sad.prefetch(header.spi);
+            if let Some(side) = self.inbound.get(Spi::for_known_answer(header.spi).slot()) {
+                prefetch(side);
+            }
         }
-        self.opening.push(InboundPacket::new(packet, header));
+        &mut put(&mut self.opening, InboundPacket::new(packet, header)).buffer
     }
 
     /// A copy in a frame of this worker; without one it is dropped.

@@ -5,6 +5,7 @@ use crate::config::Side;
 use crate::event::{Direction, Event, Limit};
 use crate::flows::Question;
 use crate::packet::{Origin, Packet};
+use crate::sa_usage::Due;
 use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -15,6 +16,7 @@ use ipsec::flow::{Flow, FlowId};
 use ipsec::inbound::{InboundPacket, Outcome, process_burst};
 use ipsec::sa::{PairId, Spi};
 use ipsec::selector::Action;
+use wire::ip::Ip;
 
 impl Worker {
     /// Opens the packets in hand, all SAs together.
@@ -26,7 +28,6 @@ impl Worker {
         let mut totals = Totals::default();
         process_burst(&mut self.sad, &mut burst, &mut totals);
         self.account.opened(&totals);
-        let mut run: Option<Spi> = None;
         for InboundPacket { buffer: packet, header, outcome, events } in burst.drain(..) {
             let spi = Spi::new(header.spi);
             if !events.is_empty()
@@ -35,12 +36,8 @@ impl Worker {
                 self.tell_inbound(spi, &header, &packet, events);
             }
             match outcome {
-                Outcome::Accepted(inner) => {
-                    if run != spi {
-                        self.publish_usage(run);
-                        run = spi;
-                    }
-                    self.opened(packet, spi, inner.flow);
+                Outcome::Accepted(_) => {
+                    self.opened(packet, spi);
                 }
                 Outcome::Dropped(cause) => {
                     if cause == DropCause::UnknownSpi {
@@ -56,27 +53,35 @@ impl Worker {
                 Outcome::Pending => self.drop_packet(packet, DropCause::UnknownSpi),
             }
         }
-        self.publish_usage(run);
         self.opening = burst;
     }
 
-    fn publish_usage(&self, spi: Option<Spi>) {
-        if let Some(spi) = spi
-            && let Some(Some(side)) = self.inbound.get(spi.slot())
-            && let Some(sa) = self.sad.get(spi)
-        {
-            side.usage.publish(sa.usage(), self.now.saturating_duration_since(self.epoch));
-        }
-    }
-
     #[inline]
-    fn opened(&mut self, packet: Packet, spi: Option<Spi>, flow: FlowId) {
-        match self.inbound.get(spi.map_or(0, Spi::slot)) {
-            Some(Some(side)) if side.delivery == Delivery::Forward => {
+    fn opened(&mut self, packet: Packet, spi: Option<Spi>) {
+        // `process_burst` found it under its SPI.
+        let (Some(spi), Some(Some(side))) = (spi, self.inbound.get_mut(spi.map_or(0, Spi::slot)))
+        else {
+            return self.deliver_to_host(packet);
+        };
+        if !side.is_due {
+            side.is_due = true;
+            self.due.push_back(Due::Inbound(spi));
+        }
+        match side.delivery {
+            Delivery::Forward => {
                 let origin = Origin::Decapsulated(side.pair);
+                let flow = match Ip::parse(&packet) {
+                    Ok(Ip::V4(ip)) => Ok(FlowId::of_v4(&ip)),
+                    Ok(ip @ Ip::V6(_)) => FlowId::of(&ip),
+                    Err(malformed) => Err(malformed),
+                };
+                // What the SA accepted is well formed.
+                let Ok(flow) = flow else {
+                    return self.drop_packet(packet, DropCause::InnerMalformed);
+                };
                 self.take_plain(packet, flow, origin, false, Side::Protected);
             }
-            _ => self.deliver_to_host(packet),
+            Delivery::Host => self.deliver_to_host(packet),
         }
     }
 

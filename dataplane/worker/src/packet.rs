@@ -13,6 +13,15 @@ use ipsec::spi::CoreId;
 #[derive(Debug)]
 pub(crate) struct Packet(pub(crate) Frame);
 
+/// Pushes something and gives it back to be changed where it lies now. What is changed first and moved afterwards waits for its own
+/// stores: a processor does not forward two bytes into a load of sixteen.
+#[inline]
+pub(crate) fn put<T>(burst: &mut Vec<T>, what: T) -> &mut T {
+    let at = burst.len();
+    burst.push(what);
+    &mut burst[at]
+}
+
 /// How a packet came into a worker's hands, which decides what forwarding means for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {

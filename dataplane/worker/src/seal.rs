@@ -1,20 +1,24 @@
 //! The outbound burst (RFC 4301 §5.1).
 
 use crate::event::{Direction, Event, Limit};
+use crate::forward::ethernet_header;
 use crate::forwarding::NextHop;
 use crate::packet::Packet;
+use crate::sa_usage::Due;
 use crate::worker::Worker;
 use ipsec::accounting::{Events, Totals};
 use ipsec::drop_cause::DropCause;
 use ipsec::outbound::{OutboundPacket, Outcome, process_burst};
 use ipsec::sad::Slot;
-use wire::icmp;
+use wire::{ethernet, icmp};
 
 impl Worker {
     /// Takes a packet into the burst of an SA of this worker.
     #[inline]
     pub(crate) fn seal_with(&mut self, packet: Packet, slot: Slot) {
-        self.ask_for_outbound(slot);
+        if self.sealing.last().is_none_or(|last| last.sa != slot) {
+            self.ask_for_outbound(slot);
+        }
         self.sealing.push(OutboundPacket::new(packet, slot));
     }
 
@@ -36,16 +40,15 @@ impl Worker {
     /// Finds out anew where the peer of an SA is reached, and the MTU on the way.
     pub(crate) fn refresh_hop(&mut self, slot: Slot) {
         let Some(Some(side)) = self.outbound.get_mut(slot.0 as usize) else { return };
-        side.hop = self.forwarding.resolve(side.remote);
+        let Some(sa) = self.outbound_sad.get_mut(slot) else { return };
+        let (_, remote) = sa.endpoints();
+        side.hop = self.forwarding.resolve(remote);
         side.hop_version = self.forwarding_version;
         let link = match side.hop {
             NextHop::Station { mtu, .. } | NextHop::Unresolved { mtu, .. } => mtu,
             NextHop::Blackhole | NextHop::Host | NextHop::NoRoute => u16::MAX,
         };
-        let mtu = side.path_mtu.min(link);
-        if let Some(sa) = self.outbound_sad.get_mut(slot) {
-            sa.set_path_mtu(mtu);
-        }
+        sa.set_path_mtu(side.path_mtu.min(link));
     }
 
     /// Seals the packets in hand, all SAs together.
@@ -58,7 +61,8 @@ impl Worker {
             let mut totals = Totals::default();
             process_burst(&mut self.outbound_sad, &mut burst, &mut totals);
             self.account.sealed(&totals);
-            let mut run = None;
+            let (mut run, mut hop) = (None, NextHop::NoRoute);
+            let mut header = [0; ethernet::HEADER_LEN];
             for OutboundPacket { buffer: packet, sa, outcome, events } in burst.drain(..) {
                 if !events.is_empty() {
                     self.tell_outbound(sa, events);
@@ -66,10 +70,17 @@ impl Worker {
                 match outcome {
                     Outcome::Sealed => {
                         if run != Some(sa) {
-                            self.publish_outbound(run);
                             run = Some(sa);
+                            hop = self.hop_of(sa);
+                            if let NextHop::Station { source, destination, .. } = hop {
+                                header = ethernet_header(&packet, source, destination);
+                            }
                         }
-                        self.send_sealed(packet, sa);
+                        // All packets of an SA have one outer IP version.
+                        match hop {
+                            NextHop::Station { port, .. } => self.send_frame(packet, port, &header),
+                            _ => self.send(packet, hop),
+                        }
                     }
                     Outcome::TooBig(mtu) => {
                         self.error_about(&packet, icmp::Error::TooBig(mtu));
@@ -85,25 +96,22 @@ impl Worker {
                     Outcome::Pending => self.drop_packet(packet, DropCause::NoSa),
                 }
             }
-            self.publish_outbound(run);
             self.spare = burst;
         }
     }
 
-    fn send_sealed(&mut self, packet: Packet, slot: Slot) {
-        let hop = match self.outbound.get(slot.0 as usize) {
-            Some(Some(side)) => side.hop,
+    /// The next hop of an SA that has carried a packet.
+    #[inline]
+    fn hop_of(&mut self, slot: Slot) -> NextHop {
+        match self.outbound.get_mut(slot.0 as usize) {
+            Some(Some(side)) => {
+                if !side.is_due {
+                    side.is_due = true;
+                    self.due.push_back(Due::Outbound(slot));
+                }
+                side.hop
+            }
             _ => NextHop::NoRoute,
-        };
-        self.send(packet, hop);
-    }
-
-    fn publish_outbound(&self, slot: Option<Slot>) {
-        if let Some(slot) = slot
-            && let Some(Some(side)) = self.outbound.get(slot.0 as usize)
-            && let Some(sa) = self.outbound_sad.get(slot)
-        {
-            side.usage.publish(sa.usage(), self.now.saturating_duration_since(self.epoch));
         }
     }
 

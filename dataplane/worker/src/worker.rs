@@ -11,6 +11,7 @@ use crate::forwarding::ForwardingTable;
 use crate::host::HostPort;
 use crate::packet::Packet;
 use crate::port_counters::PortReport;
+use crate::sa_usage::Due;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
 use af_xdp::wait::EventFd;
@@ -153,6 +154,9 @@ pub struct Worker {
     /// Events that are said once, until the end of the turn or until the ring has room.
     late_events: VecDeque<Event>,
 
+    /// SAs whose usage is to be published, each once, oldest first. Long as two tables at most.
+    pub(crate) due: VecDeque<Due>,
+
     // Bursts, empty between two sources.
     pub(crate) frames: Vec<Frame>,
     pub(crate) plain: Vec<Plain>,
@@ -225,6 +229,7 @@ impl Worker {
             injected_taken: 0,
             unknown_spis: Budget::new(10, 10, epoch),
             late_events: VecDeque::with_capacity(BURST),
+            due: VecDeque::with_capacity(2 * limits.sas),
             frames: Vec::with_capacity(BURST),
             plain: Vec::with_capacity(2 * BURST),
             opening: Vec::with_capacity(2 * BURST),
@@ -285,6 +290,7 @@ impl Worker {
         self.expire_waiting();
         self.finish_deletes();
         self.raise_late();
+        self.publish_usage(packets);
         let progress = Progress { commands, packets };
         self.account.add(Row::Turns, 1);
         let row = if progress.is_idle() { Row::IdleCycles } else { Row::BusyCycles };
@@ -324,7 +330,7 @@ impl Worker {
         // All ports are asked even when one refuses: `wake` below is for all.
         let refused =
             self.ports.iter_mut().filter_map(|p| (!p.port.prepare_sleep()).then_some(())).count();
-        if refused == 0 && !self.waiting.has_released() {
+        if refused == 0 && !self.waiting.has_released() && self.due.is_empty() {
             self.account.add(Row::Sleeps, 1);
             let shared = &self.shared[self.core.index()];
             let sources = self.ports.iter().filter_map(|p| p.port.fd()).chain(self.host.fd());

@@ -74,6 +74,24 @@ impl<'a> Aad<'a> {
     }
 }
 
+impl Aad<'_> {
+    /// The AAD of ESP: SPI and sequence number, with its high half in the middle when that is 64 bits (RFC 4106 §5).
+    ///
+    /// It is put together in registers: bytes written one by one and read as a whole stall the processor.
+    #[inline]
+    pub fn esp(spi: u32, sequence: u64, esn: bool) -> Self {
+        // As a number whose lowest byte comes first.
+        let word = |n: u32| u128::from(n.swap_bytes());
+        let (high, low) = ((sequence >> 32) as u32, sequence as u32);
+        let (block, len) = if esn {
+            (word(spi) | word(high) << 32 | word(low) << 64, 12)
+        } else {
+            (word(spi) | word(low) << 32, 8)
+        };
+        Self { bytes: AadBytes { block: block.to_le_bytes() }, len, borrowed: PhantomData }
+    }
+}
+
 impl From<[u8; 8]> for Aad<'_> {
     #[inline]
     fn from(aad: [u8; 8]) -> Self {
@@ -440,8 +458,8 @@ impl<'a> Job<'a> {
 /// The block J0 of a 96-bit nonce (SP 800-38D §7.1).
 #[inline]
 fn first_counter(nonce: [u8; NONCE_LEN]) -> [u8; 16] {
-    let mut j0 = [0; 16];
-    j0[..NONCE_LEN].copy_from_slice(&nonce);
-    j0[15] = 1;
-    j0
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = nonce;
+    let salt = u128::from(u32::from_le_bytes([a, b, c, d]));
+    let iv = u128::from(u64::from_le_bytes([e, f, g, h, i, j, k, l]));
+    (salt | iv << 32 | 1 << 120).to_le_bytes()
 }

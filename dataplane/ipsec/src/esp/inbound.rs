@@ -7,7 +7,7 @@
 
 use super::serial::Place;
 use super::suite::{self, Sizes, Suite};
-use crate::accounting::{Contribution, Events, Totals, Usage};
+use crate::accounting::{Contribution, Events, Run, Totals, Usage};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{Admission, FlowId};
@@ -50,6 +50,10 @@ pub struct InboundSa {
 }
 
 impl InboundSa {
+    /// Cache lines that every packet touches: up to the first selector.
+    pub(crate) const HOT_LINES: usize =
+        (core::mem::offset_of!(Self, selectors) + Admission::HOT_BYTES).div_ceil(64);
+
     /// Computes everything that does not change from packet to packet.
     ///
     /// # Errors
@@ -201,10 +205,11 @@ impl InboundSa {
         header: &Protected,
         admitted: Admitted,
         buffer: &mut B,
+        run: &mut Run,
         totals: &mut Totals,
     ) -> (Result<Inner, DropCause>, Events) {
         let mut events = Events::NONE;
-        let result = self.unwrap(header, admitted, buffer, totals, &mut events);
+        let result = self.unwrap(header, admitted, buffer, run, totals, &mut events);
         (result, events)
     }
 
@@ -214,6 +219,7 @@ impl InboundSa {
         header: &Protected,
         admitted: Admitted,
         buffer: &mut B,
+        run: &mut Run,
         totals: &mut Totals,
         events: &mut Events,
     ) -> Result<Inner, DropCause> {
@@ -238,24 +244,24 @@ impl InboundSa {
         if next_header == protocol::NO_NEXT_HEADER {
             return Err(DropCause::Dummy);
         }
-        let (start, len, id) = if self.contribution.tunnel {
+        let (start, len, admitted) = if self.contribution.tunnel {
             let payload = plain.get_mut(..payload_len).ok_or(DropCause::BadPadding)?;
-            let inner = read_inner(payload, next_header)?;
+            let inner = self.read_inner(payload, next_header)?;
             let traffic_class =
                 self.inner_traffic_class(inner.traffic_class, header.traffic_class)?;
             if traffic_class != inner.traffic_class {
                 wire::ip::set_traffic_class(payload, traffic_class);
             }
-            (text, inner.len, inner.id)
+            (text, inner.len, inner.admitted)
         } else {
             let (start, end) =
                 (join_transport(buffer.data_mut(), header, text), text + payload_len);
             let start = start.ok_or(DropCause::BadLength)?;
             let packet = buffer.data_mut().get_mut(start..end).ok_or(DropCause::BadPadding)?;
             let id = restore_transport(packet, next_header, header)?;
-            (start, end - start, id)
+            (start, end - start, self.selectors.admits_inbound(&id))
         };
-        if !self.selectors.admits_inbound(&id) {
+        if !admitted {
             return Err(DropCause::SelectorMismatch);
         }
 
@@ -265,10 +271,10 @@ impl InboundSa {
             return Err(DropCause::LifetimeReached);
         }
         *events |= self.usage.charge(bytes);
-        totals.add(self.contribution, bytes);
+        run.add(self.contribution, bytes, totals);
         buffer.trim_front(start);
         buffer.set_len(len).map_err(|_| DropCause::NoRoom)?;
-        Ok(Inner { flow: id })
+        Ok(Inner { len: len as u16 })
     }
 
     #[inline]
@@ -281,6 +287,27 @@ impl InboundSa {
         if order == Order::Newest && peer != self.peer {
             self.peer = peer;
             *events |= Events::PEER_MOVED;
+        }
+    }
+
+    /// Checks that the payload begins with the IP packet that the next header promises; what follows it is
+    /// traffic flow confidentiality padding (RFC 4303 §2.7).
+    #[inline]
+    fn read_inner(&self, payload: &[u8], next_header: u8) -> Result<InnerHeader, DropCause> {
+        let admits = |id: &FlowId| self.selectors.admits_inbound(id);
+        match (next_header, Ip::parse(payload)) {
+            (protocol::IPV4, Ok(Ip::V4(ip))) if ip.checksum_ok() => Ok(InnerHeader {
+                len: ip.total_len(),
+                traffic_class: ip.traffic_class(),
+                admitted: admits(&FlowId::of_v4(&ip)),
+            }),
+            (protocol::IPV6, Ok(ip @ Ip::V6(_))) => {
+                let id = FlowId::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
+                let (len, traffic_class) = (ip.total_len(), ip.traffic_class());
+                Ok(InnerHeader { len, traffic_class, admitted: admits(&id) })
+            }
+            (protocol::IPV4 | protocol::IPV6, _) => Err(DropCause::InnerMalformed),
+            _ => Err(DropCause::BadNextHeader),
         }
     }
 
@@ -324,14 +351,15 @@ pub(crate) struct Admitted {
 /// A packet that came out of its tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
-    /// Its selector values.
-    pub flow: FlowId,
+    /// Its length in bytes.
+    pub len: u16,
 }
 
 struct InnerHeader {
     len: usize,
     traffic_class: u8,
-    id: FlowId,
+    /// Whether the SA's selectors are for it.
+    admitted: bool,
 }
 
 /// Reads and checks pad length, padding and next header (RFC 4303 §2.4 to §2.6): the length of what
@@ -346,26 +374,6 @@ fn read_trailer(plain: &[u8]) -> Result<(usize, u8), DropCause> {
         return Err(DropCause::BadPadding);
     }
     Ok((payload_len, next_header))
-}
-
-/// Checks that the payload begins with the IP packet that the next header promises; what follows it is
-/// traffic flow confidentiality padding (RFC 4303 §2.7).
-#[inline]
-fn read_inner(payload: &[u8], next_header: u8) -> Result<InnerHeader, DropCause> {
-    if !matches!(next_header, protocol::IPV4 | protocol::IPV6) {
-        return Err(DropCause::BadNextHeader);
-    }
-    let ip = Ip::parse(payload).map_err(|_| DropCause::InnerMalformed)?;
-    let sound = match (&ip, next_header) {
-        (Ip::V4(ip), protocol::IPV4) => ip.checksum_ok(),
-        (Ip::V6(_), protocol::IPV6) => true,
-        _ => false,
-    };
-    if !sound {
-        return Err(DropCause::InnerMalformed);
-    }
-    let id = FlowId::of(&ip).map_err(|_| DropCause::InnerMalformed)?;
-    Ok(InnerHeader { len: ip.total_len(), traffic_class: ip.traffic_class(), id })
 }
 
 /// Moves the IP header of a transport-mode packet up to its payload at `text`; the offset where the

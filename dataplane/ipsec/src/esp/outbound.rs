@@ -11,7 +11,7 @@
 
 use super::serial::Place;
 use super::suite::{self, Sizes, Suite};
-use crate::accounting::{Contribution, Events, Totals, Usage};
+use crate::accounting::{Contribution, Events, Run, Totals, Usage};
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::packet::PacketBuffer;
@@ -148,6 +148,10 @@ impl Endpoints {
 }
 
 impl OutboundSa {
+    /// Cache lines that every packet touches: up to the counters of `usage`.
+    pub(crate) const HOT_LINES: usize =
+        (core::mem::offset_of!(Self, usage) + Usage::HOT_BYTES).div_ceil(64);
+
     /// Computes everything that does not change from packet to packet.
     ///
     /// # Errors
@@ -550,8 +554,14 @@ impl OutboundSa {
     /// Counts the packet, and writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
     /// checksums (RFC 6935) drop them, and RFC 3948 does not ask for them over IPv6.
     #[inline]
-    pub(crate) fn finish(&self, packet: &mut [u8], prepared: &Prepared, totals: &mut Totals) {
-        totals.add(self.contribution, prepared.bytes);
+    pub(crate) fn finish(
+        &self,
+        packet: &mut [u8],
+        prepared: &Prepared,
+        run: &mut Run,
+        totals: &mut Totals,
+    ) {
+        run.add(self.contribution, prepared.bytes, totals);
         if self.encap.is_none() || packet.first().is_none_or(|b| b >> 4 != 6) {
             return;
         }

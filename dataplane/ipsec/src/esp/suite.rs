@@ -180,11 +180,5 @@ pub(crate) fn nonce(salt: [u8; 4], iv: [u8; GCM_IV_LEN]) -> [u8; NONCE_LEN] {
 /// SPI and sequence number, with its high half in the middle when that is 64 bits (RFC 4106 §5).
 #[inline]
 pub(crate) fn aad<'a>(spi: u32, sequence: u64, esn: bool) -> Aad<'a> {
-    let [a, b, c, d] = spi.to_be_bytes();
-    let [h3, h2, h1, h0, l3, l2, l1, l0] = sequence.to_be_bytes();
-    if esn {
-        Aad::from([a, b, c, d, h3, h2, h1, h0, l3, l2, l1, l0])
-    } else {
-        Aad::from([a, b, c, d, l3, l2, l1, l0])
-    }
+    Aad::esp(spi, sequence, esn)
 }

@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::inbound::InboundSa;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_lines;
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
 
@@ -108,7 +108,7 @@ impl InboundSad {
     #[inline]
     pub fn prefetch(&self, spi: u32) {
         if let Some(entry) = self.entries.get(Spi::for_known_answer(spi).slot()) {
-            prefetch(entry);
+            prefetch_lines(entry, InboundSa::HOT_LINES);
         }
     }
 

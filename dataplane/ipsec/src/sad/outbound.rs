@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::outbound::OutboundSa;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_lines;
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,7 +61,7 @@ impl OutboundSad {
     #[inline]
     pub fn prefetch(&self, slot: Slot) {
         if let Some(entry) = self.entries.get(slot.0 as usize) {
-            prefetch(entry);
+            prefetch_lines(entry, OutboundSa::HOT_LINES);
         }
     }
 

@@ -4,8 +4,8 @@ use crate::flow::FlowId;
 use crate::prefetch::prefetch;
 use core::hash::BuildHasher;
 
-/// A bounded cache of what was found out about flows, one per worker. It never grows: of two flows in one bucket the third
-/// pushes out the older. Every entry has the version of what it was made from; those of another version are not found.
+/// A bounded cache of what was found out about flows, one per worker. It never grows: a flow has two buckets of two places, and where
+/// all are taken pushes another one out. Every entry has the version of what it was made from; those of another version are not found.
 ///
 /// `V` is what is remembered: with 20 bytes or less, an entry is one cache line.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl<V: Copy + Default> FlowCache<V> {
     #[inline]
     pub fn place(&self, id: &FlowId) -> Place {
         let place = Place(self.hash(id));
-        prefetch(self.bucket(place));
+        prefetch(&self.buckets[self.indices(place)[0]]);
         place
     }
 
@@ -62,37 +62,37 @@ impl<V: Copy + Default> FlowCache<V> {
     #[inline]
     pub fn get(&self, place: Place, id: &FlowId, context: Context, version: u32) -> Option<&V> {
         let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
-        self.bucket(place)
-            .iter()
-            .find(|e| e.rest == rest && e.version == version && e.addresses == id.addresses)
-            .map(|e| &e.value)
+        let [first, second] = self.indices(place);
+        let is_it =
+            |e: &&Entry<V>| e.rest == rest && e.version == version && e.addresses == id.addresses;
+        let entry = self.buckets[first].iter().find(is_it);
+        entry.or_else(|| self.buckets[second].iter().find(is_it)).map(|e| &e.value)
     }
 
     /// Remembers something of a flow, in place of what was remembered before.
     pub fn insert(&mut self, place: Place, id: &FlowId, context: Context, version: u32, value: V) {
         let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
         let entry = Entry { addresses: id.addresses, rest, version, value };
-        let at = self.index(place);
-        let [newest, older] = &mut self.buckets[at];
-        let replaces = |e: &Entry<V>| e.rest == rest && e.addresses == id.addresses;
-        if replaces(older) {
-            *older = entry;
-            return;
+        let indices = self.indices(place);
+        let is_same = |e: &Entry<V>| e.rest == rest && e.addresses == id.addresses;
+        let is_stale = |e: &Entry<V>| e.version != version;
+        // Never twice: where it is, or else where there is room, or else in place of the older of its first bucket.
+        for is_free in [&is_same as &dyn Fn(&Entry<V>) -> bool, &is_stale] {
+            for at in indices {
+                if let Some(free) = self.buckets[at].iter_mut().find(|e| is_free(e)) {
+                    *free = entry;
+                    return;
+                }
+            }
         }
-        if newest.version == version && !replaces(newest) {
-            *older = *newest;
-        }
-        *newest = entry;
+        let [first, second] = &mut self.buckets[indices[0]];
+        *second = core::mem::replace(first, entry);
     }
 
+    /// The two buckets of a place, which may be one.
     #[inline]
-    fn index(&self, Place(hash): Place) -> usize {
-        hash as usize & (self.buckets.len() - 1)
-    }
-
-    #[inline]
-    fn bucket(&self, place: Place) -> &Bucket<V> {
-        &self.buckets[self.index(place)]
+    fn indices(&self, Place(hash): Place) -> [usize; 2] {
+        [hash, hash >> 32].map(|hash| hash as usize & (self.buckets.len() - 1))
     }
 
     /// Multiplications of 64 by 64 bits, folded: two with IPv4, four with IPv6. Not a cryptographic hash: its answers never

@@ -231,8 +231,8 @@ fn icmp_types_and_hidden_ports_match_as_the_rfc_says() {
     }
 }
 
-/// Flows that differ in one field only, by counting, are spread as if by chance: of 4096 flows over 4096 buckets of two, 3671
-/// find place on the average.
+/// Flows that differ in one field only, by counting, are spread: of 4096 flows over 4096 buckets of two, with two of them for each
+/// flow, nearly all find place.
 #[test]
 fn neighbouring_flows_are_spread_over_the_cache() {
     let by_port = |n: u32| Flow {
@@ -259,6 +259,6 @@ fn neighbouring_flows_are_spread_over_the_cache() {
         }
         let found = ids.iter().filter(|id| cache.get(cache.place(id), id, Context(0), 1).is_some());
         let found = found.count();
-        assert!(found > 3450, "{found} of 4096");
+        assert!(found > 3950, "{found} of 4096");
     }
 }
