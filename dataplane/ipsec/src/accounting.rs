@@ -173,9 +173,16 @@ impl Usage {
 
     /// Whether after one packet of `bytes` more no limit is reached.
     #[inline]
-    fn is_far(&self, bytes: u64) -> bool {
+    pub(crate) fn is_far(&self, bytes: u64) -> bool {
         // A packet is far shorter than what would wrap below the limit.
         self.packets + 1 < self.watch_packets && self.bytes.saturating_add(bytes) < self.watch_bytes
+    }
+
+    /// Counts one packet after which no limit is reached.
+    #[inline]
+    pub(crate) fn charge_far(&mut self, bytes: u64) {
+        self.packets += 1;
+        self.bytes += bytes;
     }
 
     /// Says a refusal once.

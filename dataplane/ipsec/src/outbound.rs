@@ -59,8 +59,9 @@ pub fn process_burst<B: PacketBuffer>(
         ask_ahead(sad, chunk);
         let mut prepared = Stage::new();
         prepare(sad, chunk, &mut prepared);
-        seal(sad, chunk, &prepared);
-        finish(sad, chunk, &prepared, totals);
+        if seal(sad, chunk, &prepared, totals) {
+            finish(sad, chunk, &prepared);
+        }
     }
 }
 
@@ -107,11 +108,19 @@ fn prepare<B: PacketBuffer>(
     }
 }
 
+/// The cipher over the whole burst; what is sealed is counted. Says whether something follows from the ciphertext.
 #[inline]
-fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
+fn seal<B: PacketBuffer>(
+    sad: &OutboundSad,
+    packets: &mut [OutboundPacket<B>],
+    stage: &Stage,
+    totals: &mut Totals,
+) -> bool {
     let mut jobs = ArrayVec::<SealJob<'_>, BURST>::new();
+    let (mut run, mut to_finish) = (Run::default(), false);
     for (packet, prepared) in packets.iter_mut().zip(stage) {
-        let Some(Prepared { place, .. }) = prepared else { continue };
+        let Some(prepared) = prepared else { continue };
+        let place = &prepared.place;
         // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
         packet.outcome = Outcome::Dropped(DropCause::CipherFailed);
         let Some(sa) = sad.get(packet.sa) else { continue };
@@ -132,38 +141,36 @@ fn seal<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], s
                     continue;
                 };
                 jobs.push(job);
-                packet.outcome = Outcome::Sealed;
             }
             Suite::Serial(serial) => {
-                if serial.seal(packet.buffer.data_mut(), *place).is_ok() {
-                    packet.outcome = Outcome::Sealed;
+                if serial.seal(packet.buffer.data_mut(), *place).is_err() {
+                    continue;
                 }
             }
             Suite::Ah(ah) => {
-                if ah.seal(packet.buffer.data_mut(), *place).is_ok() {
-                    packet.outcome = Outcome::Sealed;
+                if ah.seal(packet.buffer.data_mut(), *place).is_err() {
+                    continue;
                 }
             }
         }
+        packet.outcome = Outcome::Sealed;
+        sa.count(prepared, &mut run, totals);
+        to_finish |= sa.needs_finish();
     }
+    run.end(totals);
     seal_burst(&mut jobs);
+    to_finish
 }
 
-#[inline]
-fn finish<B: PacketBuffer>(
-    sad: &OutboundSad,
-    packets: &mut [OutboundPacket<B>],
-    stage: &Stage,
-    totals: &mut Totals,
-) {
-    let mut run = Run::default();
+/// What follows from the ciphertext.
+#[cold]
+fn finish<B: PacketBuffer>(sad: &OutboundSad, packets: &mut [OutboundPacket<B>], stage: &Stage) {
     for (packet, prepared) in packets.iter_mut().zip(stage) {
         if let Some(prepared) = prepared
             && packet.outcome == Outcome::Sealed
             && let Some(sa) = sad.get(packet.sa)
         {
-            sa.finish(packet.buffer.data_mut(), prepared, &mut run, totals);
+            sa.finish(packet.buffer.data_mut(), prepared);
         }
     }
-    run.end(totals);
 }

@@ -34,7 +34,8 @@ impl Worker {
         let hop = self.forwarding.resolve(flow.destination);
         let mtu = match hop {
             NextHop::Station { port, mtu, source, destination } => {
-                self.remember(question, Decision::Send { port, mtu, source, destination });
+                let header = ethernet_header(&packet, source, destination);
+                self.remember(question, Decision::Send { port, mtu, header });
                 mtu
             }
             NextHop::Unresolved { mtu, .. } => mtu,

@@ -10,7 +10,7 @@
 //! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
 use super::serial::Place;
-use super::suite::{self, Sizes, Suite};
+use super::suite::{self, GCM_IV_LEN, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
@@ -34,6 +34,26 @@ const DEFAULT_PATH_MTU: u16 = 1500;
 /// The longest explicit IV, that of CBC.
 const MAX_IV_LEN: usize = 16;
 
+/// What text of AES-GCM is a multiple of (RFC 4303 §2.4).
+const GCM_ALIGN: usize = 4;
+
+/// Tunnel header, ESP header and explicit IV where nothing special is.
+const PLAIN_HEADERS: usize = ipv4::MIN_HEADER_LEN + esp::HEADER_LEN + GCM_IV_LEN;
+
+/// Version and header length.
+const V4_WITHOUT_OPTIONS: u8 = 0x45;
+
+/// The trailers of 0 to 3 bytes of padding behind an IPv4 packet (RFC 4303 §2.4 to §2.6).
+const PLAIN_TRAILERS: [[u8; 8]; GCM_ALIGN] = {
+    const V4: u8 = protocol::IPV4;
+    [
+        [0, V4, 0, 0, 0, 0, 0, 0],
+        [1, 1, V4, 0, 0, 0, 0, 0],
+        [1, 2, 2, V4, 0, 0, 0, 0],
+        [1, 2, 3, 3, V4, 0, 0, 0],
+    ]
+};
+
 /// The smallest MTU of an IPv6 link (RFC 8200 §5); no smaller one is told to an IPv6 sender.
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -52,6 +72,8 @@ pub struct OutboundSa {
     middle: u8,
     /// Bytes behind the padding: none with AH.
     trailer: u8,
+    /// Whether packets go the short way of [`OutboundSa::prepare_plain`].
+    is_plain: bool,
     encap: Option<UdpEncap>,
     suite: Suite,
     /// The last sequence number used.
@@ -169,6 +191,7 @@ impl OutboundSa {
             path_mtu: DEFAULT_PATH_MTU,
             middle: 0,
             trailer: 0,
+            is_plain: false,
             suite,
             sequence: 0,
             last_sequence: if parameters.esn { u64::MAX } else { u64::from(u32::MAX) },
@@ -203,6 +226,7 @@ impl OutboundSa {
         let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len, identification };
         given.iv[..iv_len].copy_from_slice(&iv[..iv_len]);
         self.given = Some(Box::new(given));
+        self.is_plain = false;
         self
     }
 
@@ -310,6 +334,11 @@ impl OutboundSa {
         if let Endpoints::V4 { local, remote } = self.endpoints {
             self.template = Template::new(local, remote, self.outer_protocol());
         }
+        self.is_plain = self.contribution.tunnel
+            && self.encap.is_none()
+            && self.given.is_none()
+            && matches!(self.endpoints, Endpoints::V4 { .. })
+            && matches!(self.suite, Suite::Gcm { .. });
     }
 
     #[inline]
@@ -330,6 +359,9 @@ impl OutboundSa {
         buffer: &mut B,
         events: &mut Events,
     ) -> Result<Prepared, Refusal> {
+        if let Some(prepared) = self.prepare_plain(buffer) {
+            return Ok(prepared);
+        }
         let plan = self.plan(buffer.data())?;
         let Sizes { icv, align, .. } = self.sizes;
         let (align, icv) = (usize::from(align), usize::from(icv));
@@ -380,6 +412,62 @@ impl OutboundSa {
         let udp = if self.encap.is_some() { udp::HEADER_LEN } else { 0 };
         let esp = plan.ip_len + udp;
         Ok(Prepared { bytes, place: Place { esp, text, text_len, sequence, esn: self.esn } })
+    }
+
+    /// The same in a straight line for what nearly all packets are: IPv4 in an AES-GCM tunnel over IPv4, no limit near, and room for
+    /// everything. `None`, and no change, for all others.
+    #[inline]
+    fn prepare_plain<B: PacketBuffer>(&mut self, buffer: &mut B) -> Option<Prepared> {
+        let data = buffer.data();
+        let inner = data.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
+        let (tos, dont_fragment) = (inner[1], inner[6] & 0x40 != 0);
+        let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
+        let icv = usize::from(self.sizes.icv);
+        let pad_len = (len + esp::TRAILER_LEN).wrapping_neg() & (GCM_ALIGN - 1);
+        let text_len = len + pad_len + esp::TRAILER_LEN;
+        let outer_len = PLAIN_HEADERS + text_len + icv;
+        let bytes = len as u64;
+        let is_plain = self.is_plain
+            && inner[0] == V4_WITHOUT_OPTIONS
+            && len >= ipv4::MIN_HEADER_LEN
+            && len <= data.len()
+            && outer_len <= usize::from(self.path_mtu)
+            && buffer.headroom() >= PLAIN_HEADERS
+            && data.len() + buffer.tailroom() >= text_len + icv
+            && self.usage.is_far(bytes)
+            && self.sequence < self.last_sequence;
+        if !is_plain {
+            return None;
+        }
+        // None of these fails, as there is room. If one did, its number would be taken all the same.
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.usage.charge_far(bytes);
+        buffer.set_len(text_len + icv).ok()?;
+        buffer.push_front(PLAIN_HEADERS).ok()?;
+        let packet = buffer.data_mut();
+        // Padding, pad length, next header, and what the cipher writes over with the ICV.
+        *packet.get_mut(PLAIN_HEADERS + len..)?.first_chunk_mut()? = PLAIN_TRAILERS[pad_len];
+        let (ip, rest) = packet.split_first_chunk_mut()?;
+        let dont_fragment = match self.headers.df {
+            DfRule::Copy => dont_fragment,
+            DfRule::Set => true,
+            DfRule::Clear => false,
+        };
+        let id = if dont_fragment { 0 } else { sequence as u16 };
+        let tos = self.outer_traffic_class(tos);
+        self.template.fill(ip, tos, outer_len as u16, id, dont_fragment);
+        let (clear, rest) = rest.split_first_chunk_mut()?;
+        *clear = esp::emit(self.spi.get(), sequence as u32);
+        *rest.first_chunk_mut()? = sequence.to_be_bytes();
+        let place = Place {
+            esp: ipv4::MIN_HEADER_LEN,
+            text: PLAIN_HEADERS,
+            text_len,
+            sequence,
+            esn: self.esn,
+        };
+        Some(Prepared { bytes, place })
     }
 
     /// What of the packet is carried, and how (RFC 4303 §3.1).
@@ -551,18 +639,22 @@ impl OutboundSa {
         Ok(())
     }
 
-    /// Counts the packet, and writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
-    /// checksums (RFC 6935) drop them, and RFC 3948 does not ask for them over IPv6.
+    /// Counts a packet.
     #[inline]
-    pub(crate) fn finish(
-        &self,
-        packet: &mut [u8],
-        prepared: &Prepared,
-        run: &mut Run,
-        totals: &mut Totals,
-    ) {
+    pub(crate) fn count(&self, prepared: &Prepared, run: &mut Run, totals: &mut Totals) {
         run.add(self.contribution, prepared.bytes, totals);
-        if self.encap.is_none() || packet.first().is_none_or(|b| b >> 4 != 6) {
+    }
+
+    /// Whether something of the packet follows from its ciphertext.
+    #[inline]
+    pub(crate) fn needs_finish(&self) -> bool {
+        self.encap.is_some() && matches!(self.endpoints, Endpoints::V6 { .. })
+    }
+
+    /// Writes the UDP checksum that IPv6 requires (RFC 8200 §8.1). Receivers that do not ask for zero
+    /// checksums (RFC 6935) drop them, and RFC 3948 does not ask for them over IPv6.
+    pub(crate) fn finish(&self, packet: &mut [u8], prepared: &Prepared) {
+        if !self.needs_finish() {
             return;
         }
         let Ok(Ip::V6(ip)) = Ip::parse(packet) else { return };
