@@ -636,9 +636,8 @@ def transport_mode_behind_a_nat(lab):
         accounted(gateway)
 
 
-@test
-def the_path_takes_less(lab):
-    """A router on the path takes 1280 bytes only: its ICMP errors about ESP become ones about the packets inside (RFC 4301 §8.2)."""
+def through_a_router(lab):
+    """client - left - router - right - server; the router's devices show what goes between the gateways."""
     client, left, router, right, server = (lab.host(name) for name in "CLMRS")
     lab.wire(client, "eth0", left, "lan0")
     lab.wire(left, "wan0", router, "left0")
@@ -647,7 +646,6 @@ def the_path_takes_less(lab):
     router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     router.address("192.168.77.2/24", "left0")
     router.address("192.168.78.1/24", "right0")
-    router.run("ip", "link", "set", "right0", "mtu", "1280")
     left.address("192.168.77.1/24", "wan0")
     right.address("192.168.78.2/24", "wan0")
     left.route("192.168.78.0/24", "via", "192.168.77.2")
@@ -656,6 +654,14 @@ def the_path_takes_less(lab):
         gateway.address(f"10.77.{n}.254/24", "lan0")
         host.address(f"10.77.{n}.10/24", "eth0")
         host.route("default", "via", f"10.77.{n}.254")
+    return client, left, router, right, server
+
+
+@test
+def the_path_takes_less(lab):
+    """A router on the path takes 1280 bytes only: its ICMP errors about ESP become ones about the packets inside (RFC 4301 §8.2)."""
+    client, left, router, right, server = through_a_router(lab)
+    router.run("ip", "link", "set", "right0", "mtu", "1280")
     for extra, overhead in (("encap = no", 20 + 8 + 8 + 2 + 16), ("encap = yes", 20 + 8 + 8 + 8 + 2 + 16)):
         gateways = [
             Culvert(host, site(n, 3 - n, extra).replace("192.168.77.2", "192.168.78.2"), PORTS.format(workers=1))
@@ -676,6 +682,42 @@ def the_path_takes_less(lab):
         for gateway in gateways:
             accounted(gateway)
             gateway.stop()
+
+
+@test
+def one_length_and_segments_that_fit(lab):
+    """`tfc_padding` gives packets one length on the wire, `clamp_mss` tells connections what fits."""
+    client, left, router, right, server = through_a_router(lab)
+    gateways = []
+    for host, n in ((left, 1), (right, 2)):
+        children = f"""
+      net {{
+        local_ts = 10.77.{n}.0/24
+        remote_ts = 10.77.{3 - n}.0/24
+        esp_proposals = aes128gcm16
+        tfc_padding = 1000
+        start_action = trap
+      }}
+"""
+        conf = site(n, 3 - n, "encap = no", children=children).replace("192.168.77.2", "192.168.78.2")
+        gateways.append(Culvert(host, conf, PORTS.format(workers=1) + "  clamp_mss = yes\n"))
+    client.ping("10.77.1.10", "10.77.2.10", count=1)
+    capture, path = lab.capture(router, "right0", "ip proto 50")
+    for size in (0, 56, 500, 900):
+        client.ping("10.77.1.10", "10.77.2.10", count=2, size=size)
+    stop(capture)
+    lengths = {line.rsplit("length ", 1)[1] for line in sh("tcpdump", "-nr", path).stdout.splitlines()}
+    check(len(lengths) == 1, f"lengths on the wire: {lengths}")
+    capture, path = lab.capture(server, "eth0", "tcp[13] & 2 != 0")
+    client.iperf(server, "10.77.1.10", "10.77.2.10", seconds=1)
+    stop(capture)
+    fits = (1500 - (20 + 8 + 8 + 2 + 16) + 2) // 4 * 4 - 2 - 40
+    syns = sh("tcpdump", "-nr", path).stdout.splitlines()
+    incoming = [line for line in syns if "Flags [S]," in line]
+    check(incoming and all(f"mss {fits}," in line for line in incoming), f"not {fits}: {syns[:2]}")
+    print(f"    every packet {lengths.pop()} bytes of ESP, MSS {fits}")
+    for gateway in gateways:
+        accounted(gateway)
 
 
 @test

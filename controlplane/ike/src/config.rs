@@ -276,6 +276,8 @@ pub struct Settings {
     pub port_nat_t: u16,
     /// Whether children may use 3DES and HMAC-MD5.
     pub legacy: bool,
+    /// Whether TCP connections are told the segment size that a tunnel has room for.
+    pub clamp_mss: bool,
 }
 
 impl Default for Settings {
@@ -293,6 +295,7 @@ impl Default for Settings {
             port: 500,
             port_nat_t: 4500,
             legacy: false,
+            clamp_mss: false,
         }
     }
 }

@@ -101,6 +101,18 @@ pub enum DscpRule {
     None,
 }
 
+/// To what length a tunnel pads the packets inside, so that their lengths tell less (RFC 4303 §2.7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TfcRule {
+    /// Not.
+    #[default]
+    None,
+    /// To this many bytes, or to what the path takes where that is less.
+    To(u16),
+    /// To what the path takes.
+    PathMtu,
+}
+
 /// How tunnel headers are made and stripped (RFC 4301 §5.1.2, RFC 6040).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderRules {
@@ -110,11 +122,21 @@ pub struct HeaderRules {
     pub dscp: DscpRule,
     /// RFC 6040 normal mode when true; otherwise the outer field is not-ECT.
     pub ecn: bool,
+    /// Padding behind the packet inside; ESP tunnels only, and only where the peer takes it.
+    pub tfc: TfcRule,
+    /// Whether TCP connections are told the segment size that the tunnel has room for.
+    pub clamp_mss: bool,
 }
 
 impl Default for HeaderRules {
     fn default() -> Self {
-        Self { df: DfRule::Copy, dscp: DscpRule::Out, ecn: true }
+        Self {
+            df: DfRule::Copy,
+            dscp: DscpRule::Out,
+            ecn: true,
+            tfc: TfcRule::None,
+            clamp_mss: false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::ipv4::{self, Ipv4};
 use crate::ipv6::{self, Ipv6};
-use crate::{Malformed, checksum, protocol};
+use crate::{Malformed, checksum, protocol, tcp};
 use core::net::IpAddr;
 
 /// A packet of either version.
@@ -200,6 +200,28 @@ pub fn repair_upper_checksum(packet: &mut [u8]) {
     };
     if let Some(field) = upper.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         *field = sum.to_be_bytes();
+    }
+}
+
+/// Lowers the MSS that a TCP SYN in this packet announces to what an IP packet of `mtu` bytes has room for (RFC 9293 §3.7.1:
+/// headers without options). Fragments and other packets stay as they are. Says whether something changed.
+pub fn clamp_mss(packet: &mut [u8], mtu: u16) -> bool {
+    // Less than this no path carries, and what asks for it is mistaken.
+    const LEAST: u16 = 88;
+    let Ok(ip) = Ip::parse(packet) else { return false };
+    let Ok(upper) = ip.upper() else { return false };
+    if upper.protocol != protocol::TCP || upper.fragment != Fragment::Whole {
+        return false;
+    }
+    let headers = match ip {
+        Ip::V4(_) => ipv4::MIN_HEADER_LEN,
+        Ip::V6(_) => ipv6::HEADER_LEN,
+    } + tcp::MIN_HEADER_LEN;
+    let limit = mtu.saturating_sub(headers as u16);
+    let (from, to) = (upper.offset, upper.offset.saturating_add(upper.bytes.len()));
+    match packet.get_mut(from..to) {
+        Some(segment) if limit >= LEAST => tcp::clamp_mss(segment, limit),
+        _ => false,
     }
 }
 

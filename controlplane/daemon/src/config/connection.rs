@@ -15,7 +15,7 @@ use ike::config::{
     Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
-use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode};
+use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
 use ipsec::selector::{AddressRange, Ports};
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ pub(crate) fn resolve(
     let files = left_out.is_none().then_some(files);
     let local = authentication::round(&mut f, "local", files);
     let remote = authentication::round(&mut f, "remote", files);
-    let children = children(&mut f, &remote_addrs, settings.legacy);
+    let children = children(&mut f, &remote_addrs, settings);
 
     if let Some(reason) = left_out {
         let message = format!("left out: {}", reason.message);
@@ -289,7 +289,11 @@ fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs())
 }
 
-fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Vec<Arc<Child>> {
+fn children(
+    f: &mut Fields<'_>,
+    remote_addrs: &[AddressRange],
+    settings: &Settings,
+) -> Vec<Arc<Child>> {
     let Some(section) = f.section.section("children") else {
         return Vec::new();
     };
@@ -304,7 +308,7 @@ fn children(f: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> 
         .map(|child| {
             let path = format!("{path}.{}", child.name);
             let mut c = Fields::new(child, keys::CHILD, path, f.findings);
-            Arc::new(self::child(&mut c, remote_addrs, legacy))
+            Arc::new(self::child(&mut c, remote_addrs, settings))
         })
         .collect()
 }
@@ -318,7 +322,7 @@ const ACTIONS: &[(&str, ChildAction)] = &[
     ("restart", ChildAction::Start),
 ];
 
-fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Child {
+fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings) -> Child {
     c.check(|_| false);
     c.check_sections("", |_| false);
     let mode = c
@@ -343,7 +347,7 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Chi
     if !families_meet(&local_ts, &remote_ts) {
         c.error("remote_ts", "is of another address family than local_ts: no packet can match");
     }
-    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), legacy);
+    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), settings.legacy);
     let rekey_time = c.duration("rekey_time").unwrap_or(Duration::from_secs(3600));
     let life_time = c.duration("life_time").unwrap_or(whole_seconds(rekey_time * 11 / 10));
     if !life_time.is_zero() && life_time < rekey_time {
@@ -387,7 +391,7 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], legacy: bool) -> Chi
             Some(1..=31) | None => 32,
             Some(window) => u32::try_from(window).unwrap_or(32),
         },
-        headers: headers(c),
+        headers: headers(c, settings.clamp_mss),
         priority: c
             .number("priority", 0, u32::MAX.into())
             .and_then(|n| u32::try_from(n).ok())
@@ -471,7 +475,15 @@ fn start_action(c: &mut Fields<'_>) -> ChildAction {
     c.word("start_action", ACTIONS).unwrap_or_default()
 }
 
-fn headers(c: &mut Fields<'_>) -> HeaderRules {
+fn headers(c: &mut Fields<'_>, clamp_mss: bool) -> HeaderRules {
+    let tfc =
+        c.parse("tfc_padding", "a number of bytes up to 65535, or 'mtu'", |text| match text {
+            "mtu" => Some(TfcRule::PathMtu),
+            text => match u16::try_from(value::number(text)?).ok()? {
+                0 => Some(TfcRule::None),
+                len => Some(TfcRule::To(len)),
+            },
+        });
     let dscp = [
         ("out", DscpRule::Out),
         ("in", DscpRule::In),
@@ -482,5 +494,7 @@ fn headers(c: &mut Fields<'_>) -> HeaderRules {
         df: if c.boolean("copy_df").unwrap_or(true) { DfRule::Copy } else { DfRule::Clear },
         dscp: c.word("copy_dscp", &dscp).unwrap_or_default(),
         ecn: c.boolean("copy_ecn").unwrap_or(true),
+        tfc: tfc.unwrap_or_default(),
+        clamp_mss,
     }
 }

@@ -177,6 +177,7 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
         icmp_path_mtu: f.boolean("icmp_path_mtu").unwrap_or(true),
         ..Gateway::default()
     };
+    settings.clamp_mss = f.boolean("clamp_mss").unwrap_or(false);
     settings.legacy = f.boolean("legacy").unwrap_or(false);
     if let Some(ports) = section.section("ports") {
         gateway.ports = self::ports(ports, findings);

@@ -187,7 +187,11 @@ pub(crate) const CHILD: &[Key] = &[
     refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
     refused("label", "", "Security label."),
     ignored("label_mode", "system", "How the label is used."),
-    ignored("tfc_padding", "0", "Pads ESP packets to this size, or to `mtu`."),
+    full(
+        "tfc_padding",
+        "0",
+        "Pads the packets inside an ESP tunnel to this many bytes, or to what the path takes (`mtu`).",
+    ),
     full("replay_window", "32", "Replay window in packets, up to 65536; 0 turns the check off."),
     ignored("hw_offload", "no", "Hardware offload; `yes` is an error."),
     full("copy_df", "yes", "Copies DF to the outer IPv4 header; `no` clears it."),
@@ -269,6 +273,11 @@ pub(crate) const GATEWAY: &[Key] = &[
         "icmp_path_mtu",
         "yes",
         "Whether an ICMP error that quotes an SA lowers the MTU of the path to its peer (RFC 4301 §6.1.1).",
+    ),
+    full(
+        "clamp_mss",
+        "no",
+        "Whether TCP connections that go into a tunnel are told the segment size that it has room for.",
     ),
     full(
         "legacy",

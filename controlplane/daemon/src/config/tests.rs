@@ -359,6 +359,28 @@ fn what_cannot_be_done_is_left_out_while_something_remains() {
     assert!(found[0].contains("none of the proposals can be done"), "{found:?}");
 }
 
+/// Padding is the child's, the segment size the gateway's.
+#[test]
+fn padding_and_segment_sizes() {
+    use ipsec::sa::TfcRule;
+    let text = |tfc: &str, clamp: &str| {
+        format!(
+            "connections {{ c {{ children {{ n {{ tfc_padding = {tfc} }} }}\n local {{ auth = psk }} \
+             remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\ngateway {{ {clamp} }}"
+        )
+    };
+    for (tfc, clamp, rule, clamps) in [
+        ("0", "", TfcRule::None, false),
+        ("mtu", "clamp_mss = no", TfcRule::PathMtu, false),
+        ("1000", "clamp_mss = yes", TfcRule::To(1000), true),
+    ] {
+        let configuration = parse(&text(tfc, clamp)).unwrap();
+        let headers = configuration.ike.connections[0].children[0].headers;
+        assert_eq!((headers.tfc, headers.clamp_mss), (rule, clamps));
+    }
+    assert!(errors(&text("70000", ""))[0].contains("tfc_padding"));
+}
+
 /// 3DES and MD5 need `gateway.legacy`, and are named weak where they are taken.
 #[test]
 fn weak_algorithms_are_done_behind_the_switch_only() {

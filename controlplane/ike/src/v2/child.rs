@@ -14,7 +14,9 @@ use crate::narrowing;
 use crate::proposal::select::{self, KeyExchangeUse, Selection};
 use crate::proposal::{Chosen, ProposalProtocol, integrity, integrity_key_len};
 use ipsec::algorithm::Cipher;
-use ipsec::sa::{Lifetime, Mode, PairId, Protocol, SaParameters, Spi, Transform, UdpEncap};
+use ipsec::sa::{
+    Lifetime, Mode, PairId, Protocol, SaParameters, Spi, TfcRule, Transform, UdpEncap,
+};
 use ipsec::selector::Selector;
 use keyexchange::SharedSecret;
 use std::sync::Arc;
@@ -188,6 +190,7 @@ impl ChildRequest {
             tsr: remote,
             replaces: self.replaces,
             acquired: self.acquired,
+            no_tfc: payloads.notify(NotifyType::EspTfcPaddingNotSupported).is_some(),
         })
     }
 }
@@ -205,6 +208,8 @@ pub(crate) struct Agreed {
     pub(crate) tsr: Vec<TrafficSelector>,
     pub(crate) replaces: Option<PairId>,
     pub(crate) acquired: bool,
+    /// The peer takes no padding behind packets (RFC 7296 §1.3.1).
+    no_tfc: bool,
 }
 
 /// Which end of the exchange that makes a Child SA we are.
@@ -294,6 +299,7 @@ impl Agreed {
             tsr,
             replaces: replaces.map(|old| old.pair),
             acquired: false,
+            no_tfc: payloads.notify(NotifyType::EspTfcPaddingNotSupported).is_some(),
         })
     }
 
@@ -401,6 +407,10 @@ impl Agreed {
             remote_port: head.path.remote.port(),
         });
         let config = &self.config;
+        let mut headers = config.headers;
+        if self.no_tfc {
+            headers.tfc = TfcRule::None;
+        }
         Ok(SaParameters {
             pair,
             spi,
@@ -414,7 +424,7 @@ impl Agreed {
             replay_window: config.replay_window,
             selectors: self.selectors.clone(),
             lifetime: Lifetime { soft: config.rekey_limits, hard: config.life_limits },
-            headers: config.headers,
+            headers,
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::packet::PacketBuffer;
 use crate::sa::{
-    DfRule, DscpRule, HeaderRules, Lifetime, PairId, SaError, SaParameters, Spi, UdpEncap,
+    DfRule, DscpRule, HeaderRules, Lifetime, PairId, SaError, SaParameters, Spi, TfcRule, UdpEncap,
 };
 use crate::selector::Selector;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -337,6 +337,8 @@ impl OutboundSa {
         self.is_plain = self.contribution.tunnel
             && self.encap.is_none()
             && self.given.is_none()
+            && self.headers.tfc == TfcRule::None
+            && !self.headers.clamp_mss
             && matches!(self.endpoints, Endpoints::V4 { .. })
             && matches!(self.suite, Suite::Gcm { .. });
     }
@@ -362,7 +364,15 @@ impl OutboundSa {
         if let Some(prepared) = self.prepare_plain(buffer) {
             return Ok(prepared);
         }
-        let plan = self.plan(buffer.data())?;
+        if self.headers.clamp_mss && self.contribution.tunnel {
+            wire::ip::clamp_mss(buffer.data_mut(), self.inner_mtu());
+        }
+        let mut plan = self.plan(buffer.data())?;
+        let tfc = match self.headers.tfc {
+            TfcRule::None => 0,
+            rule => self.tfc_len(rule, &plan, buffer),
+        };
+        plan.carried += tfc;
         let Sizes { icv, align, .. } = self.sizes;
         let (align, icv) = (usize::from(align), usize::from(icv));
         let trailer_len = usize::from(self.trailer);
@@ -377,7 +387,7 @@ impl OutboundSa {
             return Err(self.too_big(&plan));
         }
         let total_len = u16::try_from(outer_len).map_err(|_| DropCause::PacketTooBig)?;
-        let trailer_end = plan.len + pad_len + trailer_len;
+        let trailer_end = plan.len + tfc + pad_len + trailer_len;
         if buffer.headroom() < self.headroom()
             || buffer.data().len() + buffer.tailroom() < trailer_end + icv
         {
@@ -395,7 +405,9 @@ impl OutboundSa {
         *events |= self.usage.charge(bytes);
 
         buffer.set_len(trailer_end + icv).map_err(|_| DropCause::NoRoom)?;
-        let trailer = buffer.data_mut().get_mut(plan.len..trailer_end).ok_or(DropCause::NoRoom)?;
+        let behind = buffer.data_mut().get_mut(plan.len..trailer_end).ok_or(DropCause::NoRoom)?;
+        let (zeros, trailer) = behind.split_at_mut_checked(tfc).ok_or(DropCause::NoRoom)?;
+        zeros.fill(0);
         write_trailer(trailer, plan.next_header);
         buffer.push_front(self.headroom()).map_err(|_| DropCause::NoRoom)?;
         let packet = buffer.data_mut();
@@ -468,6 +480,24 @@ impl OutboundSa {
             esn: self.esn,
         };
         Some(Prepared { bytes, place })
+    }
+
+    /// Bytes of padding behind the packet inside, which its own length tells from it (RFC 4303 §2.7). As many as the buffer has
+    /// room for: a packet goes rather short than not.
+    #[cold]
+    fn tfc_len<B: PacketBuffer>(&self, rule: TfcRule, plan: &Plan, buffer: &B) -> usize {
+        if !self.contribution.tunnel || matches!(self.suite, Suite::Ah(_)) {
+            return 0;
+        }
+        let most = self.inner_mtu();
+        let to = match rule {
+            TfcRule::None => 0,
+            TfcRule::To(len) => len.min(most),
+            TfcRule::PathMtu => most,
+        };
+        let room =
+            (buffer.data().len() + buffer.tailroom()).saturating_sub(plan.len + self.tailroom());
+        usize::from(to).saturating_sub(plan.len).min(room)
     }
 
     /// What of the packet is carried, and how (RFC 4303 §3.1).

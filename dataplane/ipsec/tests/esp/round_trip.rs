@@ -5,7 +5,7 @@ use ipsec::algorithm::{Cipher, Integrity};
 use ipsec::inbound::{self, InboundPacket};
 use ipsec::outbound::{self, OutboundPacket};
 use ipsec::packet::{OwnedPacket, PacketBuffer};
-use ipsec::sa::{DfRule, DscpRule, HeaderRules, Mode};
+use ipsec::sa::{DfRule, DscpRule, HeaderRules, Mode, TfcRule};
 use proptest::prelude::*;
 use wire::ip::Ip;
 
@@ -181,7 +181,7 @@ fn outer_dscp_ecn_and_df_follow_the_rules() {
         (DscpRule::None, false),
     ] {
         for ecn in [false, true] {
-            let headers = HeaderRules { df: DfRule::Copy, dscp, ecn };
+            let headers = HeaderRules { dscp, ecn, ..HeaderRules::default() };
             let mut tunnel = Tunnel::new(Shape { headers, ..Shape::default() });
             for class in 0..=255u8 {
                 let (source, destination) = tunnel.shape.inner();
@@ -283,5 +283,67 @@ fn only_what_is_encrypted_counts_as_confidential() {
         let confidential = if hidden { packet.len() as u64 } else { 0 };
         assert_eq!(tunnel.received.confidential_bytes, confidential, "{cipher:?}");
         assert_eq!(tunnel.received.authenticated_bytes, packet.len() as u64);
+    }
+}
+
+/// RFC 4303 §2.7: all packets have one length, and come out as they went in.
+#[test]
+fn tfc_padding_hides_lengths_and_is_taken_off() {
+    for (cipher, key_len, integrity) in suites() {
+        for (tfc, len) in [(TfcRule::To(600), 600), (TfcRule::PathMtu, 9000)] {
+            let headers = HeaderRules { tfc, ..HeaderRules::default() };
+            let shape = Shape { cipher, key_len, integrity, headers, ..Shape::default() };
+            let mut tunnel = Tunnel::new(shape);
+            let mut sizes = Vec::new();
+            for payload in [0, 1, 100, 333] {
+                let packet = tunnel.shape.packet(payload);
+                let mut burst = [OutboundPacket::new(
+                    OwnedPacket::new(&packet, 96, 9000),
+                    crate::fixture::SLOT,
+                )];
+                outbound::process_burst(&mut tunnel.outbound, &mut burst, &mut tunnel.sent);
+                let sealed = burst[0].buffer.data().to_vec();
+                assert_eq!(tunnel.opened(&sealed), packet);
+                sizes.push(sealed.len());
+            }
+            assert!((len - 100..=len + 100).contains(&sizes[0]), "{sizes:?}");
+            assert!(sizes.iter().all(|size| *size == sizes[0]), "{cipher:?} {tfc:?} {sizes:?}");
+            // Without room it goes as it is; longer than asked for, too.
+            let packet = tunnel.shape.packet(700);
+            let sealed = tunnel.sealed(&packet);
+            assert_eq!(tunnel.opened(&sealed), packet);
+            assert_eq!(tunnel.sent.bytes, tunnel.received.bytes, "padding does not count");
+        }
+    }
+}
+
+/// RFC 4301 §8.2: connections learn what the tunnel has room for, when that is asked for, and nothing else changes.
+#[test]
+fn a_syn_through_the_tunnel_announces_what_fits() {
+    for (inner_v6, clamp_mss) in [(false, true), (true, true), (false, false)] {
+        let headers = HeaderRules { clamp_mss, ..HeaderRules::default() };
+        let mut tunnel = Tunnel::new(Shape { headers, inner_v6, ..Shape::default() });
+        let sa = tunnel.outbound.get_mut(crate::fixture::SLOT).unwrap();
+        sa.set_path_mtu(1500);
+        let inner_mtu = sa.inner_mtu();
+        let segment =
+            [4, 1, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 6 << 4, 2, 2, 0, 0, 0, 0, 0, 2, 4, 5, 0xb4];
+        let mut packet = tunnel.shape.packet(segment.len() - 8);
+        let at = if inner_v6 { 40 } else { 20 };
+        packet[if inner_v6 { 6 } else { 9 }] = 6;
+        packet[at..].copy_from_slice(&segment);
+        if !inner_v6 {
+            ipv4_checksum(&mut packet);
+        }
+        wire::ip::repair_upper_checksum(&mut packet);
+        let sealed = tunnel.sealed(&packet);
+        let opened = tunnel.opened(&sealed);
+        let mut repaired = opened.clone();
+        wire::ip::repair_upper_checksum(&mut repaired);
+        assert_eq!(opened, repaired, "the checksum is right");
+        let mss = wire::tcp::Tcp::parse(&opened[at..]).unwrap().mss().unwrap();
+        let fits = inner_mtu - at as u16 - 20;
+        assert!(fits < 1460);
+        assert_eq!(mss, if clamp_mss { fits } else { 1460 });
     }
 }
