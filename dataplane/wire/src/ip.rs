@@ -213,11 +213,12 @@ pub fn clamp_mss(packet: &mut [u8], mtu: u16) -> bool {
     if upper.protocol != protocol::TCP || upper.fragment != Fragment::Whole {
         return false;
     }
-    let headers = match ip {
+    let ip_len = match ip {
         Ip::V4(_) => ipv4::MIN_HEADER_LEN,
         Ip::V6(_) => ipv6::HEADER_LEN,
-    } + tcp::MIN_HEADER_LEN;
-    let limit = mtu.saturating_sub(headers as u16);
+    };
+    let room = usize::from(mtu).saturating_sub(ip_len.saturating_add(tcp::MIN_HEADER_LEN));
+    let limit = u16::try_from(room).unwrap_or(u16::MAX);
     let (from, to) = (upper.offset, upper.offset.saturating_add(upper.bytes.len()));
     match packet.get_mut(from..to) {
         Some(segment) if limit >= LEAST => tcp::clamp_mss(segment, limit),
