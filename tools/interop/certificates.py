@@ -1,5 +1,7 @@
 """Certificates opposite strongSwan: each kind of key, both ways, a chain in fragments, and peers that are not to be believed."""
 
+import os
+
 from lab import Charon, Culvert, check, eventually, scenario, sh
 from pki import PAST, Pki
 
@@ -35,6 +37,10 @@ def initiate(ours, peer, role):
 def up(lab, kind, role, said, changed=lambda side, text: text):
     """One tunnel, with traffic; `said` is what strongSwan's log has of our signature."""
     ours, peer, here = pair(lab, f"ikev2-{kind}", role, changed)
+    works(ours, peer, here, role, said)
+
+
+def works(ours, peer, here, role, said):
     done = initiate(ours, peer, role)
     check(done.returncode == 0, f"{done.stdout[-300:]} {done.stderr[-300:]} {ours.tail()}")
     own, other, name = (1, 2, "a") if role == "initiator" else (2, 1, "b")
@@ -103,6 +109,25 @@ def strongswan_rsa_chain_initiator(lab):
 @test
 def strongswan_rsa_chain_responder(lab):
     in_fragments(lab, "responder")
+
+
+@test
+def swanctl_loads_certificates(lab):
+    """All of the scenario comes from swanctl over VICI: connection, certificates, authority and key."""
+    pki = Pki(lab.dir, "ecdsa")
+    for name in ("a", "b"):
+        pki.issue(name)
+    mine = lab.dir / "swanctl-A"
+    pki.provide(mine, "a")
+    pki.provide(directories(lab)["B"][0], "b")
+    (mine / "swanctl.conf").write_text(scenario("ikev2-ecdsa", "a"))
+    here, there = lab.pair()
+    ours = Culvert(here, "", "  ports {\n    wan {\n      interface = wan0\n    }\n  }\n")
+    peer = Charon(there, scenario("ikev2-ecdsa", "b"))
+    environment = {**os.environ, "SWANCTL_DIR": str(mine), "STRONGSWAN_CONF": str(peer.dir / "strongswan.conf")}
+    for _ in range(2):
+        sh("swanctl", "--load-all", "--uri", f"unix://{ours.socket}", env=environment)
+    works(ours, peer, here, "initiator", "ECDSA_WITH_SHA256_DER successful")
 
 
 @test

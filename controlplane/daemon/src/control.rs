@@ -1,6 +1,6 @@
 //! The control socket's commands carried out.
 
-use crate::config::{Diagnostics, Secret};
+use crate::config::{Credential, Diagnostics, Secret};
 use crate::gateway::{Finished, Gateway};
 use crate::vici::{
     ClientId, Initiate, Message, Rekey, Request, RequestError, SaFilter, Server, Terminate,
@@ -43,6 +43,8 @@ pub(crate) enum Asked {
     ClearCreds,
     LoadConn(Message),
     LoadShared(Secret),
+    LoadCredential(Credential),
+    UnloadKey(Vec<u8>),
     Reload,
     UnloadConn(String),
     UnloadShared(String),
@@ -55,6 +57,9 @@ pub(crate) trait Configured {
 
     /// Names of the secrets that are loaded.
     fn secret_names(&self) -> Vec<&str>;
+
+    /// IDs of the private keys that are loaded.
+    fn key_ids(&self) -> Vec<String>;
 }
 
 /// Why a change was not carried out.
@@ -131,6 +136,16 @@ impl Control {
             Request::ClearCreds => change(Asked::ClearCreds),
             Request::LoadConn(arguments) => change(Asked::LoadConn(arguments)),
             Request::LoadShared(secret) => change(Asked::LoadShared(secret)),
+            Request::LoadCredential(new) => {
+                let id = match &new {
+                    Credential::Key(key) => Some(reply::hex(&key.id())),
+                    _ => None,
+                };
+                let done = change(Asked::LoadCredential(new));
+                done.with_some("id", id)
+            }
+            Request::UnloadKey(id) => change(Asked::UnloadKey(id)),
+            Request::GetKeys => Message::new().with_list("keys", configured.key_ids()),
             Request::ReloadSettings => change(Asked::Reload),
             Request::UnloadConn(name) => change(Asked::UnloadConn(name)),
             Request::UnloadShared(name) => change(Asked::UnloadShared(name)),

@@ -506,6 +506,16 @@ impl Configured for Loaded {
                 self.store.load_secret(secret);
                 config::Changes::default()
             }
+            Asked::LoadCredential(new) => {
+                self.store.load_credential(new);
+                config::Changes::default()
+            }
+            Asked::UnloadKey(id) => {
+                if !self.store.unload_key(&id) {
+                    return Err(Refused::Unknown);
+                }
+                config::Changes::default()
+            }
             Asked::UnloadShared(name) => {
                 if !self.store.unload_secret(&name) {
                     return Err(Refused::Unknown);
@@ -531,6 +541,10 @@ impl Configured for Loaded {
             .collect();
         start_children(gateway, &new, now);
         Ok(())
+    }
+
+    fn key_ids(&self) -> Vec<String> {
+        self.store.credentials().keys.iter().map(|key| crate::vici::reply::hex(&key.id())).collect()
     }
 
     fn secret_names(&self) -> Vec<&str> {

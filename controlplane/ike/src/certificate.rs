@@ -289,7 +289,7 @@ fn rsa_bits(key: &[u8]) -> Option<usize> {
     Some((bytes.len() * 8).saturating_sub(leading))
 }
 
-/// SHA-1 of a SubjectPublicKeyInfo.
+/// SHA-1 of a SubjectPublicKeyInfo, or of the key in it.
 fn key_hash(spki: &[u8]) -> [u8; KEY_HASH_LEN] {
     let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, spki);
     digest.as_ref().try_into().unwrap_or([0; KEY_HASH_LEN])

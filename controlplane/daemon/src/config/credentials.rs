@@ -60,6 +60,82 @@ pub(crate) fn certificate(content: &[u8]) -> Result<Certificate, String> {
     Certificate::parse(&block.der).map_err(|error: CertificateError| error.to_string())
 }
 
+/// A certificate, authority, list or key that a client loads.
+#[derive(Debug)]
+pub enum Credential {
+    /// `x509` of a file.
+    Certificate(Arc<Certificate>),
+    /// `x509ca` of a file.
+    Authority(Arc<Certificate>),
+    /// `x509crl` of a file.
+    RevocationList(Arc<RevocationList>),
+    /// `private` of a file.
+    Key(Arc<PrivateKey>),
+}
+
+impl Credential {
+    /// Reads VICI's `load-cert`: the content of a file, `type` and `flag`.
+    ///
+    /// # Errors
+    /// What is wrong, for the answer.
+    pub fn certificate(kind: &str, flag: &str, data: &[u8]) -> Result<Self, String> {
+        if kind.eq_ignore_ascii_case("X509_CRL") {
+            let list = blocks(data)?.iter().find_map(|block| RevocationList::parse(&block.der));
+            return list
+                .map(|list| Self::RevocationList(Arc::new(list)))
+                .ok_or_else(|| "not a revocation list (version 2) in PEM or DER".to_owned());
+        }
+        if !kind.eq_ignore_ascii_case("X509") {
+            return Err(format!("certificates of type {kind} are not supported"));
+        }
+        let certificate = Arc::new(certificate(data)?);
+        match flag.to_ascii_uppercase().as_str() {
+            "CA" if certificate.is_authority() => Ok(Self::Authority(certificate)),
+            "CA" => Err("not a CA certificate".to_owned()),
+            "NONE" | "" => Ok(Self::Certificate(certificate)),
+            other => Err(format!("certificates with the flag {other} are not supported")),
+        }
+    }
+
+    /// Reads VICI's `load-key`: the content of a file, unencrypted.
+    ///
+    /// # Errors
+    /// What is wrong, for the answer.
+    pub fn key(data: &[u8]) -> Result<Self, String> {
+        let blocks = blocks(data)?;
+        let block = blocks.iter().find(|b| b.is_key()).ok_or("there is no private key in it")?;
+        let key = PrivateKey::from_der(&block.der).map_err(|error| error.to_string())?;
+        Ok(Self::Key(Arc::new(key)))
+    }
+
+    /// Puts it with the others, once.
+    pub(crate) fn add_to(&self, credentials: &mut Credentials) {
+        let add = |list: &mut Vec<Arc<Certificate>>, new: &Arc<Certificate>| {
+            if !list.contains(new) {
+                list.push(Arc::clone(new));
+            }
+        };
+        match self {
+            Self::Certificate(new) => add(&mut credentials.certificates, new),
+            Self::Authority(new) => add(&mut credentials.authorities, new),
+            Self::RevocationList(new) => {
+                credentials.revocation_lists.push(Arc::clone(new));
+                credentials.revocation_lists.sort_by_key(|l| core::cmp::Reverse(l.issued()));
+            }
+            Self::Key(new) => {
+                if credentials.keys.iter().all(|key| key.id() != new.id()) {
+                    credentials.keys.push(Arc::clone(new));
+                }
+            }
+        }
+    }
+
+    /// Whether it is the key of this ID.
+    pub(crate) fn is_key(&self, id: &[u8]) -> bool {
+        matches!(self, Self::Key(key) if key.id() == id)
+    }
+}
+
 /// Loads all that the directories hold. A file that cannot be used is an error where it is a private key, as the
 /// connection that needs it would fail, and else a warning.
 pub(crate) fn load(
@@ -109,7 +185,7 @@ pub(crate) fn load(
             blocks.iter().find_map(|block| RevocationList::parse(&block.der))
         });
         match list {
-            Some(list) => credentials.revocation_lists.push(list),
+            Some(list) => credentials.revocation_lists.push(Arc::new(list)),
             None => findings.warn(
                 &at,
                 "",

@@ -39,6 +39,7 @@ mod tests;
 #[cfg(test)]
 mod tests_of_credentials;
 
+pub use credentials::Credential;
 pub use diagnostic::{Diagnostic, Diagnostics, Location, Severity, Source};
 pub use gateway::{
     DEFAULT_HOST_INTERFACE, DEFAULT_STATISTICS_FILE, DEFAULT_VICI_SOCKET, Gateway, GatewayLimits,
@@ -243,6 +244,11 @@ fn section_from_vici(name: &str, message: &Message, at: &Location) -> Section {
         section.set(Setting { key: key.to_owned(), at: at.clone(), value });
     }
     section
+}
+
+/// The ID of a private key as VICI writes it, in hexadecimal.
+pub fn key_id(text: &str) -> Option<Vec<u8>> {
+    value::hex(text).map(|id| id.to_vec())
 }
 
 /// The CA certificates that `authorities` names beside those in x509ca/.

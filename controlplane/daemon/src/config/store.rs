@@ -2,7 +2,7 @@
 
 use super::gateway::Gateway;
 use super::secrets::psks;
-use super::{Configuration, Secret};
+use super::{Configuration, Credential, Secret};
 use ike::certificate::Credentials;
 use ike::config::{Config, Connection, Settings};
 use std::collections::{HashMap, HashSet};
@@ -19,7 +19,10 @@ enum Origin {
 pub struct Store {
     connections: Vec<(Arc<Connection>, Origin)>,
     secrets: Vec<(Secret, Origin)>,
+    /// Of files and clients together.
     credentials: Arc<Credentials>,
+    files: Arc<Credentials>,
+    loaded: Vec<Credential>,
     settings: Settings,
     gateway: Gateway,
 }
@@ -44,7 +47,9 @@ impl Store {
         Self {
             connections: ike.connections.into_iter().map(|c| (c, Origin::File)).collect(),
             secrets: secrets.into_iter().map(|s| (s, Origin::File)).collect(),
-            credentials: ike.credentials,
+            credentials: Arc::clone(&ike.credentials),
+            files: ike.credentials,
+            loaded: Vec::new(),
             settings: ike.settings,
             gateway,
         }
@@ -60,7 +65,7 @@ impl Store {
         }
     }
 
-    /// Certificates and keys, of files.
+    /// Certificates and keys.
     pub fn credentials(&self) -> &Credentials {
         &self.credentials
     }
@@ -132,9 +137,42 @@ impl Store {
         self.secrets.len() < before
     }
 
-    /// Forgets all secrets.
+    /// Forgets all secrets, and all certificates and keys.
     pub fn clear_secrets(&mut self) {
         self.secrets.clear();
+        self.loaded.clear();
+        self.files = Arc::default();
+        self.join();
+    }
+
+    /// Adds what a client loads.
+    pub fn load_credential(&mut self, new: Credential) {
+        self.loaded.push(new);
+        // What says nothing new is not kept: a client may load the same files for ever.
+        let before = Arc::clone(&self.credentials);
+        self.join();
+        let count = |c: &Credentials| {
+            [c.keys.len(), c.certificates.len(), c.authorities.len(), c.revocation_lists.len()]
+        };
+        if count(&before) == count(&self.credentials) {
+            self.loaded.pop();
+        }
+    }
+
+    /// Forgets a private key that a client loaded; false when there is none of that ID.
+    pub fn unload_key(&mut self, id: &[u8]) -> bool {
+        let before = self.loaded.len();
+        self.loaded.retain(|credential| !credential.is_key(id));
+        self.join();
+        self.loaded.len() < before
+    }
+
+    fn join(&mut self) {
+        let mut all = Credentials::clone(&self.files);
+        for credential in &self.loaded {
+            credential.add_to(&mut all);
+        }
+        self.credentials = Arc::new(all);
     }
 
     /// Takes over a configuration that was read again: all that came from files is as the files
@@ -172,7 +210,8 @@ impl Store {
         let kept =
             |(s, origin): &(Secret, Origin)| *origin == Origin::Vici && !names.contains(&s.name);
         self.secrets.extend(old.into_iter().filter(kept));
-        self.credentials = new.credentials;
+        self.files = new.files;
+        self.join();
         self.settings = new.settings;
         self.gateway = new.gateway;
         changes

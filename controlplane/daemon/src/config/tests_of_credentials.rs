@@ -1,6 +1,6 @@
 //! Certificates and keys in the directories beside a configuration.
 
-use super::{Configuration, Options, Source};
+use super::{Configuration, Credential, Options, Source, Store};
 use ike::config::{AuthMethod, Identity};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
@@ -167,4 +167,37 @@ fn encrypted_keys_need_their_passphrase() {
     assert!(!wrong.contains("guess"), "{wrong}");
     let absent = keys(&secret("none.key", "pass")).unwrap_err();
     assert!(absent.contains("secrets.private-1.file: there is no file"), "{absent}");
+}
+
+/// What clients load stays beside what files have, once, until it is cleared.
+#[test]
+fn credentials_of_clients_join_those_of_files() {
+    let directory = Directory::new("clients");
+    let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&other).unwrap();
+    let mut store = Store::new(directory.parse().unwrap());
+    let counts = |store: &Store| {
+        let c = store.credentials();
+        [c.keys.len(), c.certificates.len(), c.authorities.len()]
+    };
+    assert_eq!(counts(&store), [1, 1, 1]);
+    for _ in 0..2 {
+        store.load_credential(Credential::key(other.serialize_pem().as_bytes()).unwrap());
+        let load = |flag| Credential::certificate("X509", flag, authority.der()).unwrap();
+        store.load_credential(load("CA"));
+        store.load_credential(load("NONE"));
+        assert_eq!(counts(&store), [2, 2, 2]);
+    }
+    store.reload(directory.parse().unwrap());
+    assert_eq!(counts(&store), [2, 2, 2]);
+    let id = store.credentials().keys[1].id();
+    assert!(store.unload_key(&id) && !store.unload_key(&id));
+    store.clear_secrets();
+    assert_eq!(counts(&store), [0, 0, 0]);
+    for (kind, flag) in [("X509_AC", "NONE"), ("X509", "OCSP"), ("X509_CRL", "NONE")] {
+        assert!(Credential::certificate(kind, flag, authority.der()).is_err(), "{kind} {flag}");
+    }
+    assert!(Credential::key(b"nothing").is_err());
 }

@@ -11,6 +11,11 @@ use ipsec::selector::Selector;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+/// Bytes as VICI writes IDs of keys.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `success = yes`
 pub fn success() -> Message {
     Message::new().with("success", "yes")

@@ -2,7 +2,9 @@
 
 use super::message::{Bytes, Message};
 use super::session::Call;
-use crate::config::{Diagnostic, Diagnostics, Secret, SecretKind, connection_from_vici, identity};
+use crate::config::{
+    Credential, Diagnostic, Diagnostics, Secret, SecretKind, connection_from_vici, identity,
+};
 use core::time::Duration;
 use ike::certificate::Credentials;
 use ike::config::{Connection, Settings};
@@ -130,6 +132,12 @@ pub enum Request {
     LoadConn(Message),
     /// Add or replace a shared secret.
     LoadShared(Secret),
+    /// Add a certificate, an authority, a revocation list or a private key.
+    LoadCredential(Credential),
+    /// IDs of loaded private keys.
+    GetKeys,
+    /// Forget a private key.
+    UnloadKey(Vec<u8>),
     /// Rekey SAs.
     Rekey(Rekey),
     /// Read the configuration file again.
@@ -199,6 +207,19 @@ impl Request {
             "list-sas" => Self::ListSas(ListSas { filter: filter()? }),
             "load-conn" => Self::LoadConn(call.arguments.clone()),
             "load-shared" => Self::LoadShared(a.secret()?),
+            "load-cert" => {
+                let (kind, flag) = (a.required("type")?, a.text("flag")?.unwrap_or_default());
+                let read = Credential::certificate(&kind, &flag, a.data()?);
+                Self::LoadCredential(read.map_err(|error| answer(&error))?)
+            }
+            "load-key" => {
+                Self::LoadCredential(Credential::key(a.data()?).map_err(|error| answer(&error))?)
+            }
+            "get-keys" => Self::GetKeys,
+            "unload-key" => {
+                let id = crate::config::key_id(&a.required("id")?);
+                Self::UnloadKey(id.ok_or_else(|| answer("id is not hexadecimal"))?)
+            }
             "rekey" => Self::Rekey(Rekey {
                 filter: some(filter()?, "child, ike, child-id or ike-id")?,
                 reauth: a.flag("reauth"),
@@ -233,19 +254,16 @@ impl Request {
     }
 }
 
-/// Commands about what Culvert does not have: certificates and keys, authorities, pools.
+/// Commands about what Culvert does not have: authorities by name, pools, tokens.
 fn without_main_loop(name: &str) -> RequestError {
     use super::reply::{failure, success};
     RequestError::Answer(match name {
         "get-authorities" => Message::new().with_list("authorities", [""; 0]),
-        "get-keys" => Message::new().with_list("keys", [""; 0]),
         "get-algorithms" | "list-authorities" | "list-certs" => Message::new(),
         // Nothing is kept that could be flushed.
         "flush-certs" => success(),
-        "load-authority" | "load-cert" | "load-key" | "load-pool" | "load-token" | "redirect"
-        | "unload-authority" | "unload-key" | "unload-pool" => {
-            failure(&format!("{name} is not supported yet"))
-        }
+        "load-authority" | "load-pool" | "load-token" | "redirect" | "unload-authority"
+        | "unload-pool" => failure(&format!("{name} is not supported yet")),
         _ => return RequestError::Unknown,
     })
 }
@@ -317,6 +335,11 @@ impl Arguments<'_> {
 
     fn loglevel(&self) -> Result<i64, RequestError> {
         self.signed("loglevel", 1)
+    }
+
+    /// The content of a file.
+    fn data(&self) -> Result<&[u8], RequestError> {
+        self.0.bytes("data").ok_or_else(|| answer("missing argument: data"))
     }
 
     fn secret(&self) -> Result<Secret, RequestError> {
@@ -399,7 +422,7 @@ mod tests {
         assert_eq!(failure_of("unload-conn", Message::new()), "missing argument: name");
         let timeout = Message::new().with("child", "x").with("timeout", "soon");
         assert_eq!(failure_of("initiate", timeout), "timeout is not a number");
-        assert_eq!(failure_of("load-key", Message::new()), "load-key is not supported yet");
+        assert_eq!(failure_of("load-key", Message::new()), "missing argument: data");
         let unknown = Request::parse(&call("nonsense", Message::new())).unwrap_err();
         assert_eq!(unknown, RequestError::Unknown);
     }

@@ -90,6 +90,11 @@ impl PrivateKey {
         self.public
     }
 
+    /// SHA-1 of the public half as a certificate's BIT STRING has it: how VICI names a key.
+    pub fn id(&self) -> [u8; super::KEY_HASH_LEN] {
+        super::key_hash(&self.public_bits)
+    }
+
     /// The content of the BIT STRING that a certificate has of the public half.
     pub(super) fn public_bits(&self) -> &[u8] {
         &self.public_bits

@@ -409,7 +409,7 @@ fn revoked_is_refused_and_strict_wants_to_know() {
     let check = |list: Option<RevocationList>, revocation| {
         let mut verification = proof(&root, key, &end);
         verification.round.revocation = revocation;
-        with(&mut verification, |c| c.revocation_lists.extend(list));
+        with(&mut verification, |c| c.revocation_lists.extend(list.map(Arc::new)));
         verification.run(NOW)
     };
     use Revocation::{Relaxed, Strict};

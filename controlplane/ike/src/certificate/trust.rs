@@ -16,7 +16,7 @@ use x509_cert::der::Decode;
 use x509_cert::der::oid::ObjectIdentifier;
 
 /// Keys, certificates and authorities that are loaded. Replaced as a whole on reload.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// Our private keys.
     pub keys: Vec<Arc<PrivateKey>>,
@@ -25,7 +25,7 @@ pub struct Credentials {
     /// Authorities that are trusted (`x509ca`, `authorities`).
     pub authorities: Vec<Arc<Certificate>>,
     /// Revocation lists, the newest first (`x509crl`).
-    pub revocation_lists: Vec<RevocationList>,
+    pub revocation_lists: Vec<Arc<RevocationList>>,
 }
 
 /// `revocation`: what becomes of a certificate whose state is not known.
