@@ -28,7 +28,7 @@ use crate::plan::{Direction, Plan};
 use crate::report::median;
 use crate::traffic::{
     FAR_MAC, HOST, INSIDE, NEAR_MAC, Next, OUTSIDE, PEER, SINK_MAC, SOURCE_MAC, Shape, frame_len,
-    keying, remote,
+    keying, remote, unused,
 };
 use crate::{Error, pin};
 
@@ -181,7 +181,17 @@ impl Bed {
             selectors: vec![selector(sa)],
             action: Action::Protect,
         };
-        self.dataplane.set_policies(&(0..all).map(policy).collect::<Vec<_>>())?;
+        // Addresses that no packet has, each policy with its own.
+        let beside = |n| Policy {
+            id: PolicyId((all + n) as u32 + 1),
+            selectors: vec![Selector {
+                remote: AddressRange::host(unused(n).into()),
+                ..selector(0)
+            }],
+            action: Action::Discard,
+        };
+        let policies = (0..plan.policies).map(beside).chain((0..all).map(policy));
+        self.dataplane.set_policies(&policies.collect::<Vec<_>>())?;
         self.lead_to(SINK)?;
         for index in 0..self.lanes.len() {
             let core = CoreId::new(index).ok_or(Error::Plan("too many workers"))?;

@@ -10,6 +10,12 @@ pub const MAX_PATH_BURST: usize = 32;
 /// The most SAs of a worker that an SPI can name.
 pub const MAX_SAS: usize = 1_000_000;
 
+/// The most policies beside those of the SAs.
+const MAX_POLICIES: usize = 1_000_000;
+
+/// The most workers, which is what an SPI can name.
+const MAX_WORKERS: usize = 64;
+
 /// Inner IP lengths that can be measured: room for a number behind the headers, and an ESP packet within the MTU.
 pub const SIZES: std::ops::RangeInclusive<u16> = 40..=1438;
 
@@ -26,6 +32,8 @@ pub struct Plan {
     pub bursts: Vec<usize>,
     /// SAs of each worker, each with its own policy.
     pub sas: Vec<usize>,
+    /// Policies beside those of the SAs, which no packet matches and all of which come first.
+    pub policies: usize,
     /// In which order packets meet them.
     pub order: Order,
     /// Threads, each with its own SAs.
@@ -48,7 +56,8 @@ impl Plan {
         within(self.sizes.iter().all(|s| SIZES.contains(s)), "a size is out of bounds")?;
         within(self.bursts.iter().all(|b| (1..=256).contains(b)), "a burst is 1 to 256 packets")?;
         within(self.sas.iter().all(|n| (1..=MAX_SAS).contains(n)), "1 to 1000000 SAs a worker")?;
-        within((1..=2).contains(&self.workers), "one worker or two")?;
+        within((1..=MAX_WORKERS).contains(&self.workers), "1 to 64 workers")?;
+        within(self.policies <= MAX_POLICIES, "at most 1000000 policies beside those of the SAs")?;
         within(self.repetitions > 0 && self.seconds > 0.0, "nothing to measure in no time")?;
         within((256..=1 << 15).contains(&self.frames), "a pass has 256 to 32768 frames")
     }

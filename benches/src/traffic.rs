@@ -40,6 +40,11 @@ pub(crate) fn remote(sa: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(11, 0, 0, 0).to_bits() + sa as u32)
 }
 
+/// An address that no packet has.
+pub(crate) fn unused(n: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(100, 0, 0, 0).to_bits() + n as u32)
+}
+
 /// Key and salt of an SA.
 pub(crate) fn keying(suite: Suite, direction: Direction, sa: usize) -> Vec<u8> {
     let mut state = (sa as u64) << 1 | u64::from(direction == Direction::In);

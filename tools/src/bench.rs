@@ -31,7 +31,10 @@ pub struct Args {
     /// Order in which packets meet the SAs
     #[arg(long, value_enum, default_value_t = OrderArg::Random)]
     order: OrderArg,
-    /// Threads, each with its own SAs, 1 or 2
+    /// Policies beside those of the SAs, which no packet matches, up to 1000000
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    policies: usize,
+    /// Threads, each with its own SAs, 1 to 64
     #[arg(long, default_value_t = 1)]
     workers: usize,
     /// 64-bit sequence numbers
@@ -91,6 +94,7 @@ impl Args {
             },
             bursts: self.bursts.clone(),
             sas: self.sas.clone(),
+            policies: self.policies,
             order: match self.order {
                 OrderArg::Sequential => Order::Sequential,
                 OrderArg::Random => Order::Random,

@@ -40,9 +40,10 @@ fn a_short_run_verifies_both_ways() {
 }
 
 #[test]
-fn many_sas_two_workers_esn_and_every_suite_verify() {
+fn many_sas_and_policies_two_workers_esn_and_every_suite_verify() {
     for suite in ["aes128gcm16", "aes192gcm16", "aes256gcm16"] {
-        let parameters = "--sizes 41,1438 --sas 700 --workers 2 --bursts 7 --esn --frames 256";
+        let parameters =
+            "--sizes 41,1438 --sas 700 --workers 2 --bursts 7 --esn --frames 256 --policies 999";
         let points = points(&format!("{QUICK} {parameters} --suite {suite}"));
         assert_eq!(points.len(), 4);
         assert!(points.iter().all(|p| p["path"]["verified"] == 4 * 256));

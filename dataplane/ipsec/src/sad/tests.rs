@@ -277,3 +277,12 @@ fn parameters_that_do_not_fit_are_refused_with_the_reason() {
     assert_eq!(error, SaError::EncapWithAh);
     assert_eq!(Spi::new(255), None);
 }
+
+/// What a worker holds for a pair of AES-GCM SAs with a window of 1024: both runtime forms where they lie in the tables, two expanded
+/// keys of 14 cache lines, 32 words of window, and a selector each.
+#[test]
+fn a_pair_of_sas_takes_less_than_three_kib() {
+    let forms = size_of::<InboundSa>() + size_of::<OutboundSa>();
+    let behind = 2 * 14 * 64 + 32 * size_of::<u64>() + 2 * size_of::<Selector>();
+    assert!(forms + behind <= 3072, "{forms} and {behind}");
+}
