@@ -66,7 +66,14 @@ fn the_tables_fit_a_terminal() {
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
-    for arguments in ["--bursts 0", "--sas 1000001", "--workers 3", "--seconds 0", "--sizes 39"] {
+    for arguments in [
+        "--bursts 0",
+        "--sas 1000001",
+        "--policies 1000001",
+        "--workers 65",
+        "--seconds 0",
+        "--sizes 39",
+    ] {
         let output = bench(arguments);
         assert!(!output.status.success() && !output.stderr.is_empty(), "{arguments}");
         assert!(output.stdout.is_empty(), "{arguments}");
