@@ -10,7 +10,10 @@ use crate::event::{
 };
 use crate::message::IkeSpi;
 use crate::v2::child::Phase;
+use crate::v1;
 use crate::v2::init;
+use crate::sa::Sa;
+use crate::v1::sa::IsakmpSa;
 use crate::v2::sa::{Head, IkeSa, Nat, State};
 use crate::v2::task::Task;
 use crate::view::Role;
@@ -49,15 +52,15 @@ impl Engine {
                 Ok(request)
             }
             Command::RekeyIke(target) => {
-                let ids = self.ike_targets(&target, |state| state.is_active())?;
+                let ids = self.ike_targets(&target, Sa::is_active)?;
                 Ok(self.each_ike(now, spis, &ids, |sa, tag| {
-                    sa.head.push_task(Task::RekeyIke { tag });
+                    sa.head_mut().push_task(Task::RekeyIke { tag });
                 }))
             }
             Command::ReauthIke(target) => {
-                let ids = self.ike_targets(&target, |state| state.is_active())?;
+                let ids = self.ike_targets(&target, Sa::is_active)?;
                 Ok(self.each_ike(now, spis, &ids, |sa, tag| {
-                    sa.head.push_task(Task::DeleteIke {
+                    sa.head_mut().push_task(Task::DeleteIke {
                         reason: Failure::Replaced,
                         reauthenticate: true,
                         tag,
@@ -67,17 +70,20 @@ impl Engine {
             Command::RekeyChild(target) => {
                 let targets = self.child_targets(&target)?;
                 Ok(self.each_child(now, spis, &targets, |sa, _, pair, tag| {
-                    sa.head.push_task(Task::RekeyChild { pair, tag });
+                    sa.head_mut().push_task(Task::RekeyChild { pair, tag });
                 }))
             }
             Command::TerminateChild { target, force } => {
                 let targets = self.child_targets(&target)?;
                 Ok(self.each_child(now, spis, &targets, |sa, cx, pair, tag| {
-                    if force && let State::Established(state) = &mut sa.state {
+                    if force
+                        && let Sa::V2(sa) = sa
+                        && let State::Established(state) = &mut sa.state
+                    {
                         state.force_delete_child(&mut sa.head, cx, pair, tag);
                     } else {
                         let reason = Failure::Terminated;
-                        sa.head.push_task(Task::DeleteChild { pair, reason, tag });
+                        sa.head_mut().push_task(Task::DeleteChild { pair, reason, tag });
                     }
                 }))
             }
@@ -105,8 +111,7 @@ impl Engine {
             Some((Arc::clone(c), Arc::clone(child)))
         });
         let (connection, child) = found.ok_or(CommandError::UnknownConfig)?;
-        let negotiable = matches!(child.mode, ChildMode::Protect(_));
-        if !negotiable || connection.version == Version::Ikev1 {
+        if !matches!(child.mode, ChildMode::Protect(_)) {
             return Err(CommandError::NotNegotiable);
         }
         Ok((connection, child))
@@ -136,9 +141,9 @@ impl Engine {
         let task = Task::CreateChild { config: child, packet };
         let takers = self.table.of_connection(&connection.name);
         let taker =
-            takers.into_iter().find(|id| self.table.get(*id).is_some_and(IkeSa::takes_children));
+            takers.into_iter().find(|id| self.table.get(*id).is_some_and(Sa::takes_children));
         match taker {
-            Some(id) => self.step(now, spis, id, |sa, _| sa.head.push_task(task)),
+            Some(id) => self.step(now, spis, id, |sa, _| sa.head_mut().push_task(task)),
             None => {
                 let tasks = VecDeque::from([task]);
                 if let Err(error) = self.initiate(now, spis, connection, tasks, None) {
@@ -162,9 +167,6 @@ impl Engine {
         tasks: VecDeque<Task>,
         waiter: Option<RequestId>,
     ) -> Result<IkeId, CommandError> {
-        if connection.version == Version::Ikev1 {
-            return Err(CommandError::NotNegotiable);
-        }
         let single = |range: &&AddressRange| range.first() == range.last();
         let remote = connection.remote_addrs.iter().find(single);
         let remote = remote.ok_or(CommandError::NoPeerAddress)?.first();
@@ -175,31 +177,78 @@ impl Engine {
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let local = local.find(|a| a.is_ipv4() == remote.is_ipv4()).unwrap_or(unspecified);
-        let head = Head {
+        let path = Path {
+            local: SocketAddr::new(local, connection.local_port),
+            remote: SocketAddr::new(remote, connection.remote_port),
+        };
+        if connection.version == Version::Ikev1 {
+            let mut head = self.initiator(connection, path, waiter);
+            head.tasks.extend(tasks.into_iter().map(Into::into));
+            return self.start_v1(now, spis, head, None).ok_or(CommandError::NotNegotiable);
+        }
+        let mut head = self.initiator(connection, path, waiter);
+        head.tasks.extend(tasks.into_iter().map(Into::into));
+        let id = head.id;
+        let state = self.with_cx(now, spis, |cx| init::start(&head, cx, 1));
+        let state = state.ok_or(CommandError::NotNegotiable)?;
+        self.insert(Sa::V2(Box::new(IkeSa { head, state })));
+        Ok(id)
+    }
+
+    fn initiator(
+        &mut self,
+        connection: Arc<Connection>,
+        path: Path,
+        waiter: Option<RequestId>,
+    ) -> Head {
+        Head {
             id: IkeId(self.registry.ike.next()),
             role: Role::Initiator,
             spi_i: IkeSpi(self.random.array()),
             spi_r: IkeSpi::ZERO,
-            path: Path {
-                local: SocketAddr::new(local, connection.local_port),
-                remote: SocketAddr::new(remote, connection.remote_port),
-            },
+            path,
             nat: Nat::default(),
             connection,
-            tasks: tasks.into_iter().map(Into::into).collect(),
+            tasks: VecDeque::new(),
             waiters: waiter.into_iter().collect(),
-        };
+        }
+    }
+
+    /// Begins an ISAKMP SA on a known path, in the place of another.
+    pub(crate) fn initiate_v1(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        connection: Arc<Connection>,
+        path: Path,
+        replaces: Option<IkeId>,
+        waiter: Option<RequestId>,
+    ) -> Option<IkeId> {
+        if connection.version != Version::Ikev1 {
+            return None;
+        }
+        let head = self.initiator(connection, path, waiter);
+        self.start_v1(now, spis, head, replaces)
+    }
+
+    fn start_v1(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        mut head: Head,
+        replaces: Option<IkeId>,
+    ) -> Option<IkeId> {
         let id = head.id;
-        let state = self.with_cx(now, spis, |cx| init::start(&head, cx, 1));
-        let state = state.ok_or(CommandError::NotNegotiable)?;
-        self.insert(IkeSa { head, state });
-        Ok(id)
+        let state =
+            self.with_cx(now, spis, |cx| v1::initiate::start(&mut head, cx, 1, replaces))?;
+        self.insert(Sa::V1(Box::new(IsakmpSa { head, state })));
+        Some(id)
     }
 
     fn ike_targets(
         &self,
         target: &IkeTarget,
-        fits: impl Fn(&crate::v2::established::Established) -> bool,
+        fits: impl Fn(&Sa) -> bool,
     ) -> Result<Vec<IkeId>, CommandError> {
         let ids = match target {
             IkeTarget::Id(id) => vec![*id],
@@ -207,11 +256,10 @@ impl Engine {
         };
         let found: Vec<IkeId> = ids
             .into_iter()
-            .filter(|id| match self.table.get(*id).map(|sa| &sa.state) {
-                Some(State::Established(state)) => fits(state),
-                Some(State::Closed(_) | State::Gone) | None => false,
-                // Half open or being initiated: only a command that takes any SA is for it.
-                Some(_) => matches!(target, IkeTarget::Id(_) | IkeTarget::Connection(_)),
+            .filter(|id| match self.table.get(*id) {
+                Some(sa) if sa.is_established() => fits(sa),
+                Some(sa) => !sa.is_closed() && !sa.is_gone(),
+                None => false,
             })
             .collect();
         if found.is_empty() { Err(CommandError::UnknownSa) } else { Ok(found) }
@@ -221,17 +269,17 @@ impl Engine {
         let gone = |phase| matches!(phase, Phase::Lingering { .. } | Phase::Rekeyed);
         let mut found = Vec::new();
         for sa in self.table.iter() {
-            let State::Established(state) = &sa.state else { continue };
-            for child in state.children.values().filter(|child| !gone(child.phase)) {
+            let Some(children) = sa.children() else { continue };
+            for child in children.values().filter(|child| !gone(child.phase)) {
                 let fits = match target {
                     ChildTarget::Pair(pair) => child.pair == *pair,
                     ChildTarget::Named { connection, child: name } => {
                         child.config.name == *name
-                            && connection.as_ref().is_none_or(|c| *c == sa.head.connection.name)
+                            && connection.as_ref().is_none_or(|c| *c == sa.head().connection.name)
                     }
                 };
                 if fits {
-                    found.push((sa.head.id, child.pair));
+                    found.push((sa.head().id, child.pair));
                 }
             }
         }
@@ -243,7 +291,7 @@ impl Engine {
         now: Instant,
         spis: &mut dyn SpiSource,
         ids: &[IkeId],
-        f: impl Fn(&mut IkeSa, Option<RequestId>),
+        f: impl Fn(&mut Sa, Option<RequestId>),
     ) -> RequestId {
         let steps = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         let request = self.requests.begin(&mut self.registry, steps);
@@ -258,7 +306,7 @@ impl Engine {
         now: Instant,
         spis: &mut dyn SpiSource,
         targets: &[(IkeId, PairId)],
-        f: impl Fn(&mut IkeSa, &mut crate::context::Cx<'_>, PairId, Option<RequestId>),
+        f: impl Fn(&mut Sa, &mut crate::context::Cx<'_>, PairId, Option<RequestId>),
     ) -> RequestId {
         let steps = u32::try_from(targets.len()).unwrap_or(u32::MAX);
         let request = self.requests.begin(&mut self.registry, steps);
@@ -280,6 +328,11 @@ impl Engine {
         for id in ids {
             self.step(now, spis, *id, |sa, cx| {
                 let tag = Some(request);
+                let sa = match sa {
+                    // There is no answer to a delete of IKEv1 that could be waited for.
+                    Sa::V1(sa) => return sa.terminate(cx, tag),
+                    Sa::V2(sa) => sa,
+                };
                 let done = Ok(Outcome { matched: 1, ike: Some(sa.head.id), pair: None });
                 match core::mem::replace(&mut sa.state, State::Gone) {
                     State::Established(state) if force => {

@@ -28,7 +28,7 @@ pub struct Config {
 /// Which IKE versions a connection speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
-    /// `version = 0`: initiates IKEv2, answers both.
+    /// `version = 0`: IKEv2, as RFC 9395 deprecates IKEv1.
     #[default]
     Any,
     /// `version = 1`
@@ -151,6 +151,9 @@ pub struct Connection {
     pub fragmentation: bool,
     /// Liveness checks after this idle time; zero for none.
     pub dpd_delay: Duration,
+    /// IKEv1: a peer that is silent for this long while it is asked whether it lives is dead; zero leaves that to the
+    /// retransmissions.
+    pub dpd_timeout: Duration,
     /// IKE SA rekeying; zero for none.
     pub rekey_time: Duration,
     /// IKE SA reauthentication; zero for none.

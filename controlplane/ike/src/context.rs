@@ -13,7 +13,7 @@ use crate::v2::child::ChildSa;
 use crate::v2::sa::IkeSa;
 use crate::v2::task::Queued;
 use core::net::IpAddr;
-use ipsec::sa::{PairId, Spi};
+use ipsec::sa::{PairId, Protocol, Spi};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,6 +101,16 @@ pub(crate) enum Effect {
     TagDone { request: RequestId, result: Result<Outcome, Failure> },
     /// The connection is negotiated anew with these children (reauthentication).
     Reinitiate { connection: Arc<Connection>, children: Vec<Arc<Child>>, tag: Option<RequestId> },
+    /// IKEv1: a new main mode is to take the place of an ISAKMP SA, on the path that the SA has.
+    Renewal { old: IkeId, connection: Arc<Connection>, path: Path, tag: Option<RequestId> },
+    /// IKEv1: the main mode that was to take the place of this SA failed.
+    NotReplaced(IkeId),
+    /// IKEv1: an ISAKMP SA takes over the children of the one that it replaces.
+    Adopt { from: IkeId, to: IkeId },
+    /// IKEv1: the peer of this SA deletes a Child SA that another SA with the same ends may have.
+    DeletedByPeer { ike: IkeId, protocol: Protocol, spi: u32 },
+    /// IKEv1: the peer says that it knows of no other SA.
+    InitialContact(IkeId),
 }
 
 /// One step's surroundings.

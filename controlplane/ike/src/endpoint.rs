@@ -1,9 +1,9 @@
 //! The way in for datagrams: header, cookie, SPI pair, version.
 
-use crate::context::Effect;
+use crate::context::{Cx, Effect};
 use crate::crypto::CookieSecret;
 use crate::engine::Engine;
-use crate::event::{Path, SpiSource};
+use crate::event::{IkeId, Path, SpiSource};
 use crate::message::{
     ExchangeType, Flags, Header, IkeSpi, InvalidMessage, Message, MessageId, NotifyType,
     PayloadList, v2,
@@ -11,6 +11,7 @@ use crate::message::{
 use crate::random::Random;
 use crate::v2::fault::{Fault, Incompatible};
 use crate::v2::respond::{self, Request};
+use crate::sa::Sa;
 use crate::v2::sa::IkeSa;
 use crate::v2::window::digest_of;
 use crate::view::Role;
@@ -62,9 +63,8 @@ impl Engine {
     ) {
         let message = match Message::parse(datagram) {
             Ok(Message::V2(message)) => message,
-            Ok(Message::V1(_)) => {
-                self.stats.invalid_packets_received += 1;
-                return;
+            Ok(Message::V1(message)) => {
+                return self.receive_v1(now, path, &message, datagram, spis);
             }
             Err(fault) => return self.unreadable(path, datagram, fault),
         };
@@ -73,7 +73,7 @@ impl Engine {
         let digest = digest_of(datagram);
         if header.spi_r.is_zero() && !is_response {
             if let Some(id) = self.table.by_first_message(header.spi_i, path.remote) {
-                self.step(now, spis, id, |sa, cx| {
+                self.step_v2(now, spis, id, |sa, cx| {
                     sa.handle_message(cx, path, &message, datagram, digest);
                 });
                 return;
@@ -83,6 +83,7 @@ impl Engine {
         let own = if header.flags.contains(Flags::INITIATOR) { header.spi_r } else { header.spi_i };
         let known = self.table.by_spi(own).filter(|id| {
             self.table.get(*id).is_some_and(|sa| {
+                let Sa::V2(sa) = sa else { return false };
                 let head = &sa.head;
                 // An initiator learns the responder's SPI from the answer.
                 let open = head.role == Role::Initiator && head.spi_r.is_zero();
@@ -91,7 +92,7 @@ impl Engine {
         });
         match known {
             Some(id) => {
-                self.step(now, spis, id, |sa, cx| {
+                self.step_v2(now, spis, id, |sa, cx| {
                     sa.handle_message(cx, path, &message, datagram, digest);
                 });
             }
@@ -101,6 +102,20 @@ impl Engine {
                 None => self.stats.invalid_cookies_received += 1,
             },
         }
+    }
+
+    fn step_v2(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        id: IkeId,
+        f: impl FnOnce(&mut IkeSa, &mut Cx<'_>),
+    ) {
+        self.step(now, spis, id, |sa, cx| match sa {
+            Sa::V2(sa) => f(sa, cx),
+            // The initiator's SPI is one that a peer of the other version chose too.
+            Sa::V1(_) => cx.stats.invalid_cookies_received += 1,
+        });
     }
 
     /// A datagram that is no message. Only a first request and a higher version get an answer.
@@ -189,7 +204,7 @@ impl Engine {
                     request.accept(cx, path, spi_i, datagram, digest)
                 });
                 let keep_alive = self.config.settings.keep_alive;
-                self.table.insert(IkeSa { head, state }, keep_alive);
+                self.table.insert(Sa::V2(Box::new(IkeSa { head, state })), keep_alive);
             }
             Err(fault) => {
                 match fault {

@@ -13,7 +13,9 @@ use crate::random::Random;
 use crate::statistics::Statistics;
 use crate::table::Table;
 use crate::v2::established::{DELETE_AWAITED, Life};
-use crate::v2::sa::{IkeSa, State};
+use crate::sa::Sa;
+use crate::v1::sa::State as StateV1;
+use crate::v2::sa::State;
 use crate::v2::task::Task;
 use crate::view::{IkeSaView, Role};
 use core::net::SocketAddr;
@@ -153,11 +155,7 @@ impl Engine {
         spis: &mut dyn SpiSource,
     ) {
         let Some(ike) = self.table.owner(pair) else { return };
-        self.step(now, spis, ike, |sa, _| {
-            if let State::Established(state) = &mut sa.state {
-                state.limit_reached(&mut sa.head, pair, limit);
-            }
-        });
+        self.step(now, spis, ike, |sa, cx| sa.limit_reached(cx, pair, limit));
         self.run_effects(now, spis);
     }
 
@@ -165,10 +163,8 @@ impl Engine {
     /// rekeyed pair may be used. Reported at least once for a new pair, and about every second while there is traffic.
     pub fn handle_inbound_traffic(&mut self, now: Instant, pair: PairId) {
         let Some(ike) = self.table.owner(pair) else { return };
-        if let Some(sa) = self.table.get_mut(ike)
-            && let State::Established(state) = &mut sa.state
-        {
-            let activate = state.inbound_traffic(now, pair);
+        if let Some(sa) = self.table.get_mut(ike) {
+            let activate = sa.inbound_traffic(now, pair);
             self.out.events.extend(activate);
         }
         self.table.settle(ike, self.config.settings.keep_alive);
@@ -177,10 +173,8 @@ impl Engine {
     /// Authentic UDP-encapsulated ESP of a pair has come from another address or port (RFC 7296 §2.23).
     pub fn handle_peer_moved(&mut self, _now: Instant, pair: PairId, remote: SocketAddr) {
         let Some(ike) = self.table.owner(pair) else { return };
-        if let Some(sa) = self.table.get_mut(ike)
-            && let State::Established(state) = &mut sa.state
-        {
-            let moved = state.peer_moved(&mut sa.head, remote);
+        if let Some(sa) = self.table.get_mut(ike) {
+            let moved = sa.peer_moved(remote);
             self.out.events.extend(moved);
         }
     }
@@ -215,7 +209,7 @@ impl Engine {
         for sa in self.table.iter() {
             negotiating += sa.negotiations();
             fragments += sa.fragments_held();
-            isadb += usize::from(!matches!(&sa.state, State::Closed(closed) if !closed.failed));
+            isadb += usize::from(sa.is_counted());
         }
         Statistics {
             active_acquire: count(self.acquires.active()),
@@ -236,7 +230,7 @@ impl Engine {
 
     /// Whether nothing is left: after [`Command::TerminateAll`], that the daemon may go.
     pub fn is_idle(&self) -> bool {
-        self.table.iter().all(|sa| matches!(sa.state, State::Closed(_)))
+        self.table.iter().all(Sa::is_closed)
             && self.out.transmits.is_empty()
             && self.out.events.is_empty()
     }
@@ -269,7 +263,7 @@ impl Engine {
         now: Instant,
         spis: &mut dyn SpiSource,
         id: IkeId,
-        f: impl FnOnce(&mut IkeSa, &mut Cx<'_>),
+        f: impl FnOnce(&mut Sa, &mut Cx<'_>),
     ) {
         let Some(sa) = self.table.get_mut(id) else { return };
         let mut cx = Cx {
@@ -284,14 +278,14 @@ impl Engine {
         };
         f(sa, &mut cx);
         sa.pump(&mut cx);
-        let over = matches!(sa.state, State::Closed(_) | State::Gone);
+        let over = sa.is_closed() || sa.is_gone();
         self.table.settle(id, self.config.settings.keep_alive);
         if over {
             self.registry.known.remove(&id);
         }
     }
 
-    pub(crate) fn insert(&mut self, sa: IkeSa) {
+    pub(crate) fn insert(&mut self, sa: Sa) {
         self.table.insert(sa, self.config.settings.keep_alive);
     }
 
@@ -305,7 +299,7 @@ impl Engine {
                 Effect::Insert(sa) => {
                     let spi = sa.head.own_spi();
                     let id = sa.head.id;
-                    self.insert(*sa);
+                    self.insert(Sa::V2(sa));
                     self.step(now, spis, id, |_, _| {});
                     self.replay_parked(now, spi, spis);
                 }
@@ -315,16 +309,15 @@ impl Engine {
                 }
                 Effect::Move { from, to, children, tasks } => {
                     let pairs: Vec<PairId> = children.keys().copied().collect();
-                    let there = self
-                        .table
-                        .get(to)
-                        .is_some_and(|sa| matches!(&sa.state, State::Established(_)));
+                    let there = self.table.get(to).is_some_and(Sa::is_established);
                     if there {
                         for pair in &pairs {
                             self.table.own(*pair, to);
                         }
                         self.step(now, spis, to, |sa, cx| {
-                            if let State::Established(state) = &mut sa.state {
+                            if let Sa::V2(sa) = sa
+                                && let State::Established(state) = &mut sa.state
+                            {
                                 state.adopt(&mut sa.head, cx, from, children, tasks);
                             }
                         });
@@ -340,7 +333,9 @@ impl Engine {
                     }
                 }
                 Effect::Redundant(id) => self.step(now, spis, id, |sa, cx| {
-                    if let State::Established(state) = &mut sa.state {
+                    if let Sa::V2(sa) = sa
+                        && let State::Established(state) = &mut sa.state
+                    {
                         state.life = Life::Rekeyed { until: cx.now + DELETE_AWAITED };
                         state.undecided = false;
                     }
@@ -376,6 +371,42 @@ impl Engine {
                         self.queue_tag_failed(tag);
                     }
                 }
+                Effect::Renewal { old, connection, path, tag } => {
+                    let current =
+                        self.config.connections.iter().find(|c| c.name == connection.name);
+                    let connection = current.map_or(connection, Arc::clone);
+                    if self.shutting_down
+                        || self.initiate_v1(now, spis, connection, path, Some(old), tag).is_none()
+                    {
+                        self.queue_tag_failed(tag);
+                        self.effects.push_back(Effect::NotReplaced(old));
+                    }
+                }
+                Effect::NotReplaced(id) => self.step(now, spis, id, |sa, cx| {
+                    if let Sa::V1(sa) = sa
+                        && let StateV1::Established(state) = &mut sa.state
+                    {
+                        state.not_replaced(cx);
+                    }
+                }),
+                Effect::Adopt { from, to } => self.adopt(now, spis, from, to, true),
+                Effect::DeletedByPeer { ike, protocol, spi } => {
+                    for other in self.same_ends(ike) {
+                        self.step(now, spis, other, |sa, cx| {
+                            if let Sa::V1(sa) = sa
+                                && let StateV1::Established(state) = &mut sa.state
+                            {
+                                state.deleted_by_peer(&sa.head, cx, protocol, spi);
+                            }
+                        });
+                    }
+                }
+                Effect::InitialContact(id) => {
+                    let known = self.registry.known.get(&id).cloned();
+                    if let Some(known) = known {
+                        self.check_unique(now, spis, id, &known, true);
+                    }
+                }
             }
         }
     }
@@ -390,13 +421,9 @@ impl Engine {
         initial_contact: bool,
     ) {
         let Some(sa) = self.table.get(id) else { return };
-        let (policy, role) = (sa.head.connection.unique, sa.head.role);
-        let same_ends = |(other, there): &(&IkeId, &Known)| {
-            **other != id && there.local == known.local && there.remote == known.remote
-        };
-        let others: Vec<IkeId> =
-            self.registry.known.iter().filter(same_ends).map(|(id, _)| *id).collect();
-        for other in others {
+        let (policy, role) = (sa.head().connection.unique, sa.head().role);
+        let is_v1 = matches!(sa, Sa::V1(_));
+        for other in self.others_of(id, known) {
             if initial_contact && policy != Unique::Never {
                 // The peer has lost its state: there is nobody to tell.
                 self.out.events.push_back(Event::Log {
@@ -404,9 +431,16 @@ impl Engine {
                     text: format!("IKE_SA [{}] ended by INITIAL_CONTACT", other.0),
                 });
                 self.step(now, spis, other, |sa, cx| sa.destroy(cx, Failure::Replaced));
-            } else if policy == Unique::Replace && role == Role::Responder {
+                continue;
+            }
+            if is_v1 && role == Role::Responder {
+                // IKEv1 has no word for a main mode that renews another: the initiator's own view of it comes with the
+                // delete of the old one, and the children must not go with that.
+                self.adopt(now, spis, other, id, false);
+            }
+            if policy == Unique::Replace && role == Role::Responder {
                 self.step(now, spis, other, |sa, _| {
-                    sa.head.push_task(Task::DeleteIke {
+                    sa.head_mut().push_task(Task::DeleteIke {
                         reason: Failure::Replaced,
                         reauthenticate: false,
                         tag: None,
@@ -414,6 +448,52 @@ impl Engine {
                 });
             }
         }
+    }
+
+    /// Other IKE SAs between the same two ends.
+    fn others_of(&self, id: IkeId, known: &Known) -> Vec<IkeId> {
+        let same_ends = |(other, there): &(&IkeId, &Known)| {
+            **other != id && there.local == known.local && there.remote == known.remote
+        };
+        self.registry.known.iter().filter(same_ends).map(|(id, _)| *id).collect()
+    }
+
+    fn same_ends(&self, id: IkeId) -> Vec<IkeId> {
+        let known = self.registry.known.get(&id);
+        known.map(|known| self.others_of(id, known)).unwrap_or_default()
+    }
+
+    /// IKEv1: children go from one ISAKMP SA of a connection to another; `for_good` with what waits, and the old one ends.
+    fn adopt(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        from: IkeId,
+        to: IkeId,
+        for_good: bool,
+    ) {
+        let there = self.table.get(to).filter(|sa| sa.is_active());
+        let name = there.map(|sa| sa.head().connection.name.clone());
+        let mut moved = None;
+        if let Some(Sa::V1(sa)) = self.table.get_mut(from)
+            && let StateV1::Established(state) = &mut sa.state
+            && name.is_some_and(|name| name == sa.head.connection.name)
+        {
+            moved = Some(state.hand_over(&mut sa.head, now, for_good));
+        }
+        let Some((children, tasks)) = moved else { return };
+        for pair in children.keys() {
+            self.table.own(*pair, to);
+        }
+        self.step(now, spis, to, |sa, _| {
+            if let Sa::V1(sa) = sa
+                && let StateV1::Established(state) = &mut sa.state
+            {
+                state.children.extend(children);
+                sa.head.tasks.extend(tasks);
+            }
+        });
+        self.step(now, spis, from, |_, _| {});
     }
 
     fn queue_tag_failed(&mut self, tag: Option<RequestId>) {

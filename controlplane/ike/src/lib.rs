@@ -16,6 +16,7 @@ pub mod config;
 mod context;
 pub mod crypto;
 mod endpoint;
+mod endpoint_v1;
 mod engine;
 pub mod event;
 mod identity;
@@ -24,8 +25,10 @@ pub mod message;
 mod narrowing;
 pub mod proposal;
 mod random;
+mod sa;
 pub mod statistics;
 mod table;
+mod v1;
 mod v2;
 pub mod view;
 

@@ -4,7 +4,7 @@
 
 use crate::event::{IkeId, Path};
 use crate::message::IkeSpi;
-use crate::v2::sa::{IkeSa, State};
+use crate::sa::Sa;
 use crate::view::Role;
 use core::net::{IpAddr, SocketAddr};
 use ipsec::sa::PairId;
@@ -22,7 +22,7 @@ pub(crate) struct Parked {
 }
 
 struct Entry {
-    sa: IkeSa,
+    sa: Sa,
     own_spi: IkeSpi,
     first_message: Option<(IkeSpi, SocketAddr)>,
     deadline: Option<Instant>,
@@ -46,8 +46,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn insert(&mut self, sa: IkeSa, keep_alive: Duration) {
-        let head = &sa.head;
+    pub(crate) fn insert(&mut self, sa: Sa, keep_alive: Duration) {
+        let head = sa.head();
         let (id, own_spi) = (head.id, head.own_spi());
         let is_responder = head.role == Role::Responder && sa.is_half_open();
         let first_message = is_responder.then_some((head.spi_i, head.path.remote));
@@ -57,8 +57,8 @@ impl Table {
             self.by_first_message.insert(key, id);
         }
         self.by_connection.entry(connection.clone()).or_default().insert(id);
-        if let State::Established(state) = &sa.state {
-            self.pairs.extend(state.children.keys().map(|pair| (*pair, id)));
+        if let Some(children) = sa.children() {
+            self.pairs.extend(children.keys().map(|pair| (*pair, id)));
         }
         let entry =
             Entry { sa, own_spi, first_message, deadline: None, half_open: None, connection };
@@ -69,7 +69,7 @@ impl Table {
     /// Brings the indexes up to date after a step of an IKE SA; says whether it is gone.
     pub(crate) fn settle(&mut self, id: IkeId, keep_alive: Duration) -> bool {
         let Some(entry) = self.sas.get_mut(&id) else { return false };
-        let gone = matches!(entry.sa.state, State::Gone);
+        let gone = entry.sa.is_gone();
         let deadline = if gone { None } else { entry.sa.deadline(keep_alive) };
         if deadline != entry.deadline {
             if let Some(old) = entry.deadline {
@@ -80,7 +80,7 @@ impl Table {
             }
             entry.deadline = deadline;
         }
-        let half_open = entry.sa.is_half_open().then(|| entry.sa.head.path.remote.ip());
+        let half_open = entry.sa.is_half_open().then(|| entry.sa.head().path.remote.ip());
         if half_open.is_some() != entry.half_open.is_some() {
             match (half_open, entry.half_open) {
                 (Some(address), _) => {
@@ -100,9 +100,10 @@ impl Table {
             }
             entry.half_open = half_open;
         }
-        if entry.connection != entry.sa.head.connection.name {
-            let old =
-                core::mem::replace(&mut entry.connection, entry.sa.head.connection.name.clone());
+        let name = &entry.sa.head().connection.name;
+        if entry.connection != *name {
+            let name = name.clone();
+            let old = core::mem::replace(&mut entry.connection, name);
             let new = entry.connection.clone();
             self.leave_connection(&old, id);
             self.by_connection.entry(new).or_default().insert(id);
@@ -144,11 +145,11 @@ impl Table {
         }
     }
 
-    pub(crate) fn get(&self, id: IkeId) -> Option<&IkeSa> {
+    pub(crate) fn get(&self, id: IkeId) -> Option<&Sa> {
         self.sas.get(&id).map(|entry| &entry.sa)
     }
 
-    pub(crate) fn get_mut(&mut self, id: IkeId) -> Option<&mut IkeSa> {
+    pub(crate) fn get_mut(&mut self, id: IkeId) -> Option<&mut Sa> {
         self.sas.get_mut(&id).map(|entry| &mut entry.sa)
     }
 
@@ -165,7 +166,7 @@ impl Table {
         self.by_connection.get(name).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &IkeSa> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sa> {
         self.sas.values().map(|entry| &entry.sa)
     }
 

@@ -568,6 +568,7 @@ pub(super) fn connection(who: Who) -> Connection {
         mobike: false,
         fragmentation: true,
         dpd_delay: Duration::ZERO,
+        dpd_timeout: Duration::ZERO,
         rekey_time: Duration::ZERO,
         reauth_time: Duration::ZERO,
         over_time: Duration::from_secs(360),

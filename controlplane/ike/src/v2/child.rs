@@ -343,6 +343,18 @@ impl Agreed {
             Side::Asking => (keys.from_initiator, keys.from_responder),
             Side::Answering => (keys.from_responder, keys.from_initiator),
         };
+        self.with_keys(cx, head, ours, theirs)
+    }
+
+    /// Makes the Child SA and both of its halves, of keys for what we send and what the peer sends. The SPI stays the
+    /// caller's to release when this fails.
+    pub(crate) fn with_keys(
+        self,
+        cx: &mut Cx<'_>,
+        head: &Head,
+        ours: DirectionKeys,
+        theirs: DirectionKeys,
+    ) -> Result<Prepared, Fault> {
         let pair = PairId(cx.registry.pair.next());
         let encap = head.nat.encapsulates();
         let inbound = self.parameters(head, pair, self.spi_in, theirs)?;

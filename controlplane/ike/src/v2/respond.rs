@@ -66,18 +66,22 @@ pub(crate) struct AuthExpected {
     pub(crate) reassembly: super::fragments::Reassembly,
 }
 
-/// Whether a connection is for a pair of addresses; the peer's port does not matter.
+/// Whether an IKEv2 connection is for a pair of addresses.
 pub(crate) fn connects(connection: &Connection, path: Path) -> bool {
+    connection.version != Version::Ikev1 && covers(connection, path)
+}
+
+/// Whether a connection's addresses are a path's; the peer's port does not matter.
+pub(crate) fn covers(connection: &Connection, path: Path) -> bool {
     let covers = |ranges: &[AddressRange], address| {
         ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
     };
-    connection.version != Version::Ikev1
-        && covers(&connection.local_addrs, path.local.ip())
+    covers(&connection.local_addrs, path.local.ip())
         && covers(&connection.remote_addrs, path.remote.ip())
 }
 
 /// How narrowly a connection's addresses fit: one for one address goes before one for `%any`, as in charon.
-fn narrowness(connection: &Connection) -> u8 {
+pub(crate) fn narrowness(connection: &Connection) -> u8 {
     let side = |ranges: &[AddressRange]| match ranges {
         [] => 0,
         ranges if ranges.iter().any(|r| r.first() == r.last()) => 2,

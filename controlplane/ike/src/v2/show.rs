@@ -77,7 +77,7 @@ impl Established {
 }
 
 impl ChildSa {
-    fn view(&self, now: Instant) -> ChildSaView {
+    pub(crate) fn view(&self, now: Instant) -> ChildSaView {
         let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
         ChildSaView {
             pair: self.pair,

@@ -1,0 +1,619 @@
+//! An established ISAKMP SA: its messages, its tasks, its timers and how it ends.
+
+use super::quick::{Exchange, Quick};
+use super::sa::{Closed, State, Verified};
+use super::session::Session;
+use super::suite::Life as Offered;
+use super::vendor::Abilities;
+use crate::config::{ChildAction, Identity};
+use crate::context::{Cx, Effect, Known};
+use crate::event::{Event, Failure, IkeId, Level, Limit, Outcome, Path, RequestId};
+use crate::message::v1::{Body, Message, PayloadType};
+use crate::message::{ExchangeType, MessageId};
+use crate::proposal::Chosen;
+use crate::v2::child::{ChildSa, Phase};
+use crate::v2::create_child::retry_after;
+use crate::v2::sa::{Head, Nat};
+use crate::v2::task::{Queued, Task};
+use crate::v2::window::{Digest, Sent};
+use core::net::SocketAddr;
+use ipsec::sa::PairId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Message IDs that one ISAKMP SA remembers, ours and the peer's, so that none is used twice and nothing recorded can be
+/// played again. At three quarters a successor is negotiated; with a liveness check from each side every 30 s that is
+/// after two days. At the end nothing new is begun or taken.
+const MAX_MESSAGE_IDS: usize = 16_384;
+
+/// Quick modes of ours that may be under way at once; more wait for their turn.
+const MAX_ASKING: usize = 8;
+
+/// How long an ISAKMP SA with a successor still answers, for quick modes that are under way on it.
+const HANDED_OVER: Duration = Duration::from_secs(5);
+
+/// How long a deleted ISAKMP SA is remembered for a repeat of its delete.
+const REMEMBERED: Duration = Duration::from_secs(12);
+
+/// What an established ISAKMP SA begins with.
+pub(crate) struct NewSa {
+    pub(crate) session: Session,
+    pub(crate) chosen: Chosen,
+    pub(crate) abilities: Abilities,
+    pub(crate) verified: Verified,
+    /// The lifetime that the offer named.
+    pub(crate) life: Offered,
+}
+
+/// Where an established ISAKMP SA is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// In use.
+    Active,
+    /// A successor is being negotiated.
+    Renewing,
+    /// The successor has the children; deleted at this time.
+    Replaced { until: Instant },
+}
+
+/// A question whether the peer lives (RFC 3706 §5).
+pub(crate) struct Probe {
+    pub(crate) sent: Sent,
+    pub(crate) sequence: u32,
+}
+
+/// An established ISAKMP SA.
+pub(crate) struct Established {
+    pub(crate) session: Session,
+    pub(crate) chosen: Chosen,
+    pub(crate) abilities: Abilities,
+    pub(crate) local_id: Identity,
+    pub(crate) remote_id: Identity,
+    initial_contact: bool,
+    pub(crate) life: Life,
+    /// Quick modes by message ID, lately finished ones included.
+    pub(crate) exchanges: BTreeMap<u32, Exchange>,
+    used: BTreeSet<u32>,
+    pub(crate) children: BTreeMap<PairId, ChildSa>,
+    pub(crate) established: Instant,
+    pub(crate) reauth_at: Option<Instant>,
+    pub(crate) expire_at: Option<Instant>,
+    pub(crate) last_inbound: Instant,
+    pub(crate) last_outbound: Instant,
+    /// The fifth message and our answer to it.
+    sixth: Option<(Digest, Vec<u8>)>,
+    /// The last informational exchange of the peer and our answer to it, if it has one.
+    pub(crate) last_informational: Option<(Digest, Option<Vec<u8>>)>,
+    pub(crate) probe: Option<Probe>,
+    /// The number of our last R-U-THERE.
+    pub(crate) sequence: u32,
+    /// The number of the peer's last one.
+    pub(crate) peer_sequence: Option<u32>,
+}
+
+impl Established {
+    pub(crate) fn new(head: &Head, cx: &mut Cx<'_>, new: NewSa) -> Self {
+        let now = cx.now;
+        let connection = &head.connection;
+        let time = |time: Duration| (!time.is_zero()).then_some(time);
+        let rand = cx.random.below(connection.rand_time);
+        // There is one way to renew an ISAKMP SA: a new main mode. Both times mean it.
+        let soft = [time(connection.rekey_time), time(connection.reauth_time)];
+        let soft = soft.into_iter().flatten().min();
+        let ours = soft.map(|soft| soft.saturating_add(connection.over_time));
+        // RFC 2409 §4: the peer's lifetime binds us too.
+        let hard = ours.into_iter().chain(new.life.time).min();
+        let early = |t: Duration| t.saturating_sub(rand).max(Duration::from_secs(1));
+        Self {
+            session: new.session,
+            chosen: new.chosen,
+            abilities: new.abilities,
+            local_id: new.verified.local_id,
+            remote_id: new.verified.remote_id,
+            initial_contact: new.verified.initial_contact,
+            life: Life::Active,
+            exchanges: BTreeMap::new(),
+            // Zero is phase 1's.
+            used: BTreeSet::from([0]),
+            children: BTreeMap::new(),
+            established: now,
+            reauth_at: soft.and_then(|soft| now.checked_add(early(soft))),
+            expire_at: hard.and_then(|hard| now.checked_add(hard)),
+            last_inbound: now,
+            last_outbound: now,
+            sixth: None,
+            last_informational: None,
+            probe: None,
+            // RFC 3706 §7: it begins at random, below the half.
+            sequence: u32::from_be_bytes(cx.random.array()) >> 1,
+            peer_sequence: None,
+        }
+    }
+
+    /// Responder: what a repeat of the fifth message gets.
+    pub(crate) fn remember_sixth(&mut self, fifth: Digest, sixth: Vec<u8>) {
+        self.sixth = Some((fifth, sixth));
+    }
+
+    /// The SA begins its life in the eyes of everybody else.
+    pub(crate) fn came_up(&self, head: &mut Head, cx: &mut Cx<'_>, replaces: Option<IkeId>) {
+        match replaces {
+            None => cx.stats.ike_main_mode_initial += 1,
+            Some(_) => cx.stats.ike_main_mode_rekey += 1,
+        }
+        head.info(cx, format_args!("established by main mode with {}", self.chosen));
+        let connection = head.connection.name.clone();
+        cx.event(Event::IkeUp { ike: head.id, connection: connection.clone(), replaces });
+        let known =
+            Known { connection, local: self.local_id.clone(), remote: self.remote_id.clone() };
+        if let Some(from) = replaces {
+            cx.effect(Effect::Adopt { from, to: head.id });
+        }
+        cx.effect(Effect::Authenticated {
+            id: head.id,
+            known,
+            initial_contact: self.initial_contact,
+            fresh: replaces.is_none(),
+        });
+        for request in core::mem::take(&mut head.waiters) {
+            let ike = Some(head.id);
+            cx.tag_done(Some(request), Ok(Outcome { matched: 1, ike, pair: None }));
+        }
+    }
+
+    pub(crate) const fn is_active(&self) -> bool {
+        matches!(self.life, Life::Active | Life::Renewing)
+    }
+
+    /// Takes any message with the SA's cookies.
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        message: &Message<'_>,
+        digest: Digest,
+    ) -> State {
+        let header = &message.header;
+        let Body::Encrypted { first, ciphertext } = message.body else {
+            // A main mode message once more, or a notify in clear: neither changes anything.
+            let told = matches!(
+                header.exchange,
+                ExchangeType::IdentityProtection | ExchangeType::InformationalV1
+            );
+            if !told {
+                cx.stats.invalid_packets_received += 1;
+            }
+            return State::Established(self);
+        };
+        match header.exchange {
+            ExchangeType::IdentityProtection => {
+                if let Some((fifth, sixth)) = &self.sixth
+                    && *fifth == digest
+                {
+                    cx.stats.answers_repeated += 1;
+                    cx.transmit(path, sixth.clone());
+                }
+                State::Established(self)
+            }
+            // The first payload of both is HASH (RFC 2409 §5.5, §5.7).
+            _ if first != PayloadType::Hash.number() => {
+                cx.stats.invalid_packets_received += 1;
+                State::Established(self)
+            }
+            ExchangeType::QuickMode => {
+                let id = header.message_id;
+                let parts = (id, header.flags, first, ciphertext);
+                self.quick_message(head, cx, path, parts, digest);
+                State::Established(self)
+            }
+            ExchangeType::InformationalV1 => {
+                let id = header.message_id;
+                self.informational(head, cx, path, (id, first, ciphertext), digest)
+            }
+            _ => {
+                cx.stats.invalid_packets_received += 1;
+                State::Established(self)
+            }
+        }
+    }
+
+    /// An authentic message came in.
+    pub(crate) fn heard(&mut self, head: &mut Head, cx: &mut Cx<'_>, path: Path) {
+        self.last_inbound = cx.now;
+        // A peer behind a NAT is followed where its messages come from, unless we are behind one too.
+        if head.nat.remote && !head.nat.local && path.remote != head.path.remote {
+            head.path.remote = path.remote;
+            self.moved(head, cx);
+        }
+    }
+
+    fn moved(&self, head: &Head, cx: &mut Cx<'_>) {
+        let pairs: Vec<_> = self.children.keys().copied().collect();
+        if !pairs.is_empty() {
+            let encap = head.nat.encapsulates();
+            cx.event(Event::PeerMoved { pairs, path: head.path, encap });
+        }
+    }
+
+    /// Authentic ESP came from elsewhere.
+    pub(crate) fn peer_moved(&mut self, head: &mut Head, remote: SocketAddr) -> Option<Event> {
+        let Nat { remote: behind, local, .. } = head.nat;
+        if !behind || local || head.path.remote == remote {
+            return None;
+        }
+        head.path.remote = remote;
+        let pairs: Vec<_> = self.children.keys().copied().collect();
+        Some(Event::PeerMoved { pairs, path: head.path, encap: head.nat.encapsulates() })
+    }
+
+    /// Authentic ESP came in on a pair: the peer lives, and a held back outbound half may be used.
+    pub(crate) fn inbound_traffic(&mut self, now: Instant, pair: PairId) -> Option<Event> {
+        self.last_inbound = now;
+        self.probe = None;
+        let child = self.children.get_mut(&pair)?;
+        let waiting = core::mem::replace(&mut child.waits_for_traffic, false);
+        waiting.then_some(Event::ActivateOutbound { pair })
+    }
+
+    // Message IDs.
+
+    /// A message ID for an exchange of ours; `None` when there is no more.
+    pub(crate) fn fresh_id(&mut self, cx: &mut Cx<'_>) -> Option<MessageId> {
+        if self.used.len() >= MAX_MESSAGE_IDS {
+            return None;
+        }
+        // The set is small beside the space, so that a few draws always do.
+        let drawn = (0..32).map(|_| u32::from_be_bytes(cx.random.array()));
+        let id = drawn.into_iter().find(|id| !self.used.contains(id))?;
+        self.used.insert(id);
+        Some(MessageId(id))
+    }
+
+    /// Whether an exchange of the peer may begin with this ID.
+    pub(crate) fn may_begin(&self, id: MessageId) -> bool {
+        self.used.len() < MAX_MESSAGE_IDS && !self.used.contains(&id.0)
+    }
+
+    /// An authentic first message used the ID.
+    pub(crate) fn has_begun(&mut self, id: MessageId) {
+        self.used.insert(id.0);
+    }
+
+    pub(crate) fn send(&mut self, head: &Head, cx: &mut Cx<'_>, datagram: Vec<u8>) {
+        cx.transmit(head.path, datagram);
+        self.last_outbound = cx.now;
+    }
+
+    // Tasks.
+
+    /// Begins what waits, as far as it may.
+    pub(crate) fn pump(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        let mut later = Vec::new();
+        while let Some(queued) = head.tasks.pop_front() {
+            let asking = self.exchanges.values().filter(|e| e.is_asking()).count();
+            let waits = queued.not_before.is_some_and(|at| at > cx.now)
+                || (asking >= MAX_ASKING
+                    && matches!(queued.task, Task::CreateChild { .. } | Task::RekeyChild { .. }));
+            if waits {
+                later.push(queued);
+                continue;
+            }
+            match queued.task {
+                Task::DeleteIke { reason, reauthenticate: false, tag } => {
+                    head.tasks.extend(later);
+                    let done = Outcome { matched: 1, ike: Some(head.id), pair: None };
+                    cx.tag_done(tag, Ok(done));
+                    return self.delete(head, cx, reason);
+                }
+                task => self.begin(head, cx, task),
+            }
+        }
+        head.tasks.extend(later);
+        State::Established(self)
+    }
+
+    fn begin(&mut self, head: &mut Head, cx: &mut Cx<'_>, task: Task) {
+        let active = self.is_active();
+        match task {
+            Task::CreateChild { config, packet } if active => {
+                self.ask_new_child(head, cx, config, packet.as_ref());
+            }
+            Task::RekeyChild { pair, tag } if active => self.ask_child_rekey(head, cx, pair, tag),
+            Task::RekeyIke { tag } | Task::DeleteIke { tag, .. } if active => {
+                self.renew(head, cx, tag);
+            }
+            Task::DeleteChild { pair, reason, tag } => {
+                self.delete_child(head, cx, pair, reason);
+                let pair = Some(pair);
+                cx.tag_done(tag, Ok(Outcome { matched: 1, ike: Some(head.id), pair }));
+            }
+            Task::DeleteSpi { protocol, spi } => self.send_delete(head, cx, protocol, &[spi]),
+            Task::Liveness if active => self.ask_liveness(head, cx),
+            task @ (Task::CreateChild { .. }
+            | Task::RekeyChild { .. }
+            | Task::RekeyIke { .. }
+            | Task::DeleteIke { .. }
+            | Task::Liveness) => head.fail_task(cx, task, Failure::Replaced),
+        }
+    }
+
+    /// Negotiates a successor by a new main mode; the children go over to it when it is there.
+    fn renew(&mut self, head: &Head, cx: &mut Cx<'_>, tag: Option<RequestId>) {
+        if self.life == Life::Renewing {
+            return cx.tag_done(tag, Err(Failure::Replaced));
+        }
+        self.life = Life::Renewing;
+        self.reauth_at = None;
+        let (connection, path) = (Arc::clone(&head.connection), head.path);
+        cx.effect(Effect::Renewal { old: head.id, connection, path, tag });
+    }
+
+    /// The successor came to nothing: tried again while the SA lives.
+    pub(crate) fn not_replaced(&mut self, cx: &mut Cx<'_>) {
+        if self.life == Life::Renewing {
+            self.life = Life::Active;
+            let after = retry_after(cx);
+            self.reauth_at = cx.now.checked_add(after);
+        }
+    }
+
+    /// The successor is there: the children and what waits go over to it.
+    pub(crate) fn hand_over(
+        &mut self,
+        head: &mut Head,
+        now: Instant,
+        for_good: bool,
+    ) -> (BTreeMap<PairId, ChildSa>, Vec<Queued>) {
+        let busy: BTreeSet<PairId> = self.exchanges.values().filter_map(Exchange::pair).collect();
+        let staying = self.children.keys().copied().filter(|pair| busy.contains(pair)).collect();
+        let staying: BTreeSet<PairId> = staying;
+        let all = core::mem::take(&mut self.children);
+        let (stay, go) = all.into_iter().partition(|(pair, _)| staying.contains(pair));
+        self.children = stay;
+        if for_good {
+            self.life = Life::Replaced { until: now + HANDED_OVER };
+            return (go, head.tasks.drain(..).collect());
+        }
+        (go, Vec::new())
+    }
+
+    // Timers.
+
+    pub(crate) fn deadline(&self, head: &Head, keep_alive: Duration) -> Option<Instant> {
+        let mut at: Vec<Option<Instant>> = Vec::with_capacity(8);
+        match self.life {
+            Life::Active => at.push(self.reauth_at),
+            Life::Renewing => {}
+            Life::Replaced { until } => at.push(Some(until)),
+        }
+        at.push(self.expire_at);
+        at.push(self.liveness_at(head));
+        at.push(self.keepalive_at(head, keep_alive));
+        at.extend(head.tasks.iter().map(|queued| queued.not_before));
+        at.extend(self.children.values().map(ChildSa::deadline));
+        at.extend(self.exchanges.values().map(Exchange::deadline));
+        at.into_iter().flatten().min()
+    }
+
+    /// When the peer is asked whether it lives, or asked again, or given up.
+    fn liveness_at(&self, head: &Head) -> Option<Instant> {
+        if let Some(probe) = &self.probe {
+            let dead = self.dead_at(head);
+            return Some(dead.map_or(probe.sent.deadline(), |at| at.min(probe.sent.deadline())));
+        }
+        let delay = head.connection.dpd_delay;
+        let asks = self.abilities.dpd && self.is_active() && !delay.is_zero();
+        if asks { self.last_inbound.checked_add(delay) } else { None }
+    }
+
+    /// `dpd_timeout`: from then on a silent peer counts as dead, whatever the repeats.
+    pub(crate) fn dead_at(&self, head: &Head) -> Option<Instant> {
+        let timeout = head.connection.dpd_timeout;
+        if timeout.is_zero() { None } else { self.last_inbound.checked_add(timeout) }
+    }
+
+    /// When a NAT before us needs a packet to remember us (RFC 3948 §4).
+    fn keepalive_at(&self, head: &Head, every: Duration) -> Option<Instant> {
+        if head.nat.local && !every.is_zero() {
+            self.last_outbound.checked_add(every)
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        let now = cx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if let Life::Replaced { until } = self.life
+            && until <= now
+        {
+            return self.delete(head, cx, Failure::Replaced);
+        }
+        if due(self.expire_at) {
+            return self.delete(head, cx, Failure::Expired);
+        }
+        let worn = self.used.len() > MAX_MESSAGE_IDS / 4 * 3;
+        if self.life == Life::Active && (due(self.reauth_at) || worn) {
+            self.renew(head, cx, None);
+        }
+        if due(self.liveness_at(head)) && self.liveness_due(head, cx).is_none() {
+            return self.destroy(head, cx, Failure::Timeout);
+        }
+        if due(self.keepalive_at(head, cx.config.settings.keep_alive)) {
+            self.last_outbound = now;
+            cx.transmit(head.path, vec![0xff]);
+        }
+        if self.quick_timers(head, cx).is_none() {
+            return self.destroy(head, cx, Failure::Timeout);
+        }
+        self.child_timers(head, cx);
+        self.pump(head, cx)
+    }
+
+    fn child_timers(&mut self, head: &mut Head, cx: &mut Cx<'_>) {
+        let now = cx.now;
+        let pairs: Vec<PairId> = self.children.keys().copied().collect();
+        for pair in pairs {
+            let Some(child) = self.children.get(&pair) else { continue };
+            if let Phase::Lingering { until } = child.phase {
+                if until <= now {
+                    self.delete_child(head, cx, pair, Failure::Replaced);
+                }
+                continue;
+            }
+            if child.expire_at.is_some_and(|at| at <= now) {
+                self.delete_child(head, cx, pair, Failure::Expired);
+                continue;
+            }
+            if child.phase == Phase::Installed && child.rekey_at.is_some_and(|at| at <= now) {
+                self.rekey_due(head, cx, pair);
+            }
+        }
+    }
+
+    /// A limit of the dataplane is reached.
+    pub(crate) fn limit_reached(
+        &mut self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        pair: PairId,
+        limit: Limit,
+    ) {
+        let live = self.children.get(&pair).is_some_and(|c| c.phase == Phase::Installed);
+        match limit {
+            Limit::Soft if live => self.rekey_due(head, cx, pair),
+            Limit::Soft => {}
+            Limit::Hard => self.delete_child(head, cx, pair, Failure::Expired),
+        }
+    }
+
+    /// A Child SA is to be replaced, unless another one serves already: two that came up at once, from both sides, are
+    /// told apart by their SPIs, so that both sides let the same one go.
+    pub(crate) fn rekey_due(&mut self, head: &mut Head, cx: &mut Cx<'_>, pair: PairId) {
+        let Some(child) = self.children.get_mut(&pair) else { return };
+        child.rekey_at = None;
+        let rank = rank(child);
+        let (config, selectors) = (Arc::clone(&child.config), child.selectors.clone());
+        let spare = self.children.values().any(|other| {
+            other.pair != pair
+                && other.phase == Phase::Installed
+                && other.config.name == config.name
+                && other.selectors == selectors
+                && self::rank(other) > rank
+        });
+        if spare {
+            self.retire(cx, pair, super::quick::ASKER_LINGERS);
+        } else {
+            head.push_task(Task::RekeyChild { pair, tag: None });
+        }
+    }
+
+    // Ends.
+
+    /// Ends the SA and its children and tells the peer, which does not answer (RFC 2408 §5.15).
+    pub(crate) fn delete(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        reason: Failure,
+    ) -> State {
+        self.send_deletes(head, cx);
+        self.destroy(head, cx, reason)
+    }
+
+    /// Ends the SA after a delete of the peer, which may come again.
+    pub(crate) fn close(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, digest: Digest) -> State {
+        let until = cx.now + REMEMBERED;
+        self.destroy(head, cx, Failure::DeletedByPeer);
+        State::Closed(Closed { digest, until, failed: false })
+    }
+
+    /// Ends the SA and its children without a word to the peer.
+    pub(crate) fn destroy(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        reason: Failure,
+    ) -> State {
+        for (_, exchange) in core::mem::take(&mut self.exchanges) {
+            exchange.give_back(head, cx, reason);
+        }
+        let pairs: Vec<PairId> = self.children.keys().copied().collect();
+        for pair in pairs {
+            self.remove_child(head, cx, pair, reason);
+        }
+        if let Life::Replaced { .. } = self.life {
+            for queued in core::mem::take(&mut head.tasks) {
+                head.fail_task(cx, queued.task, reason);
+            }
+            let name = &head.connection.name;
+            cx.log(Level::Info, format!("IKE_SA {name}[{}] has its successor", head.id.0));
+            return State::Gone;
+        }
+        head.end(cx, reason);
+        State::Gone
+    }
+
+    /// Takes a Child SA away at once and tells the peer.
+    pub(crate) fn delete_child(
+        &mut self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        pair: PairId,
+        reason: Failure,
+    ) {
+        if let Some(child) = self.children.get(&pair) {
+            let (protocol, spi) = (child.protocol, child.spi_in);
+            self.send_delete(head, cx, protocol, &[spi]);
+        }
+        self.remove_child(head, cx, pair, reason);
+    }
+
+    /// Takes a Child SA away at once.
+    pub(crate) fn remove_child(
+        &mut self,
+        head: &Head,
+        cx: &mut Cx<'_>,
+        pair: PairId,
+        reason: Failure,
+    ) {
+        let Some(child) = self.children.remove(&pair) else { return };
+        self.exchanges.values_mut().for_each(|exchange| exchange.lost(cx.now, pair));
+        cx.remove_pair(pair);
+        if child.acquired {
+            head.acquired(cx, &child.config.name, Err(reason));
+        }
+        let replaced = matches!(child.phase, Phase::Lingering { .. });
+        if !replaced && child.up == (true, true) {
+            let action = match reason {
+                Failure::Timeout => child.config.dpd_action,
+                Failure::DeletedByPeer => child.config.close_action,
+                _ => ChildAction::None,
+            };
+            cx.event(Event::ChildDown { name: child.name(head), reason, action });
+        }
+    }
+
+    /// Lets a replaced pair receive for a while longer; then it is deleted.
+    pub(crate) fn retire(&mut self, cx: &mut Cx<'_>, pair: PairId, after: Duration) {
+        if let Some(child) = self.children.get_mut(&pair)
+            && !matches!(child.phase, Phase::Lingering { .. })
+        {
+            child.phase = Phase::Lingering { until: cx.now + after };
+            cx.event(Event::RemoveOutbound { pair });
+        }
+    }
+
+    /// Quick modes under way.
+    pub(crate) fn negotiations(&self) -> usize {
+        self.exchanges.values().filter(|e| !matches!(e.quick, Quick::Over { .. })).count()
+    }
+}
+
+/// Which of two Child SAs for the same traffic goes before the other; the same at both sides.
+fn rank(child: &ChildSa) -> (u32, u32) {
+    let (a, b) = (child.spi_in.get(), child.spi_out.get());
+    (a.min(b), a.max(b))
+}

@@ -1,0 +1,608 @@
+//! Main mode as initiator (RFC 2409 §5, RFC 3947 §3.2, §4).
+//!
+//! ```text
+//! HDR, SA, VID…             -->
+//!                           <--  HDR, SA, VID…
+//! HDR, KE, Ni, NAT-D…       -->
+//!                           <--  HDR, KE, Nr, NAT-D…
+//! HDR*, IDii, HASH_I        -->
+//!                           <--  HDR*, IDir, HASH_R
+//! ```
+
+use super::authenticate;
+use super::established::{Established, NewSa};
+use super::sa::{State, Verified};
+use super::session::{Cookies, Sealer, Session};
+use super::suite::{self, Choice, Life, Method};
+use super::vendor::{self, Abilities};
+use crate::config::{Identity, Unique};
+use crate::context::{Cx, Effect};
+use crate::crypto::v1::{Iv, V1Keys};
+use crate::event::{Failure, IkeId, Level, Path};
+use crate::identity::Fit;
+use crate::job::{Product, Work};
+use crate::message::v1::{
+    Body, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, PayloadType, Payloads,
+    SaPayload, SaView,
+};
+use crate::message::{
+    Emit, ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList, ProtocolId,
+};
+use crate::v2::auth::local_id;
+use crate::v2::fault::{Fault, Misbehaved};
+use crate::v2::init::OwnNonce;
+use crate::v2::sa::{Head, Nat};
+use crate::v2::window::{Due, Sent};
+use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
+
+/// What HASH_I, HASH_R and the keys of phase 1 are made of.
+pub(crate) struct Phase1 {
+    pub(crate) cookies: Cookies,
+    /// The body of the initiator's SA payload.
+    pub(crate) sa: Vec<u8>,
+    pub(crate) ni: Vec<u8>,
+    pub(crate) nr: Vec<u8>,
+    /// g^xi and g^xr.
+    pub(crate) public_i: Vec<u8>,
+    pub(crate) public_r: Vec<u8>,
+}
+
+impl Phase1 {
+    /// g^xi | g^xr | CKY-I | CKY-R | SAi_b | IDii_b.
+    pub(crate) fn of_initiator<'a>(&'a self, id: &'a [u8]) -> [&'a [u8]; 6] {
+        let Cookies { i, r } = &self.cookies;
+        [&self.public_i, &self.public_r, &i.0, &r.0, &self.sa, id]
+    }
+
+    /// g^xr | g^xi | CKY-R | CKY-I | SAi_b | IDir_b.
+    pub(crate) fn of_responder<'a>(&'a self, id: &'a [u8]) -> [&'a [u8]; 6] {
+        let Cookies { i, r } = &self.cookies;
+        [&self.public_r, &self.public_i, &r.0, &i.0, &self.sa, id]
+    }
+}
+
+/// What an attempt keeps from its begin.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt {
+    /// Which of `keyingtries` this is, from one.
+    tries: u32,
+    /// The ISAKMP SA whose children it takes over.
+    pub(crate) replaces: Option<IkeId>,
+    /// What the peer said in clear about why it does not go on: a reason to name, not one to stop.
+    refusal: Option<NotifyType>,
+}
+
+/// The first message is on its way.
+pub(crate) struct SaSent {
+    pub(crate) sent: Sent,
+    sa: Vec<u8>,
+    attempt: Attempt,
+}
+
+/// Our key exchange value is being made.
+pub(crate) struct Keying {
+    pub(crate) job: u64,
+    sa: Vec<u8>,
+    choice: Choice,
+    abilities: Abilities,
+    attempt: Attempt,
+}
+
+/// The third message is on its way.
+pub(crate) struct KeySent {
+    pub(crate) sent: Sent,
+    key: Box<PrivateKey>,
+    ni: OwnNonce,
+    sa: Vec<u8>,
+    choice: Choice,
+    abilities: Abilities,
+    attempt: Attempt,
+}
+
+/// The shared secret is being computed.
+pub(crate) struct Finishing {
+    pub(crate) job: u64,
+    phase1: Phase1,
+    choice: Choice,
+    abilities: Abilities,
+    attempt: Attempt,
+}
+
+/// The fifth message is on its way.
+pub(crate) struct AuthSent {
+    pub(crate) sent: Sent,
+    phase1: Phase1,
+    choice: Choice,
+    abilities: Abilities,
+    keys: V1Keys,
+    sealer: Sealer,
+    iv: Iv,
+    local_id: Identity,
+    attempt: Attempt,
+}
+
+/// The lifetime of phase 1 that a connection asks for.
+pub(crate) fn life_of(head: &Head) -> Life {
+    let connection = &head.connection;
+    let longest = connection.rekey_time.max(connection.reauth_time);
+    let time = (!longest.is_zero()).then(|| longest.saturating_add(connection.over_time));
+    Life { time, kilobytes: None }
+}
+
+/// Begins an ISAKMP SA.
+pub(crate) fn start(
+    head: &mut Head,
+    cx: &mut Cx<'_>,
+    tries: u32,
+    replaces: Option<IkeId>,
+) -> Option<State> {
+    let proposals = &head.connection.proposals;
+    if !proposals.iter().any(suite::usable) {
+        return None;
+    }
+    let proposal = suite::offer(proposals, Method::Psk, life_of(head));
+    let proposals = [proposal];
+    let payload = SaPayload { proposals: &proposals };
+    let sa = payload.body();
+    let mut list = PayloadList::new();
+    list.push(&payload);
+    vendor::push_all(&mut list);
+    let message = list.into_message(&header(head, Flags::NONE)).ok()?;
+    cx.transmit(head.path, message.clone());
+    let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
+    let attempt = Attempt { tries, replaces, refusal: None };
+    Some(State::SaSent(Box::new(SaSent { sent, sa, attempt })))
+}
+
+pub(super) fn header(head: &Head, flags: Flags) -> Header {
+    let exchange = ExchangeType::IdentityProtection;
+    Header::v1(head.spi_i, head.spi_r, exchange, flags, MessageId(0))
+}
+
+/// The payloads of a clear main mode message.
+pub(super) fn clear<'a>(message: &Message<'a>) -> Option<Payloads<'a>> {
+    let header = &message.header;
+    let is_phase1 =
+        header.exchange == ExchangeType::IdentityProtection && header.message_id == MessageId(0);
+    match message.body {
+        Body::Plain(payloads) if is_phase1 => Some(payloads),
+        Body::Plain(_) | Body::Encrypted { .. } => None,
+    }
+}
+
+/// The ciphertext of an encrypted main mode message.
+pub(super) fn encrypted<'a>(message: &Message<'a>) -> Option<(u8, &'a [u8])> {
+    let header = &message.header;
+    let is_phase1 =
+        header.exchange == ExchangeType::IdentityProtection && header.message_id == MessageId(0);
+    match message.body {
+        Body::Encrypted { first, ciphertext } if is_phase1 => Some((first, ciphertext)),
+        Body::Plain(_) | Body::Encrypted { .. } => None,
+    }
+}
+
+/// The one SA payload of a message, which is its first (RFC 2409 §5: "the SA payload MUST precede all others").
+pub(super) fn sa_of<'a>(payloads: &Payloads<'a>) -> Option<SaView<'a>> {
+    let mut found = payloads.iter().filter_map(|payload| match payload {
+        Payload::Sa(view) => Some(view),
+        _ => None,
+    });
+    let first = payloads.chain().iter().next()?;
+    let sa = found.next()?;
+    (first.number == PayloadType::Sa.number() && found.next().is_none()).then_some(sa)
+}
+
+/// KE and nonce of a message.
+pub(super) fn values<'a>(payloads: &Payloads<'a>) -> Option<(&'a [u8], &'a [u8])> {
+    let (mut ke, mut nonce) = (None, None);
+    for payload in payloads.iter() {
+        match payload {
+            Payload::KeyExchange(payload) => ke = Some(payload.data),
+            Payload::Nonce(payload) => nonce = Some(payload.data()),
+            _ => {}
+        }
+    }
+    Some((ke?, nonce?))
+}
+
+/// KE, nonce and NAT-D payloads.
+pub(super) fn push_values(
+    list: &mut PayloadList,
+    head: &Head,
+    public: &[u8],
+    nonce: &[u8],
+    choice: &Choice,
+    abilities: Abilities,
+) {
+    list.push(&KeyExchange { data: public });
+    // Ours have 32 octets, which is a nonce.
+    if let Ok(nonce) = Nonce::new(nonce) {
+        list.push(&nonce);
+    }
+    if let Some(nat_t) = abilities.nat_t {
+        let cookies = Cookies { i: head.spi_i, r: head.spi_r };
+        let faked = head.connection.encap;
+        vendor::push_detection(list, nat_t, choice.suite.hash, cookies, head.path, faked);
+    }
+}
+
+impl Attempt {
+    /// The peer does not answer: `keyingtries` says how often all begins anew, with a new cookie.
+    fn give_up(self, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        let limit = head.connection.keyingtries;
+        if self.refusal.is_none() && (limit == 0 || self.tries < limit) {
+            cx.stats.negotiation_failures += 1;
+            let settings = &cx.config.settings;
+            if head.path.local.port() == settings.port_nat_t {
+                head.path.local.set_port(head.connection.local_port);
+                head.path.remote.set_port(head.connection.remote_port);
+            }
+            let (old, new) = (head.spi_i, IkeSpi(cx.random.array()));
+            head.spi_i = new;
+            head.spi_r = IkeSpi::ZERO;
+            head.nat = Nat::default();
+            cx.effect(Effect::Renew { id: head.id, old, new });
+            if let Some(state) = start(head, cx, self.tries.saturating_add(1), self.replaces) {
+                return state;
+            }
+        }
+        let reason = match self.refusal {
+            Some(NotifyType::NoProposalChosen) => Failure::NoProposal,
+            Some(other) => Failure::Refused(other.number()),
+            None => Failure::Timeout,
+        };
+        self.failed(head, cx, reason)
+    }
+
+    /// The negotiation is over without an SA. One that was to replace another leaves it as it is.
+    pub(super) fn failed(self, head: &mut Head, cx: &mut Cx<'_>, reason: Failure) -> State {
+        if let Some(old) = self.replaces {
+            cx.effect(Effect::NotReplaced(old));
+        }
+        head.fail(cx, reason);
+        State::Gone
+    }
+
+    /// A notify in clear: anyone may have sent it, so it is only remembered.
+    fn told(&mut self, head: &Head, cx: &mut Cx<'_>, message: &Message<'_>) -> bool {
+        let Body::Plain(payloads) = message.body else { return false };
+        if message.header.exchange != ExchangeType::InformationalV1 {
+            return false;
+        }
+        for payload in payloads.iter() {
+            if let Payload::Notify(notify) = payload
+                && self.refusal.is_none()
+            {
+                let text = format!(
+                    "IKE_SA {}[{}] {} says in clear: notify {}",
+                    head.connection.name,
+                    head.id.0,
+                    head.path.remote,
+                    notify.kind.number()
+                );
+                cx.log(Level::Info, text);
+                self.refusal = Some(notify.kind);
+            }
+        }
+        true
+    }
+}
+
+/// Sends again what is due. `None` when the peer is to be given up.
+fn repeat(sent: &mut Sent, head: &Head, cx: &mut Cx<'_>) -> Option<()> {
+    match sent.due(cx.now, &cx.config.settings) {
+        Due::NotYet => {}
+        Due::Repeat(datagrams) => {
+            cx.stats.retransmissions += 1;
+            for datagram in datagrams {
+                cx.out.transmits.push_back(crate::event::Transmit {
+                    path: head.path,
+                    datagram: datagram.clone(),
+                });
+            }
+        }
+        Due::GiveUp => return None,
+    }
+    Some(())
+}
+
+impl SaSent {
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        message: &Message<'_>,
+    ) -> State {
+        if self.attempt.told(head, cx, message) {
+            return State::SaSent(self);
+        }
+        let spi_r = message.header.spi_r;
+        let choice = clear(message)
+            .filter(|_| !spi_r.is_zero())
+            .and_then(|payloads| {
+                let sa = sa_of(&payloads)?;
+                let choice = suite::accepted(&head.connection.proposals, &sa, Method::Psk)?;
+                Some((choice, Abilities::read(&payloads)))
+            });
+        let Some((choice, abilities)) = choice else {
+            // Anyone could have sent it: the true answer may still come.
+            cx.stats.invalid_packets_received += 1;
+            return State::SaSent(self);
+        };
+        head.spi_r = spi_r;
+        head.path.local.set_ip(path.local.ip());
+        let job = cx.job(head.id, false, Work::Generate(choice.suite.group));
+        let Self { sa, attempt, .. } = *self;
+        State::Keying(Box::new(Keying { job, sa, choice, abilities, attempt }))
+    }
+
+    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        match repeat(&mut self.sent, head, cx) {
+            Some(()) => State::SaSent(self),
+            None => self.attempt.give_up(head, cx),
+        }
+    }
+
+    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.attempt.failed(head, cx, why)
+    }
+}
+
+impl Keying {
+    pub(crate) fn keyed(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { sa, choice, abilities, attempt, .. } = *self;
+        let Ok(Product::Key(key)) = result else {
+            return attempt.failed(head, cx, Failure::Local);
+        };
+        let ni: OwnNonce = cx.random.array();
+        let mut list = PayloadList::new();
+        push_values(&mut list, head, key.public(), &ni, &choice, abilities);
+        let Ok(message) = list.into_message(&header(head, Flags::NONE)) else {
+            return attempt.failed(head, cx, Failure::Local);
+        };
+        cx.transmit(head.path, message.clone());
+        let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
+        State::KeySent(Box::new(KeySent { sent, key, ni, sa, choice, abilities, attempt }))
+    }
+
+    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.attempt.failed(head, cx, why)
+    }
+}
+
+impl KeySent {
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        message: &Message<'_>,
+    ) -> State {
+        if self.attempt.told(head, cx, message) {
+            return State::KeySent(self);
+        }
+        let Some(payloads) = clear(message) else {
+            cx.stats.invalid_packets_received += 1;
+            return State::KeySent(self);
+        };
+        // The answer to the first message once more.
+        if sa_of(&payloads).is_some() {
+            return State::KeySent(self);
+        }
+        let group: Group = self.key.group();
+        let fits = values(&payloads).filter(|(ke, _)| ke.len() == group.response_len());
+        let Some((ke, nonce)) = fits else {
+            cx.stats.invalid_packets_received += 1;
+            return State::KeySent(self);
+        };
+        let Self { key, ni, sa, choice, abilities, attempt, .. } = *self;
+        let cookies = Cookies { i: head.spi_i, r: head.spi_r };
+        if abilities.nat_t.is_some() {
+            let forced = head.connection.encap;
+            head.nat = vendor::detect(&payloads, choice.suite.hash, cookies, head.path, forced);
+        }
+        let phase1 = Phase1 {
+            cookies,
+            sa,
+            ni: ni.to_vec(),
+            nr: nonce.to_vec(),
+            public_i: key.public().to_vec(),
+            public_r: ke.to_vec(),
+        };
+        let job = cx.job(head.id, false, Work::Agree(key, ke.to_vec()));
+        State::Finishing(Box::new(Finishing { job, phase1, choice, abilities, attempt }))
+    }
+
+    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        match repeat(&mut self.sent, head, cx) {
+            Some(()) => State::KeySent(self),
+            None => self.attempt.give_up(head, cx),
+        }
+    }
+
+    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.attempt.failed(head, cx, why)
+    }
+}
+
+impl Finishing {
+    pub(crate) fn agreed(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { phase1, choice, abilities, attempt, .. } = *self;
+        let shared = match result {
+            Ok(Product::Secret(shared)) => shared,
+            Err(KeyExchangeError::PeerValue) => {
+                cx.stats.invalid_packets_received += 1;
+                return attempt.failed(head, cx, Failure::KeyExchange);
+            }
+            _ => return attempt.failed(head, cx, Failure::Local),
+        };
+        // RFC 3947 §4: with a NAT between, port 4500 from here on.
+        if head.nat.encapsulates() {
+            let settings = &cx.config.settings;
+            if head.path.local.port() == settings.port {
+                head.path.local.set_port(settings.port_nat_t);
+            }
+            if head.path.remote.port() == 500 {
+                head.path.remote.set_port(4500);
+            }
+        }
+        match fifth(head, cx, phase1, choice, abilities, attempt, &shared) {
+            Ok(state) => state,
+            Err(reason) => attempt.failed(head, cx, reason),
+        }
+    }
+
+    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.attempt.failed(head, cx, why)
+    }
+}
+
+/// Sends the fifth message.
+fn fifth(
+    head: &mut Head,
+    cx: &mut Cx<'_>,
+    phase1: Phase1,
+    choice: Choice,
+    abilities: Abilities,
+    attempt: Attempt,
+    shared: &SharedSecret,
+) -> Result<State, Failure> {
+    let local_id = local_id(&head.connection, head.path);
+    let remote_id = &head.connection.remote.id;
+    let peer = match remote_id {
+        Identity::Any => &Identity::Address(head.path.remote.ip()),
+        id => id,
+    };
+    let Some(psk) = authenticate::psk_for(cx.config, &local_id, peer, head.path) else {
+        head.info(cx, format_args!("no preshared key for the two identities"));
+        return Err(Failure::Authentication);
+    };
+    let local = |fault: Fault| fault.failure();
+    let keys = authenticate::derive(&choice.suite, psk, &phase1, shared).map_err(local)?;
+    let sealer = Sealer::new(&choice.suite, &keys).map_err(|_| Failure::Local)?;
+    let iv = Iv::phase1(choice.suite.hash, &phase1.public_i, &phase1.public_r);
+    let id = authenticate::id_payload(&local_id).ok_or(Failure::Local)?;
+    let hash = keys.skeyid.hash(&phase1.of_initiator(&id)).map_err(|_| Failure::Local)?;
+    let mut list = PayloadList::new();
+    list.push_raw(PayloadType::Identification.number(), false, &id);
+    list.push_raw(PayloadType::Hash.number(), false, &hash);
+    let unknown = !cx
+        .registry
+        .known
+        .values()
+        .any(|known| known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact);
+    if head.connection.unique != Unique::Never && unknown {
+        list.push(&contact(phase1.cookies, &mut [0; 16]));
+    }
+    let plain = list.bytes().map_err(|_| Failure::Local)?;
+    let (message, iv) = sealer
+        .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
+        .map_err(|fault| fault.failure())?;
+    cx.transmit(head.path, message.clone());
+    let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
+    Ok(State::AuthSent(Box::new(AuthSent {
+        sent,
+        phase1,
+        choice,
+        abilities,
+        keys,
+        sealer,
+        iv,
+        local_id,
+        attempt,
+    })))
+}
+
+/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3).
+fn contact(cookies: Cookies, spi: &mut [u8; 16]) -> Notify<'_> {
+    spi[..8].copy_from_slice(&cookies.i.0);
+    spi[8..].copy_from_slice(&cookies.r.0);
+    Notify {
+        doi: crate::message::v1::DOI_IPSEC,
+        protocol: ProtocolId::Ike,
+        spi,
+        kind: NotifyType::InitialContact,
+        data: &[],
+    }
+}
+
+impl AuthSent {
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        message: &Message<'_>,
+    ) -> State {
+        if self.attempt.told(head, cx, message) {
+            return State::AuthSent(self);
+        }
+        let Some((first, ciphertext)) = encrypted(message) else {
+            // An earlier answer once more is nothing new.
+            if clear(message).is_none() {
+                cx.stats.invalid_packets_received += 1;
+            }
+            return State::AuthSent(self);
+        };
+        let opened = self.sealer.open(first, ciphertext, self.iv);
+        let verdict = opened.as_ref().map(|opened| {
+            let payloads = opened.payloads()?;
+            self.verify(head, &payloads)
+        });
+        match (verdict, opened) {
+            (Some(Ok(verified)), Some(opened)) => {
+                let Self { phase1, choice, abilities, keys, sealer, attempt, .. } = *self;
+                let session = Session::new(sealer, keys, phase1.cookies, opened.next);
+                let chosen = choice.suite.chosen();
+                let new = NewSa { session, chosen, abilities, verified, life: choice.life };
+                let established = Established::new(head, cx, new);
+                established.came_up(head, cx, attempt.replaces);
+                State::Established(Box::new(established))
+            }
+            // The HASH is right and the identity is not the one that is wanted.
+            (Some(Err(Fault::Authentication)), _) => {
+                self.attempt.failed(head, cx, Failure::Authentication)
+            }
+            // Not from the peer, or made with another key: the peer's own may still come.
+            _ => {
+                cx.stats.invalid_packets_received += 1;
+                State::AuthSent(self)
+            }
+        }
+    }
+
+    fn verify(&self, head: &Head, payloads: &Payloads<'_>) -> Result<Verified, Fault> {
+        let proof = authenticate::proof(payloads)?;
+        let parts = proof.id.body();
+        if !self.keys.skeyid.verify(&self.phase1.of_responder(&parts), proof.hash)? {
+            return Err(Fault::Misbehaved(Misbehaved::Missing));
+        }
+        let remote_id = authenticate::identity(&proof.id).ok_or(Fault::Authentication)?;
+        if head.connection.remote.id.covers(&remote_id) == Fit::No {
+            return Err(Fault::Authentication);
+        }
+        let initial_contact = proof.initial_contact;
+        Ok(Verified { local_id: self.local_id.clone(), remote_id, initial_contact })
+    }
+
+    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        match repeat(&mut self.sent, head, cx) {
+            Some(()) => State::AuthSent(self),
+            None => self.attempt.give_up(head, cx),
+        }
+    }
+
+    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.attempt.failed(head, cx, why)
+    }
+}
+

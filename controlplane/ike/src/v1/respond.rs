@@ -1,0 +1,348 @@
+//! Main mode as responder (RFC 2409 §5), after the endpoint has let the first message through.
+//!
+//! A stranger costs one entry of the half-open table and no exponentiation: that comes with its third message, which
+//! only somebody can send who got our cookie where the first message claimed to come from. While half open nothing is
+//! sent by a timer, and an answer is not longer than its question.
+
+use super::authenticate::{self, Authenticated, Refused};
+use super::established::{Established, NewSa};
+use super::initiate::{self, Phase1, clear, encrypted, header};
+use super::sa::{Closed, State};
+use super::session::{Cookies, Session};
+use super::suite::{self, Choice, Method};
+use super::vendor::{self, Abilities};
+use crate::config::{AuthMethod, Config, Connection};
+use crate::context::Cx;
+use crate::crypto::v1::Iv;
+use crate::event::{Failure, IkeId, Level, Path};
+use crate::job::{Product, Work};
+use crate::message::v1::{
+    DOI_IPSEC, Message, Notify, NotifyType, PayloadType, Payloads, SaPayload,
+};
+use crate::message::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList, ProtocolId};
+use crate::v2::init::OwnNonce;
+use crate::v2::respond::narrowness;
+use crate::v2::sa::{Head, Nat};
+use crate::v2::window::Digest;
+use crate::view::Role;
+use keyexchange::{KeyExchangeError, SharedSecret};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often one question is answered again. charon asks six times; a stranger who asks more gets nothing more.
+const MAX_REPEATS: u8 = 8;
+
+/// How long a refused peer's last message is remembered: the time of charon's repeats of it, so that each refusal
+/// counts once.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// A first message that can be answered.
+pub(crate) struct Request {
+    connection: Arc<Connection>,
+    choice: Choice,
+    abilities: Abilities,
+    sa: Vec<u8>,
+}
+
+/// An answer of ours while half open.
+struct Stored {
+    digest: Digest,
+    datagram: Vec<u8>,
+    repeats: u8,
+}
+
+impl Stored {
+    /// Sends the answer again if this is its question.
+    fn repeat(&mut self, cx: &mut Cx<'_>, path: Path, digest: &Digest) -> bool {
+        if self.digest != *digest {
+            return false;
+        }
+        if self.repeats < MAX_REPEATS {
+            self.repeats += 1;
+            cx.stats.answers_repeated += 1;
+            cx.transmit(path, self.datagram.clone());
+        }
+        true
+    }
+}
+
+/// The first message is answered.
+pub(crate) struct KeyExpected {
+    pub(crate) until: Instant,
+    stored: Stored,
+    choice: Choice,
+    abilities: Abilities,
+    sa: Vec<u8>,
+}
+
+/// Our value and the secret are being computed.
+pub(crate) struct Answering {
+    pub(crate) job: u64,
+    until: Instant,
+    digest: Digest,
+    choice: Choice,
+    abilities: Abilities,
+    sa: Vec<u8>,
+    ni: Vec<u8>,
+    public_i: Vec<u8>,
+}
+
+/// The third message is answered.
+pub(crate) struct AuthExpected {
+    pub(crate) until: Instant,
+    stored: Stored,
+    choice: Choice,
+    abilities: Abilities,
+    phase1: Phase1,
+    shared: SharedSecret,
+}
+
+impl Request {
+    /// Reads a first message and finds the connection and suite for it. `None` when there is none.
+    pub(crate) fn read(config: &Config, path: Path, payloads: &Payloads<'_>) -> Option<Self> {
+        let sa = initiate::sa_of(payloads)?;
+        let usable = |c: &&Arc<Connection>| {
+            let psk = c.local.method == AuthMethod::Psk && c.remote.method == AuthMethod::Psk;
+            psk && authenticate::connects(c, path) && authenticate::has_key(config, c, path)
+        };
+        let mut fitting: Vec<_> = config.connections.iter().filter(usable).collect();
+        fitting.sort_by_key(|c| core::cmp::Reverse(narrowness(c)));
+        let (connection, choice) = fitting.into_iter().find_map(|c| {
+            let choice = suite::choose(&c.proposals, &sa, Method::Psk)?;
+            Some((Arc::clone(c), choice))
+        })?;
+        let abilities = Abilities::read(payloads);
+        Some(Self { connection, choice, abilities, sa: sa.body().to_vec() })
+    }
+
+    /// Makes the half-open ISAKMP SA and answers.
+    pub(crate) fn accept(
+        self,
+        cx: &mut Cx<'_>,
+        path: Path,
+        spi_i: IkeSpi,
+        digest: Digest,
+    ) -> Option<(Head, State)> {
+        let head = Head {
+            id: IkeId(cx.registry.ike.next()),
+            role: Role::Responder,
+            spi_i,
+            spi_r: IkeSpi(cx.random.array()),
+            path,
+            nat: Nat::default(),
+            connection: self.connection,
+            tasks: VecDeque::new(),
+            waiters: Vec::new(),
+        };
+        let mut list = PayloadList::new();
+        list.push(&SaPayload { proposals: core::slice::from_ref(&self.choice.answer) });
+        self.abilities.push(&mut list);
+        let datagram = list.into_message(&header(&head, Flags::NONE)).ok()?;
+        cx.transmit(path, datagram.clone());
+        let state = State::KeyExpected(Box::new(KeyExpected {
+            // Longer than a day is no bound on what strangers make us hold.
+            until: cx.now + cx.config.settings.half_open_timeout.min(Duration::from_secs(86_400)),
+            stored: Stored { digest, datagram, repeats: 0 },
+            choice: self.choice,
+            abilities: self.abilities,
+            sa: self.sa,
+        }));
+        Some((head, state))
+    }
+}
+
+/// A notify in clear, which tells the peer and binds nobody (RFC 2408 §4.8).
+pub(crate) fn refusal(spi_i: IkeSpi, spi_r: IkeSpi, id: u32, kind: NotifyType) -> Option<Vec<u8>> {
+    let exchange = ExchangeType::InformationalV1;
+    let header = Header::v1(spi_i, spi_r, exchange, Flags::NONE, MessageId(id));
+    let mut list = PayloadList::new();
+    let protocol = ProtocolId::Ike;
+    list.push(&Notify { doi: DOI_IPSEC, protocol, spi: &[], kind, data: &[] });
+    list.into_message(&header).ok()
+}
+
+impl KeyExpected {
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        message: &Message<'_>,
+        digest: Digest,
+    ) -> State {
+        if self.stored.repeat(cx, path, &digest) {
+            return State::KeyExpected(self);
+        }
+        let group = self.choice.suite.group;
+        let payloads = clear(message).filter(|_| message.header.spi_r == head.spi_r);
+        let fits = payloads.as_ref().and_then(|payloads| {
+            let (ke, nonce) = initiate::values(payloads)?;
+            (ke.len() == group.public_len()).then(|| (ke.to_vec(), nonce.to_vec()))
+        });
+        let (Some(payloads), Some((public_i, ni))) = (payloads, fits) else {
+            cx.stats.invalid_packets_received += 1;
+            return State::KeyExpected(self);
+        };
+        let Self { until, choice, abilities, sa, .. } = *self;
+        if abilities.nat_t.is_some() {
+            let cookies = Cookies { i: head.spi_i, r: head.spi_r };
+            let forced = head.connection.encap;
+            head.nat = vendor::detect(&payloads, choice.suite.hash, cookies, path, forced);
+        }
+        let job = cx.job(head.id, false, Work::Respond(group, public_i.clone()));
+        State::Answering(Box::new(Answering {
+            job,
+            until,
+            digest,
+            choice,
+            abilities,
+            sa,
+            ni,
+            public_i,
+        }))
+    }
+}
+
+impl Answering {
+    pub(crate) fn keyed(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let (public, shared) = match result {
+            Ok(Product::Response(public, shared)) => (public, shared),
+            Err(KeyExchangeError::PeerValue) => {
+                // RFC 6989: a value that no honest peer sends.
+                cx.stats.invalid_packets_received += 1;
+                head.fail(cx, Failure::KeyExchange);
+                return State::Gone;
+            }
+            _ => {
+                head.fail(cx, Failure::Local);
+                return State::Gone;
+            }
+        };
+        let Self { until, digest, choice, abilities, sa, ni, public_i, .. } = *self;
+        let nr: OwnNonce = cx.random.array();
+        let mut list = PayloadList::new();
+        initiate::push_values(&mut list, head, &public, &nr, &choice, abilities);
+        let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
+            head.fail(cx, Failure::Local);
+            return State::Gone;
+        };
+        cx.transmit(head.path, datagram.clone());
+        let cookies = Cookies { i: head.spi_i, r: head.spi_r };
+        let phase1 = Phase1 { cookies, sa, ni, nr: nr.to_vec(), public_i, public_r: public };
+        let stored = Stored { digest, datagram, repeats: 0 };
+        State::AuthExpected(Box::new(AuthExpected {
+            until,
+            stored,
+            choice,
+            abilities,
+            phase1,
+            shared,
+        }))
+    }
+}
+
+impl AuthExpected {
+    pub(crate) fn handle(
+        mut self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        message: &Message<'_>,
+        digest: Digest,
+    ) -> State {
+        if self.stored.repeat(cx, path, &digest) {
+            return State::AuthExpected(self);
+        }
+        let Some((first, ciphertext)) = encrypted(message) else {
+            // The first message once more is nothing new; anything else does not belong here.
+            if clear(message).is_none() {
+                cx.stats.invalid_packets_received += 1;
+            }
+            return State::AuthExpected(self);
+        };
+        let Phase1 { public_i, public_r, .. } = &self.phase1;
+        let suite = &self.choice.suite;
+        let iv = Iv::phase1(suite.hash, public_i, public_r);
+        let read = authenticate::fifth_message(
+            cx,
+            path,
+            suite,
+            &self.phase1,
+            &self.shared,
+            (first, ciphertext, iv),
+        );
+        match read {
+            Ok(authenticated) => self.establish(head, cx, path, authenticated, digest),
+            Err(refused) => self.refuse(head, cx, path, digest, refused),
+        }
+    }
+
+    fn establish(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        authenticated: Authenticated,
+        digest: Digest,
+    ) -> State {
+        let Authenticated { keys, sealer, next, verified, connection } = authenticated;
+        // The initiator may have floated to port 4500 (RFC 3947 §4).
+        head.path = path;
+        head.connection = connection;
+        let sixth = || {
+            let id = authenticate::id_payload(&verified.local_id)?;
+            let hash = keys.skeyid.hash(&self.phase1.of_responder(&id)).ok()?;
+            let mut list = PayloadList::new();
+            list.push_raw(PayloadType::Identification.number(), false, &id);
+            list.push_raw(PayloadType::Hash.number(), false, &hash);
+            let header = header(head, Flags::ENCRYPTED);
+            sealer.seal(&header, list.first(), list.bytes().ok()?, next).ok()
+        };
+        let Some((datagram, base)) = sixth() else {
+            head.fail(cx, Failure::Local);
+            return State::Gone;
+        };
+        cx.transmit(head.path, datagram.clone());
+        let session = Session::new(sealer, keys, self.phase1.cookies, base);
+        let chosen = self.choice.suite.chosen();
+        let abilities = self.abilities;
+        let new = NewSa { session, chosen, abilities, verified, life: self.choice.life };
+        let mut established = Established::new(head, cx, new);
+        established.remember_sixth(digest, datagram);
+        established.came_up(head, cx, None);
+        State::Established(Box::new(established))
+    }
+
+    /// The peer is not who it says, or has another key (statistics.md: one invalid packet where nothing could be read).
+    fn refuse(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        digest: Digest,
+        refused: Refused,
+    ) -> State {
+        let (kind, failure) = match refused {
+            Refused::Undecipherable => {
+                cx.stats.invalid_packets_received += 1;
+                (NotifyType::PayloadMalformed, Failure::Authentication)
+            }
+            Refused::Identity => (NotifyType::AuthenticationFailed, Failure::Authentication),
+            Refused::Library => (NotifyType::AuthenticationFailed, Failure::Local),
+        };
+        let text = format!("main mode from {} refused: {failure}", path.remote);
+        cx.log(Level::Warn, text);
+        head.fail(cx, failure);
+        let id = u32::from_be_bytes(cx.random.array());
+        if let Some(datagram) = refusal(head.spi_i, head.spi_r, id, kind) {
+            cx.transmit(path, datagram);
+        }
+        State::Closed(Closed { digest, until: cx.now + REMEMBERED, failed: true })
+    }
+}

@@ -1,0 +1,241 @@
+//! An ISAKMP SA: its states, and the dispatch of inputs to them.
+
+use super::established::Established;
+use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent};
+use super::respond::{Answering, AuthExpected, KeyExpected};
+use crate::config::Identity;
+use crate::context::{Cx, Installing};
+use crate::event::{Failure, InstallId, InstallRefused, Outcome, Path, RequestId};
+use crate::job::Product;
+use crate::message::v1::Message;
+use crate::v2::sa::Head;
+use crate::v2::window::Digest;
+use keyexchange::KeyExchangeError;
+use std::time::{Duration, Instant};
+
+/// Who is at the two ends, once it is proven.
+pub(crate) struct Verified {
+    pub(crate) local_id: Identity,
+    pub(crate) remote_id: Identity,
+    /// The peer knows of no other SA with us.
+    pub(crate) initial_contact: bool,
+}
+
+/// The states in the order of a negotiation.
+pub(crate) enum State {
+    /// Initiator: the first message is on its way.
+    SaSent(Box<SaSent>),
+    /// Initiator: our key exchange value is being made.
+    Keying(Box<Keying>),
+    /// Initiator: the third message is on its way.
+    KeySent(Box<KeySent>),
+    /// Initiator: the shared secret is being computed.
+    Finishing(Box<Finishing>),
+    /// Initiator: the fifth message is on its way.
+    AuthSent(Box<AuthSent>),
+    /// Responder: the first message is answered.
+    KeyExpected(Box<KeyExpected>),
+    /// Responder: our value and the secret are being computed.
+    Answering(Box<Answering>),
+    /// Responder: the third message is answered.
+    AuthExpected(Box<AuthExpected>),
+    /// Both.
+    Established(Box<Established>),
+    /// Refused or deleted; remembered for repeats of the last message.
+    Closed(Closed),
+    /// To be forgotten.
+    Gone,
+}
+
+/// An ISAKMP SA that ended by a message of the peer, which may come again.
+pub(crate) struct Closed {
+    pub(crate) digest: Digest,
+    pub(crate) until: Instant,
+    /// Whether it failed (and still is an entry of the ISADB) or was deleted in order.
+    pub(crate) failed: bool,
+}
+
+/// An ISAKMP SA.
+pub(crate) struct IsakmpSa {
+    pub(crate) head: Head,
+    pub(crate) state: State,
+}
+
+impl IsakmpSa {
+    /// Takes a message whose cookies are this SA's. `digest` is the datagram's.
+    pub(crate) fn handle_message(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: Path,
+        message: &Message<'_>,
+        digest: Digest,
+    ) {
+        let head = &mut self.head;
+        self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::SaSent(state) => state.handle(head, cx, path, message),
+            State::KeySent(state) => state.handle(head, cx, message),
+            State::AuthSent(state) => state.handle(head, cx, message),
+            State::KeyExpected(state) => state.handle(head, cx, path, message, digest),
+            State::AuthExpected(state) => state.handle(head, cx, path, message, digest),
+            State::Established(state) => state.handle(head, cx, path, message, digest),
+            State::Closed(state) => {
+                if state.digest != digest {
+                    cx.stats.invalid_packets_received += 1;
+                }
+                State::Closed(state)
+            }
+            // Nothing can be read before the keys are there; the peer repeats what matters.
+            state @ (State::Keying(_)
+            | State::Finishing(_)
+            | State::Answering(_)
+            | State::Gone) => {
+                cx.stats.parked_dropped += 1;
+                state
+            }
+        };
+    }
+
+    /// A job of this SA is done.
+    pub(crate) fn handle_job(
+        &mut self,
+        cx: &mut Cx<'_>,
+        number: u64,
+        result: Result<Product, KeyExchangeError>,
+    ) {
+        let head = &mut self.head;
+        self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Keying(state) if state.job == number => state.keyed(head, cx, result),
+            State::Finishing(state) if state.job == number => state.agreed(head, cx, result),
+            State::Answering(state) if state.job == number => state.keyed(head, cx, result),
+            State::Established(mut state) => {
+                state.job_done(head, cx, number, result);
+                State::Established(state)
+            }
+            // A result that nobody waits for any more.
+            other => other,
+        };
+    }
+
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        let head = &mut self.head;
+        self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::SaSent(state) => state.timeout(head, cx),
+            State::KeySent(state) => state.timeout(head, cx),
+            State::AuthSent(state) => state.timeout(head, cx),
+            // No word from where the first message said it came from: like an IKEv2 cookie that nobody returned.
+            State::KeyExpected(state) if state.until <= cx.now => State::Gone,
+            State::AuthExpected(state) if state.until <= cx.now => {
+                head.fail(cx, Failure::Timeout);
+                State::Gone
+            }
+            State::Established(state) => state.timeout(head, cx),
+            State::Closed(state) if state.until <= cx.now => State::Gone,
+            other => other,
+        };
+    }
+
+    /// Begins what waits.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) {
+        if matches!(self.state, State::Established(_)) {
+            let head = &mut self.head;
+            if let State::Established(state) =
+                core::mem::replace(&mut self.state, State::Gone)
+            {
+                self.state = state.pump(head, cx);
+            }
+        }
+    }
+
+    pub(crate) fn handle_installed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: InstallId,
+        installing: &Installing,
+        result: Result<(), InstallRefused>,
+    ) {
+        if let State::Established(state) = &mut self.state {
+            state.installed(&mut self.head, cx, id, installing, result);
+        }
+    }
+
+    /// Ends the SA without telling the peer.
+    pub(crate) fn destroy(&mut self, cx: &mut Cx<'_>, reason: Failure) {
+        let head = &mut self.head;
+        self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::SaSent(state) => state.destroy(head, cx, reason),
+            State::Keying(state) => state.destroy(head, cx, reason),
+            State::KeySent(state) => state.destroy(head, cx, reason),
+            State::Finishing(state) => state.destroy(head, cx, reason),
+            State::AuthSent(state) => state.destroy(head, cx, reason),
+            State::Established(state) => state.destroy(head, cx, reason),
+            state @ (State::Closed(_) | State::Gone) => state,
+            State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_) => {
+                head.fail(cx, reason);
+                State::Gone
+            }
+        };
+    }
+
+    /// An operator ends the SA. The peer is told; there is no answer to wait for (RFC 2408 §5.15).
+    pub(crate) fn terminate(&mut self, cx: &mut Cx<'_>, tag: Option<RequestId>) {
+        let head = &mut self.head;
+        let done = Ok(Outcome { matched: 1, ike: Some(head.id), pair: None });
+        match core::mem::replace(&mut self.state, State::Gone) {
+            State::Established(state) => {
+                self.state = state.delete(head, cx, Failure::Terminated);
+            }
+            state => {
+                self.state = state;
+                self.destroy(cx, Failure::Terminated);
+            }
+        }
+        cx.tag_done(tag, done);
+    }
+
+    /// When [`IsakmpSa::handle_timeout`] has something to do.
+    pub(crate) fn deadline(&self, keep_alive: Duration) -> Option<Instant> {
+        match &self.state {
+            State::SaSent(state) => Some(state.sent.deadline()),
+            State::KeySent(state) => Some(state.sent.deadline()),
+            State::AuthSent(state) => Some(state.sent.deadline()),
+            State::KeyExpected(state) => Some(state.until),
+            State::AuthExpected(state) => Some(state.until),
+            State::Established(state) => state.deadline(&self.head, keep_alive),
+            State::Closed(state) => Some(state.until),
+            State::Keying(_) | State::Finishing(_) | State::Answering(_) | State::Gone => None,
+        }
+    }
+
+    /// Quick modes under way.
+    pub(crate) fn negotiations(&self) -> usize {
+        match &self.state {
+            State::Established(state) => state.negotiations(),
+            _ => 0,
+        }
+    }
+
+    /// Whether a stranger made us keep it.
+    pub(crate) const fn is_half_open(&self) -> bool {
+        matches!(
+            self.state,
+            State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_)
+        )
+    }
+
+    /// Whether a new child may be asked for on it, now or once it is established.
+    pub(crate) fn takes_children(&self) -> bool {
+        match &self.state {
+            State::SaSent(_)
+            | State::Keying(_)
+            | State::KeySent(_)
+            | State::Finishing(_)
+            | State::AuthSent(_) => true,
+            State::Established(state) => state.is_active(),
+            State::KeyExpected(_)
+            | State::Answering(_)
+            | State::AuthExpected(_)
+            | State::Closed(_)
+            | State::Gone => false,
+        }
+    }
+}
