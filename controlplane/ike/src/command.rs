@@ -9,11 +9,11 @@ use crate::event::{
     RequestId, SpiSource,
 };
 use crate::message::IkeSpi;
-use crate::v2::child::Phase;
-use crate::v1;
-use crate::v2::init;
 use crate::sa::Sa;
+use crate::v1;
 use crate::v1::sa::IsakmpSa;
+use crate::v2::child::Phase;
+use crate::v2::init;
 use crate::v2::sa::{Head, IkeSa, Nat, State};
 use crate::v2::task::Task;
 use crate::view::Role;

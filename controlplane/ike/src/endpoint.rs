@@ -9,9 +9,9 @@ use crate::message::{
     PayloadList, v2,
 };
 use crate::random::Random;
+use crate::sa::Sa;
 use crate::v2::fault::{Fault, Incompatible};
 use crate::v2::respond::{self, Request};
-use crate::sa::Sa;
 use crate::v2::sa::IkeSa;
 use crate::v2::window::digest_of;
 use crate::view::Role;

@@ -127,8 +127,7 @@ impl Engine {
             }
             return;
         };
-        let accepted =
-            self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
+        let accepted = self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
         if let Some((head, state)) = accepted {
             self.insert(Sa::V1(Box::new(IsakmpSa { head, state })));
         }

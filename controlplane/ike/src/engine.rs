@@ -10,11 +10,11 @@ use crate::event::{
 };
 use crate::job::{Job, JobDone};
 use crate::random::Random;
+use crate::sa::Sa;
 use crate::statistics::Statistics;
 use crate::table::Table;
-use crate::v2::established::{DELETE_AWAITED, Life};
-use crate::sa::Sa;
 use crate::v1::sa::State as StateV1;
+use crate::v2::established::{DELETE_AWAITED, Life};
 use crate::v2::sa::State;
 use crate::v2::task::Task;
 use crate::view::{IkeSaView, Role};

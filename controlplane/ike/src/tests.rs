@@ -5,5 +5,6 @@ mod certificates;
 mod collisions;
 mod exchanges;
 mod harness;
+mod ikev1;
 mod lossy;
 mod statistics;

@@ -15,6 +15,7 @@ use crate::message::{
 };
 use crate::proposal::ProposalProtocol;
 use crate::proposal::select::{KeyExchangeUse, to_wire};
+use crate::sa::Sa;
 use crate::v2::sa::State;
 use keyexchange::{Group, PrivateKey};
 use std::time::Duration;
@@ -135,7 +136,7 @@ fn sealed_within(
 ) -> Vec<Transmit> {
     let host = pair.host(who);
     let ike = *host.engine.table.ids().last().unwrap();
-    let sa = host.engine.table.get_mut(ike).unwrap();
+    let Sa::V2(sa) = host.engine.table.get_mut(ike).unwrap() else { panic!() };
     let head = &sa.head;
     let header = Header::v2(head.spi_i, head.spi_r, exchange, head.flags(response), MessageId(id));
     let path = head.path;
@@ -154,7 +155,7 @@ fn sealed_within(
 fn notifies_read(pair: &mut Pair, who: Who, transmit: &Transmit) -> Vec<NotifyType> {
     let host = pair.host(who);
     let ike = *host.engine.table.ids().last().unwrap();
-    let sa = host.engine.table.get_mut(ike).unwrap();
+    let Sa::V2(sa) = host.engine.table.get_mut(ike).unwrap() else { panic!() };
     let keys = match &sa.state {
         State::Established(state) => &state.keys,
         State::AuthSent(state) => &state.begin.keys,

@@ -4,6 +4,7 @@ use super::harness::{Host, Pair, Who};
 use crate::event::{ChildTarget, Command, IkeTarget, Origin};
 use crate::message::Message;
 use crate::random::Random;
+use crate::sa::Sa;
 use crate::v2::sa::State;
 use crate::view::ChildState;
 use std::time::Duration;
@@ -65,7 +66,8 @@ fn nonce_and_spi(pair: &mut Pair, at: usize) -> (Vec<u8>, u32) {
     let (from, transmit) = pair.trace[at].clone();
     let host = pair.host(from.other());
     let ike = host.engine.table.ids()[0];
-    let State::Established(state) = &host.engine.table.get(ike).unwrap().state else { panic!() };
+    let Sa::V2(sa) = host.engine.table.get(ike).unwrap() else { panic!() };
+    let State::Established(state) = &sa.state else { panic!() };
     let Ok(Message::V2(message)) = Message::parse(&transmit.datagram) else { panic!() };
     let opened = state.keys.open(&message).unwrap();
     let payloads = opened.payloads().unwrap();

@@ -524,7 +524,12 @@ impl Established {
     }
 
     /// Ends the SA after a delete of the peer, which may come again.
-    pub(crate) fn close(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, digest: Digest) -> State {
+    pub(crate) fn close(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        digest: Digest,
+    ) -> State {
         let until = cx.now + REMEMBERED;
         self.destroy(head, cx, Failure::DeletedByPeer);
         State::Closed(Closed { digest, until, failed: false })

@@ -6,9 +6,7 @@ use super::established::{Established, Probe};
 use super::sa::State;
 use crate::context::{Cx, Effect};
 use crate::event::{Failure, Level, Path};
-use crate::message::v1::{
-    DOI_IPSEC, Delete, DpdNotify, Notify, NotifyType, Payload, Payloads,
-};
+use crate::message::v1::{DOI_IPSEC, Delete, DpdNotify, Notify, NotifyType, Payload, Payloads};
 use crate::message::{ExchangeType, MessageId, PayloadList, ProtocolId};
 use crate::v2::create_child::protocol_id;
 use crate::v2::sa::Head;
@@ -193,7 +191,8 @@ impl Established {
         protocol: Protocol,
         spi: u32,
     ) -> bool {
-        let named = |c: &&crate::v2::child::ChildSa| c.protocol == protocol && c.spi_out.get() == spi;
+        let named =
+            |c: &&crate::v2::child::ChildSa| c.protocol == protocol && c.spi_out.get() == spi;
         let pair: Option<PairId> = self.children.values().find(named).map(|child| child.pair);
         let Some(pair) = pair else { return false };
         self.remove_child(head, cx, pair, Failure::DeletedByPeer);

@@ -318,13 +318,11 @@ impl SaSent {
             return State::SaSent(self);
         }
         let spi_r = message.header.spi_r;
-        let choice = clear(message)
-            .filter(|_| !spi_r.is_zero())
-            .and_then(|payloads| {
-                let sa = sa_of(&payloads)?;
-                let choice = suite::accepted(&head.connection.proposals, &sa, Method::Psk)?;
-                Some((choice, Abilities::read(&payloads)))
-            });
+        let choice = clear(message).filter(|_| !spi_r.is_zero()).and_then(|payloads| {
+            let sa = sa_of(&payloads)?;
+            let choice = suite::accepted(&head.connection.proposals, &sa, Method::Psk)?;
+            Some((choice, Abilities::read(&payloads)))
+        });
         let Some((choice, abilities)) = choice else {
             // Anyone could have sent it: the true answer may still come.
             cx.stats.invalid_packets_received += 1;
@@ -344,7 +342,12 @@ impl SaSent {
         }
     }
 
-    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+    pub(crate) fn destroy(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        why: Failure,
+    ) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
@@ -371,7 +374,12 @@ impl Keying {
         State::KeySent(Box::new(KeySent { sent, key, ni, sa, choice, abilities, attempt }))
     }
 
-    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+    pub(crate) fn destroy(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        why: Failure,
+    ) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
@@ -425,7 +433,12 @@ impl KeySent {
         }
     }
 
-    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+    pub(crate) fn destroy(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        why: Failure,
+    ) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
@@ -462,7 +475,12 @@ impl Finishing {
         }
     }
 
-    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+    pub(crate) fn destroy(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        why: Failure,
+    ) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
@@ -601,8 +619,12 @@ impl AuthSent {
         }
     }
 
-    pub(crate) fn destroy(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+    pub(crate) fn destroy(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        why: Failure,
+    ) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
-

@@ -127,7 +127,12 @@ pub(crate) fn group_of(proposals: &[Proposal]) -> Option<u16> {
 }
 
 /// Our offer. Empty when nothing of the proposals can be said in IKEv1.
-pub(crate) fn offer(proposals: &[Proposal], spi: Spi, terms: Terms, life: Life) -> Vec<WireProposal> {
+pub(crate) fn offer(
+    proposals: &[Proposal],
+    spi: Spi,
+    terms: Terms,
+    life: Life,
+) -> Vec<WireProposal> {
     proposals
         .iter()
         .filter(|p| match terms.group {
@@ -146,11 +151,7 @@ pub(crate) fn offer(proposals: &[Proposal], spi: Spi, terms: Terms, life: Life) 
         .collect()
 }
 
-fn transforms(
-    proposal: &Proposal,
-    terms: Terms,
-    life: Life,
-) -> (ProposalProtocol, Vec<Transform>) {
+fn transforms(proposal: &Proposal, terms: Terms, life: Life) -> (ProposalProtocol, Vec<Transform>) {
     let ciphers: Vec<Option<Encryption>> = match proposal.protocol {
         ProposalProtocol::Ah => vec![None],
         ProposalProtocol::Esp | ProposalProtocol::Ike => {
@@ -429,7 +430,8 @@ mod tests {
         ] {
             let spi = spi().get().to_be_bytes().to_vec();
             let transforms = vec![transform];
-            let bytes = body(&[WireProposal { number: 1, protocol: ProtocolId::Esp, spi, transforms }]);
+            let bytes =
+                body(&[WireProposal { number: 1, protocol: ProtocolId::Esp, spi, transforms }]);
             assert!(choose(&ours, &SaView::parse(&bytes).unwrap(), TUNNEL).is_none());
         }
     }

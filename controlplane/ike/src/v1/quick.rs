@@ -30,12 +30,9 @@ use crate::crypto::v1::Iv;
 use crate::crypto::{CryptoFailure, DirectionKeys};
 use crate::event::{Failure, Path};
 use crate::job::Product;
-use crate::message::v1::{
-    Notify, NotifyType, Payload, Payloads, SaView,
-};
+use crate::message::v1::{Notify, NotifyType, Payload, Payloads, SaView};
 use crate::message::v2::TrafficSelector;
 use crate::message::{Flags, MessageId, v1};
-use core::net::IpAddr;
 use crate::proposal::integrity;
 use crate::v2::child::{Agreed, ChildSa, MAX_CHILDREN, Phase, Prepared};
 use crate::v2::create_child::retry_after;
@@ -44,6 +41,7 @@ use crate::v2::sa::Head;
 use crate::v2::window::{Digest, Due};
 use answer::{Answered, Installing, Responding};
 use ask::{Agreeing, Confirming, Generating, QuickSent};
+use core::net::IpAddr;
 use core::time::Duration;
 use ipsec::algorithm::{Cipher, KeyMaterial};
 use ipsec::sa::{Mode, PairId};
@@ -385,9 +383,7 @@ impl Established {
         let opened = self.session.sealer.open(first, ciphertext, exchange.iv);
         let authentic = opened.filter(|opened| match &exchange.quick {
             Quick::Sent(state) => self.session.verify(id, &[&state.asking.nonce], opened),
-            Quick::Answered(state) => {
-                self.session.verify_third(id, &state.ni, &state.nr, opened)
-            }
+            Quick::Answered(state) => self.session.verify_third(id, &state.ni, &state.nr, opened),
             Quick::Over { held: Some(_), .. } => self.session.verify(id, &[], opened),
             Quick::Generating(_)
             | Quick::Agreeing(_)
@@ -516,9 +512,8 @@ impl Established {
 
     /// Repeats and ends. `None` when the peer is dead.
     pub(crate) fn quick_timers(&mut self, head: &mut Head, cx: &mut Cx<'_>) -> Option<()> {
-        let due = |(_, exchange): &(&u32, &Exchange)| {
-            exchange.deadline().is_some_and(|at| at <= cx.now)
-        };
+        let due =
+            |(_, exchange): &(&u32, &Exchange)| exchange.deadline().is_some_and(|at| at <= cx.now);
         let ids: Vec<u32> = self.exchanges.iter().filter(due).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(exchange) = self.exchanges.get_mut(&id) else { continue };

@@ -85,10 +85,8 @@ impl IsakmpSa {
                 State::Closed(state)
             }
             // Nothing can be read before the keys are there; the peer repeats what matters.
-            state @ (State::Keying(_)
-            | State::Finishing(_)
-            | State::Answering(_)
-            | State::Gone) => {
+            state
+            @ (State::Keying(_) | State::Finishing(_) | State::Answering(_) | State::Gone) => {
                 cx.stats.parked_dropped += 1;
                 state
             }
@@ -138,9 +136,7 @@ impl IsakmpSa {
     pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) {
         if matches!(self.state, State::Established(_)) {
             let head = &mut self.head;
-            if let State::Established(state) =
-                core::mem::replace(&mut self.state, State::Gone)
-            {
+            if let State::Established(state) = core::mem::replace(&mut self.state, State::Gone) {
                 self.state = state.pump(head, cx);
             }
         }
@@ -216,10 +212,7 @@ impl IsakmpSa {
 
     /// Whether a stranger made us keep it.
     pub(crate) const fn is_half_open(&self) -> bool {
-        matches!(
-            self.state,
-            State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_)
-        )
+        matches!(self.state, State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_))
     }
 
     /// Whether a new child may be asked for on it, now or once it is established.

@@ -6,7 +6,7 @@ use crate::crypto::CryptoFailure;
 use crate::crypto::v1::{Iv, SkeyidA, SkeyidD, V1Cipher, V1Hash, V1Keys};
 use crate::message::v1::{Hash, Payloads};
 use crate::message::{
-    ExchangeType, Flags, HEADER_LEN, Header, InvalidMessage, IkeSpi, MessageId, PayloadList,
+    ExchangeType, Flags, HEADER_LEN, Header, IkeSpi, InvalidMessage, MessageId, PayloadList,
 };
 use crate::v2::fault::{Fault, Local};
 use zeroize::Zeroizing;
@@ -42,7 +42,8 @@ impl Opened {
         let first = payloads.chain().iter().next()?;
         let chain = self.plain.len().checked_sub(padding.len())?;
         let rest = self.plain.get(first.length()..chain)?;
-        (first.number == crate::message::v1::PayloadType::Hash.number()).then_some((first.body, rest))
+        (first.number == crate::message::v1::PayloadType::Hash.number())
+            .then_some((first.body, rest))
     }
 }
 
@@ -177,7 +178,13 @@ impl Session {
     }
 
     /// Whether a third message's HASH is right.
-    pub(crate) fn verify_third(&self, id: MessageId, ni: &[u8], nr: &[u8], opened: &Opened) -> bool {
+    pub(crate) fn verify_third(
+        &self,
+        id: MessageId,
+        ni: &[u8],
+        nr: &[u8],
+        opened: &Opened,
+    ) -> bool {
         let Some((hash, _)) = opened.behind_hash() else { return false };
         self.a.verify(&[&[0], &id.0.to_be_bytes(), ni, nr], hash).unwrap_or(false)
     }

@@ -24,8 +24,7 @@ const DRAFT_03: [u8; 16] = *b"\x7d\x94\x19\xa6\x53\x10\xca\x6f\x2c\x17\x9d\x92\x
 const DRAFT_02: [u8; 16] = *b"\xcd\x60\x46\x43\x35\xdf\x21\xf8\x7c\xfd\xb2\xfc\x68\xb6\xa4\x48";
 
 /// The same with a line feed behind it, as the draft's own examples had it.
-const DRAFT_02_N: [u8; 16] =
-    *b"\x90\xcb\x80\x91\x3e\xbb\x69\x6e\x08\x63\x81\xb5\xec\x42\x7b\x1f";
+const DRAFT_02_N: [u8; 16] = *b"\x90\xcb\x80\x91\x3e\xbb\x69\x6e\x08\x63\x81\xb5\xec\x42\x7b\x1f";
 
 /// NAT-D payloads that are looked at: one for our address and as many for the peer's as a multihomed host has.
 const MAX_HASHES: usize = 16;
@@ -80,12 +79,8 @@ impl Abilities {
             })
         };
         abilities.dpd = ids().any(|id| id.get(..DPD_NAME) == DPD.get(..DPD_NAME));
-        let known = [
-            NatT::Rfc,
-            NatT::Draft(DRAFT_03),
-            NatT::Draft(DRAFT_02_N),
-            NatT::Draft(DRAFT_02),
-        ];
+        let known =
+            [NatT::Rfc, NatT::Draft(DRAFT_03), NatT::Draft(DRAFT_02_N), NatT::Draft(DRAFT_02)];
         abilities.nat_t = known.into_iter().find(|kind| ids().any(|id| id == kind.id()));
         abilities
     }

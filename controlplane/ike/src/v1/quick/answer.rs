@@ -272,8 +272,7 @@ impl Established {
             let kind = NotifyType::ResponderLifetime;
             list.push(&Notify { doi: DOI_IPSEC, protocol, spi: &spi, kind, data: &data });
         }
-        let sealed =
-            self.session.seal(ExchangeType::QuickMode, id, exchange.iv, &[&ni], &list);
+        let sealed = self.session.seal(ExchangeType::QuickMode, id, exchange.iv, &[&ni], &list);
         let Prepared { child, inbound, outbound, .. } = prepared;
         let pair = child.pair;
         let Ok((second, iv)) = sealed else {
@@ -285,8 +284,16 @@ impl Established {
         let install = install_inbound(cx, head, &child, inbound);
         self.children.insert(pair, child);
         exchange.iv = iv;
-        exchange.quick =
-            Quick::Installing(Installing { install, pair, outbound, second, ni, nr, replaces, peer });
+        exchange.quick = Quick::Installing(Installing {
+            install,
+            pair,
+            outbound,
+            second,
+            ni,
+            nr,
+            replaces,
+            peer,
+        });
         self.exchanges.insert(id.0, exchange);
     }
 
@@ -310,10 +317,7 @@ impl Established {
 }
 
 /// The group and the peer's value, where the chosen transform has one: both must be there or neither.
-fn key_exchange(
-    choice: &Choice,
-    content: &Content<'_>,
-) -> Result<Option<(Group, Vec<u8>)>, Fault> {
+fn key_exchange(choice: &Choice, content: &Content<'_>) -> Result<Option<(Group, Vec<u8>)>, Fault> {
     let wrong = Fault::Misbehaved(Misbehaved::KeyValue);
     match (choice.chosen.group.map(Group::from_number), content.ke) {
         (None, None) => Ok(None),

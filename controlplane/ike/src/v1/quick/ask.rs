@@ -6,9 +6,7 @@ use crate::context::Cx;
 use crate::crypto::v1::Iv;
 use crate::event::{Activate, Failure, RequestId};
 use crate::job::{Product, Work};
-use crate::message::v1::{
-    KeyExchange, NatOriginalAddress, Nonce, Proposal, SaPayload,
-};
+use crate::message::v1::{KeyExchange, NatOriginalAddress, Nonce, Proposal, SaPayload};
 use crate::message::v2::TrafficSelector;
 use crate::message::{Emit, ExchangeType, MessageId};
 use crate::narrowing;
@@ -134,7 +132,10 @@ impl Established {
         self.ask(head, cx, config, between, Some(pair), replaces, tag, false);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the terms of one exchange, each of another kind")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the terms of one exchange, each of another kind"
+    )]
     fn ask(
         &mut self,
         head: &mut Head,
@@ -305,7 +306,10 @@ impl Established {
         self.not_made(head, cx, asking, failure);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the values of one exchange, each of another kind")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the values of one exchange, each of another kind"
+    )]
     fn conclude(
         &mut self,
         head: &mut Head,

@@ -1,8 +1,8 @@
 //! New pairs on their way into the dataplane (design.md §2, "Rekey loses nothing").
 
-use super::{ASKER_LINGERS, Quick, REMEMBERED, over};
 use super::answer::{Answered, Installing};
 use super::ask::Confirming;
+use super::{ASKER_LINGERS, Quick, REMEMBERED, over};
 use crate::context::{Cx, Effect, Half};
 use crate::event::{Event, Failure, InstallId, InstallRefused, Outcome};
 use crate::message::MessageId;
@@ -25,9 +25,10 @@ impl Established {
         result: Result<(), InstallRefused>,
     ) {
         let pair = installing.pair;
-        let waiting = self.exchanges.iter().find(|(_, e)| {
-            matches!(&e.quick, Quick::Installing(state) if state.install == id)
-        });
+        let waiting = self
+            .exchanges
+            .iter()
+            .find(|(_, e)| matches!(&e.quick, Quick::Installing(state) if state.install == id));
         if let Some(exchange) = waiting.map(|(id, _)| MessageId(*id)) {
             self.inbound_installed(head, cx, exchange, result);
             if result.is_err() {
@@ -92,9 +93,7 @@ impl Established {
             return;
         };
         let Confirming { commit, nonce, nr, replaces, tag, .. } = state;
-        if let Ok((third, iv)) =
-            self.session.seal_third(MessageId(id), exchange.iv, &nonce, &nr)
-        {
+        if let Ok((third, iv)) = self.session.seal_third(MessageId(id), exchange.iv, &nonce, &nr) {
             self.send(head, cx, third.clone());
             exchange.iv = iv;
             exchange.reply = Some(third);
