@@ -17,6 +17,7 @@ import traceback
 
 import attacks
 import certificates
+import ikev1
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 
 HERE = ROOT / "tools" / "interop"
@@ -784,6 +785,7 @@ def idle_takes_no_cpu(lab):
 
 
 TESTS.update(certificates.TESTS)
+TESTS.update(ikev1.TESTS)
 
 
 def missing_tools():

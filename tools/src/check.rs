@@ -233,7 +233,7 @@ fn whole_seconds(time: Duration) -> Duration {
 fn connection(page: &mut Page, c: &Connection) {
     page.heading(&format!("connection {}", c.name));
     let version = match c.version {
-        Version::Any => "IKEv2 as initiator, IKEv1 or IKEv2 as responder",
+        Version::Any => "IKEv2",
         Version::Ikev1 => "IKEv1",
         Version::Ikev2 => "IKEv2",
     };

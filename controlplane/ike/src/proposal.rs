@@ -124,6 +124,11 @@ impl Proposal {
                 || self.integrity.iter().any(|id| integrity(*id).is_some_and(Integrity::is_weak)))
     }
 
+    /// Whether it has a suite that IKEv1 can name: a cipher with a hash, and a group of RFC 2409's kind.
+    pub fn is_for_ikev1(&self) -> bool {
+        crate::v1::is_usable(self)
+    }
+
     /// Whether a choice could have been made from this proposal.
     pub(crate) fn allows(&self, chosen: &Chosen) -> bool {
         let group = match chosen.group {

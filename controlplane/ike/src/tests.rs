@@ -6,5 +6,6 @@ mod collisions;
 mod exchanges;
 mod harness;
 mod ikev1;
+mod ikev1_attacks;
 mod lossy;
 mod statistics;

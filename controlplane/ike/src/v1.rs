@@ -31,6 +31,8 @@
 //! Nothing here changes for a message that is not authentic: a clear notify is logged, and a message that does not
 //! decrypt to what its HASH says leaves keys, vectors and timers as they are.
 
+pub(crate) use suite::usable as is_usable;
+
 pub(crate) mod authenticate;
 mod clients;
 pub(crate) mod established;

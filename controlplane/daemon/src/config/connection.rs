@@ -11,8 +11,8 @@ use super::value::{self, Endpoint};
 use super::{LeftOut, authentication};
 use core::time::Duration;
 use ike::config::{
-    Child, ChildAction, ChildMode, Connection, SendCertificate, Settings, TrafficSelector, Unique,
-    Version,
+    AuthMethod, Child, ChildAction, ChildMode, Connection, SendCertificate, Settings,
+    TrafficSelector, Unique, Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
@@ -48,9 +48,6 @@ pub(crate) fn resolve(
     let version = f
         .word("version", &[("0", Version::Any), ("1", Version::Ikev1), ("2", Version::Ikev2)])
         .unwrap_or_default();
-    if version == Version::Ikev1 {
-        f.warn("version", "IKEv1 is not done yet: this connection can not come up");
-    }
     let local_addrs = endpoints(&mut f, "local_addrs");
     let remote_addrs = endpoints(&mut f, "remote_addrs");
     let local_port = port(&mut f, "local_port").unwrap_or(settings.port);
@@ -64,12 +61,19 @@ pub(crate) fn resolve(
     let remote_port = port(&mut f, "remote_port").unwrap_or(500);
     let proposals =
         proposals(&mut f, "proposals", ProposalProtocol::Ike, false).unwrap_or_default();
+    if version == Version::Ikev1 && !proposals.is_empty() {
+        let usable = proposals.iter().any(Proposal::is_for_ikev1);
+        if !usable {
+            f.error("proposals", "IKEv1 has no combined modes: name cipher, hash and group, as in aes256-sha256-modp2048");
+        }
+    }
     let encap = f.boolean("encap").unwrap_or(false);
     let mobike = f.boolean("mobike").unwrap_or(true);
     let fragmentation = f
         .word("fragmentation", &[("yes", true), ("accept", true), ("force", true), ("no", false)])
         .unwrap_or(true);
     let dpd_delay = f.duration("dpd_delay").unwrap_or_default();
+    let dpd_timeout = f.duration("dpd_timeout").unwrap_or_default();
     let unique = f
         .word(
             "unique",
@@ -99,6 +103,9 @@ pub(crate) fn resolve(
     let files = left_out.is_none().then_some(files);
     let local = authentication::round(&mut f, "local", files);
     let remote = authentication::round(&mut f, "remote", files);
+    if version == Version::Ikev1 && [&local, &remote].iter().any(|r| r.method != AuthMethod::Psk) {
+        f.error("version", "IKEv1 is done with `auth = psk` only; certificates need version = 2");
+    }
     let children = children(&mut f, &remote_addrs, settings);
 
     if let Some(reason) = left_out {
@@ -129,6 +136,7 @@ pub(crate) fn resolve(
         mobike,
         fragmentation,
         dpd_delay,
+        dpd_timeout,
         rekey_time: times.rekey,
         reauth_time: times.reauth,
         over_time: times.over,

@@ -39,7 +39,7 @@ const fn refused(name: &'static str, default: &'static str, meaning: &'static st
 
 /// `connections.<conn>`
 pub(crate) const CONNECTION: &[Key] = &[
-    full("version", "0", "IKE version: 1, 2, or 0 to initiate with 2 and answer both."),
+    full("version", "0", "IKE version: 2, or 1 where a peer has no other (RFC 9395); 0 is 2."),
     full(
         "local_addrs",
         "%any",
@@ -67,7 +67,11 @@ pub(crate) const CONNECTION: &[Key] = &[
     full("encap", "no", "Forces UDP encapsulation by faking a NAT."),
     full("mobike", "yes", "RFC 4555 MOBIKE; not announced yet, so the default costs nothing."),
     full("dpd_delay", "0s", "Idle time after which the peer's liveness is checked; 0 for never."),
-    ignored("dpd_timeout", "0s", "Time after which a silent peer is dead (IKEv1 only)."),
+    full(
+        "dpd_timeout",
+        "0s",
+        "IKEv1: time after which a silent peer is dead; 0 leaves it to the retransmissions.",
+    ),
     full(
         "fragmentation",
         "yes",

@@ -209,7 +209,7 @@ pub(crate) struct Agreed {
     pub(crate) replaces: Option<PairId>,
     pub(crate) acquired: bool,
     /// The peer takes no padding behind packets (RFC 7296 §1.3.1).
-    no_tfc: bool,
+    pub(crate) no_tfc: bool,
 }
 
 /// Which end of the exchange that makes a Child SA we are.

@@ -243,6 +243,8 @@ impl Established {
             tsr: Vec::new(),
             replaces: replaces.last().copied(),
             acquired: false,
+            // IKEv1 has no word for it.
+            no_tfc: true,
         };
         let values = Values { ni: &ni, nr: &nr, shared: made.map(|(_, shared)| shared) };
         let life = super::ask::shorter(offered, ours);

@@ -336,6 +336,8 @@ impl Established {
             tsr: Vec::new(),
             replaces: replaces.last().copied(),
             acquired: asking.acquired,
+            // IKEv1 has no word for it.
+            no_tfc: true,
         };
         let life = shorter(choice.life, responder_lifetime);
         let values = Values { ni: &asking.nonce, nr: &nr, shared };

@@ -1,0 +1,118 @@
+"""IKEv1 opposite strongSwan, both ways: main mode and quick mode, rekeys, several children, dead peers."""
+
+import signal
+import time
+
+from lab import Charon, Culvert, check, eventually, scenario
+
+TESTS = {}
+
+
+def pair(lab, name, role):
+    """Culvert in its role (the initiator is A) and strongSwan at the other end."""
+    hosts = dict(zip("AB", lab.pair()))
+    here, there = ("A", "B") if role == "initiator" else ("B", "A")
+    conf = {side: scenario(name, side.lower()) for side in hosts}
+    net = ("10.77.1.1", "10.77.2.1") if role == "initiator" else ("10.77.2.1", "10.77.1.1")
+    return Culvert(hosts[here], conf[here]), Charon(hosts[there], conf[there]), hosts[here], net
+
+
+def initiate(ours, peer, role, child="net"):
+    if role == "initiator":
+        ours.initiate(child)
+    else:
+        peer.swanctl("--initiate", "--child", child, "--timeout", 10)
+
+
+def both_roles(name):
+    def decorate(function):
+        for role in ("initiator", "responder"):
+            def run(lab, role=role):
+                function(lab, role, *pair(lab, name, role))
+
+            TESTS[f"{function.__name__}_{role}"] = run
+        return function
+
+    return decorate
+
+
+def plain(lab, role, ours, peer, here, net):
+    """A tunnel, its figures, its end."""
+    initiate(ours, peer, role)
+    rows = ("main_mode.ike_main_mode", "main_mode.ike_quick_mode", "main_mode.key_additions", "main_mode.total_get_spi",
+            "main_mode.negotiation_failures", "main_mode.authentication_failures", "quick_mode.active_sas", "quick_mode.rekeys")
+    eventually("the children", lambda: ours.rows("quick_mode.active_sas") == [1], seconds=3)
+    found = dict(zip(rows, ours.rows(*rows)))
+    check(list(found.values()) == [1, 1, 1, 1, 0, 0, 1, 0], f"{found}")
+    for size in (56, 500, 1300):
+        here.ping(*net, size=size)
+    moved = ("quick_mode.confidential_bytes_sent", "quick_mode.confidential_bytes_received")
+    sent = 3 * sum(size + 28 for size in (56, 500, 1300))
+    eventually("nine pings' bytes", lambda: ours.rows(*moved) == [sent] * 2, seconds=2)
+    ours.command("terminate", "--ike", "gw")
+    eventually("strongSwan's SA to go", lambda: not peer.swanctl("--list-sas").stdout.strip())
+    check(ours.rows("quick_mode.active_sas", "quick_mode.key_deletions") == [0, 1], "one pair deleted")
+
+
+@both_roles("ikev1-psk")
+def ikev1_psk(lab, role, ours, peer, here, net):
+    plain(lab, role, ours, peer, here, net)
+
+
+@both_roles("c1-aes256-sha512")
+def ikev1_aes256_sha512(lab, role, ours, peer, here, net):
+    plain(lab, role, ours, peer, here, net)
+
+
+@both_roles("ikev1-rekey")
+def ikev1_rekey(lab, role, ours, peer, here, net):
+    """Quick modes each 5 s and a new main mode after 12 s, by both sides' own timers, with pings going on."""
+    initiate(ours, peer, role)
+    here.ping(*net, count=3)
+    answered = here.ping(*net, count=320, interval=0.05)
+    check(answered == 320, f"{answered} of 320 pings answered")
+    quick, main = ours.rows("quick_mode.rekeys", "main_mode.ike_main_mode")
+    check(quick >= 2 and main >= 2, f"{quick} quick mode rekeys, {main} main modes")
+    active, = ours.rows("quick_mode.active_sas")
+    print(f"    {quick} rekeys, {main} main modes, 320 of 320 pings, {active} pairs")
+
+
+@both_roles("ikev1-multi-child")
+def ikev1_multi_child(lab, role, ours, peer, here, net):
+    """Three quick modes under one main mode."""
+    for n, child in enumerate(("n1", "n2", "n3")):
+        initiate(ours, peer, role, child)
+        eventually(f"{n + 1} children", lambda: ours.rows("quick_mode.active_sas") == [n + 1], seconds=3)
+    check(ours.rows("main_mode.ike_main_mode", "main_mode.ike_quick_mode") == [1, 3], "one main mode, three quick modes")
+    here.ping(*net)
+
+
+@both_roles("ikev1-dpd")
+def ikev1_dpd(lab, role, ours, peer, here, net):
+    """A living peer is asked and stays, a silent one goes."""
+    initiate(ours, peer, role)
+    time.sleep(5)
+    check(ours.rows("quick_mode.active_sas") == [1], "the SA lives while the peer answers")
+    said = peer.text()
+    check("DPD" in said, "strongSwan saw no R_U_THERE")
+    peer.process.send_signal(signal.SIGSTOP)
+    try:
+        eventually("the dead peer to be noticed", lambda: ours.rows("quick_mode.active_sas") == [0], seconds=15)
+    finally:
+        peer.process.send_signal(signal.SIGCONT)
+
+
+def wrong_psk(lab):
+    """A key that does not match: the fifth message says nothing, and three statistics move."""
+    a, b = lab.pair()
+    ours = Culvert(b, scenario("ikev1-psk", "b"))
+    peer = Charon(a, scenario("ikev1-psk", "a").replace("interop-psk-0123456789", "another-psk"))
+    done = peer.swanctl("--initiate", "--child", "net", "--timeout", 5, ok=False)
+    check(done.returncode != 0, "the SA came up")
+    rows = ("main_mode.authentication_failures", "main_mode.negotiation_failures", "main_mode.invalid_packets_received",
+            "main_mode.ike_main_mode")
+    found = dict(zip(rows, ours.rows(*rows)))
+    check(list(found.values()) == [1, 1, 1, 0], f"{found}")
+
+
+TESTS["ikev1_wrong_psk"] = wrong_psk
