@@ -342,24 +342,19 @@ impl SaSent {
         }
     }
 
-    pub(crate) fn destroy(
-        self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        why: Failure,
-    ) -> State {
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
         self.attempt.failed(head, cx, why)
     }
 }
 
 impl Keying {
     pub(crate) fn keyed(
-        self: Box<Self>,
+        self,
         head: &mut Head,
         cx: &mut Cx<'_>,
         result: Result<Product, KeyExchangeError>,
     ) -> State {
-        let Self { sa, choice, abilities, attempt, .. } = *self;
+        let Self { sa, choice, abilities, attempt, .. } = self;
         let Ok(Product::Key(key)) = result else {
             return attempt.failed(head, cx, Failure::Local);
         };
@@ -374,12 +369,7 @@ impl Keying {
         State::KeySent(Box::new(KeySent { sent, key, ni, sa, choice, abilities, attempt }))
     }
 
-    pub(crate) fn destroy(
-        self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        why: Failure,
-    ) -> State {
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
         self.attempt.failed(head, cx, why)
     }
 }

@@ -27,6 +27,9 @@ use ipsec::sa::{Mode, PairId, SaParameters, Spi};
 use keyexchange::{Group, KeyExchangeError};
 use std::sync::Arc;
 
+/// The peer's key exchange value.
+type PeerValue = (Group, Vec<u8>);
+
 /// What was asked for and can be given.
 pub(crate) struct Wanted {
     config: Arc<config::Child>,
@@ -86,21 +89,15 @@ impl Established {
         opened: &Opened,
         digest: Digest,
     ) {
-        let payloads = match opened.payloads() {
-            Ok(payloads) => payloads,
-            Err(_) => {
-                cx.stats.invalid_packets_received += 1;
-                return;
-            }
+        let Ok(payloads) = opened.payloads() else {
+            cx.stats.invalid_packets_received += 1;
+            return;
         };
         let mut exchange = Exchange::new(opened.next, over(cx.now));
         exchange.heard = Some(digest);
-        let content = match content(&payloads) {
-            Ok(content) => content,
-            Err(_) => {
-                cx.stats.invalid_packets_received += 1;
-                return;
-            }
+        let Ok(content) = content(&payloads) else {
+            cx.stats.invalid_packets_received += 1;
+            return;
         };
         match self.choose(head, cx, &content) {
             Ok((mut wanted, peer)) => {
@@ -135,7 +132,7 @@ impl Established {
         head: &Head,
         cx: &mut Cx<'_>,
         content: &Content<'_>,
-    ) -> Result<(Wanted, Option<(Group, Vec<u8>)>), Fault> {
+    ) -> Result<(Wanted, Option<PeerValue>), Fault> {
         if !self.is_active() || !self.has_room() {
             return Err(crate::event::SpiRefused.into());
         }
@@ -248,13 +245,10 @@ impl Established {
         };
         let values = Values { ni: &ni, nr: &nr, shared: made.map(|(_, shared)| shared) };
         let life = super::ask::shorter(offered, ours);
-        let prepared = match self.prepare(head, cx, agreed, &choice, life, &values) {
-            Ok(prepared) => prepared,
-            Err(_) => {
-                cx.stats.negotiation_failures += 1;
-                let kind = NotifyType::NoProposalChosen;
-                return self.send_refusal(head, cx, peer.0, &peer.1, kind);
-            }
+        let Ok(prepared) = self.prepare(head, cx, agreed, &choice, life, &values) else {
+            cx.stats.negotiation_failures += 1;
+            let kind = NotifyType::NoProposalChosen;
+            return self.send_refusal(head, cx, peer.0, &peer.1, kind);
         };
         let mut list = self.session.list();
         let proposals = [choice.answer(spi)];
