@@ -44,5 +44,6 @@ pub(crate) mod respond;
 pub(crate) mod sa;
 mod session;
 mod show;
+mod signature;
 mod suite;
 mod vendor;

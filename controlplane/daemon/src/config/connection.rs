@@ -11,8 +11,8 @@ use super::value::{self, Endpoint};
 use super::{LeftOut, authentication};
 use core::time::Duration;
 use ike::config::{
-    AuthMethod, Child, ChildAction, ChildMode, Connection, SendCertificate, Settings,
-    TrafficSelector, Unique, Version,
+    Child, ChildAction, ChildMode, Connection, SendCertificate, Settings, TrafficSelector, Unique,
+    Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
@@ -103,8 +103,8 @@ pub(crate) fn resolve(
     let files = left_out.is_none().then_some(files);
     let local = authentication::round(&mut f, "local", files);
     let remote = authentication::round(&mut f, "remote", files);
-    if version == Version::Ikev1 && [&local, &remote].iter().any(|r| r.method != AuthMethod::Psk) {
-        f.error("version", "IKEv1 is done with `auth = psk` only; certificates need version = 2");
+    if version == Version::Ikev1 && local.method != remote.method {
+        f.error("version", "IKEv1 has one method for both sides; write the same `auth` in both");
     }
     let children = children(&mut f, &remote_addrs, settings);
 

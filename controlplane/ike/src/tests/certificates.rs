@@ -3,9 +3,14 @@
 use super::harness::{Pair, Who, connection, id};
 use crate::certificate::Credentials;
 use crate::certificate::tests::{Authority, private};
-use crate::config::{AuthMethod, Config, Connection, Identity, SendCertificate, Settings};
+use crate::config::{AuthMethod, Config, Connection, Identity, SendCertificate, Settings, Version};
 use crate::event::{Command, Failure};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
+use crate::proposal::{Proposal, ProposalProtocol};
+use crate::view::{ChildState, IkeState};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256,
+    SignatureAlgorithm,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,6 +184,74 @@ fn without_a_private_key_nothing_is_sent() {
     assert_eq!(counted(&pair), [1, 1]);
 }
 
+fn ikev1(site: &Site, who: Who, change: impl FnOnce(&mut Connection)) -> Config {
+    site.config(who, |connection, _| {
+        connection.version = Version::Ikev1;
+        let list = "aes128-sha256-ecp256,aes256-sha384-ecp384";
+        connection.proposals = Proposal::parse_list(ProposalProtocol::Ike, list).unwrap().proposals;
+        change(connection);
+    })
+}
+
+/// Main mode with signatures (RFC 2409 §5.1, RFC 4754), of each kind that it has a method for.
+#[test]
+fn main_mode_signs_and_checks() {
+    for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_RSA_SHA256] {
+        let site = Site::new(algorithm);
+        let mut pair = Pair::new(ikev1(&site, Who::A, |_| {}), ikev1(&site, Who::B, |_| {}));
+        is_up(&mut pair);
+        assert_eq!(counted(&pair), [0, 0]);
+    }
+}
+
+#[test]
+fn main_mode_with_strangers_fails() {
+    let (site, other) = (Site::new(&PKCS_ECDSA_P256_SHA256), Site::new(&PKCS_ECDSA_P256_SHA256));
+    // The responder does not believe, which it can tell nobody who would have to believe it.
+    let mut pair = Pair::new(ikev1(&other, Who::A, |_| {}), ikev1(&site, Who::B, |_| {}));
+    let request = pair.initiate(Who::A);
+    pair.settle();
+    pair.advance(Duration::from_secs(400));
+    assert!(matches!(pair.a.done.get(&request), Some(Err(_))), "{:?}", pair.a.done);
+    assert_eq!(pair.b.engine.statistics().authentication_failures_certificate, 1);
+    // The initiator does not believe.
+    let trusting = {
+        let mut config = ikev1(&site, Who::B, |_| {});
+        let credentials = Arc::get_mut(&mut config.credentials).unwrap();
+        credentials.authorities.push(Arc::clone(&other.root.certificate));
+        config
+    };
+    let mut pair = Pair::new(ikev1(&other, Who::A, |_| {}), trusting);
+    let request = pair.initiate(Who::A);
+    pair.settle();
+    assert_eq!(pair.a.done.get(&request), Some(&Err(Failure::Authentication)));
+    assert_eq!(pair.a.engine.statistics().authentication_failures_certificate, 1);
+    // Keys of two kinds have no method in common, and Ed25519 has none at all.
+    let rsa = Site { root: Authority::root("Root"), ..Site::new(&PKCS_RSA_SHA256) };
+    let mut pair = Pair::new(ikev1(&rsa, Who::A, |_| {}), ikev1(&site, Who::B, |_| {}));
+    let request = pair.initiate(Who::A);
+    pair.settle();
+    pair.advance(Duration::from_secs(400));
+    assert!(matches!(pair.a.done.get(&request), Some(Err(_))), "{:?}", pair.a.done);
+    assert!(pair.a.sad.is_empty() && pair.b.sad.is_empty());
+}
+
+/// Every message of main mode and quick mode lost in turn.
+#[test]
+fn loss_at_every_message_of_main_mode() {
+    let site = Site::new(&PKCS_ECDSA_P256_SHA256);
+    let run = |lose: usize| {
+        let mut pair = Pair::new(ikev1(&site, Who::A, |_| {}), ikev1(&site, Who::B, |_| {}));
+        pair.initiate(Who::A);
+        deliver_but(&mut pair, lose)
+    };
+    let messages = run(usize::MAX);
+    assert!(messages >= 9, "{messages}");
+    for lose in 0..messages {
+        run(lose);
+    }
+}
+
 /// The pool has no room: the negotiation fails and leaves nothing behind.
 #[test]
 fn refused_jobs_end_the_negotiation() {
@@ -220,29 +293,35 @@ fn loss_at_every_message_of_ike_auth() {
     let run = |lose: usize| {
         let mut pair = Pair::new(small(Who::A), small(Who::B));
         pair.initiate(Who::A);
-        let mut sent = 0;
-        for _ in 0..1000 {
-            let who = match (pair.under_way(Who::A), pair.under_way(Who::B)) {
-                (_, 1..) => Who::B,
-                (1.., _) => Who::A,
-                _ if !pair.a.sad.is_empty() && !pair.b.sad.is_empty() => break,
-                _ => {
-                    let at = pair.next_timeout().expect("something is repeated");
-                    pair.now = pair.now.max(at);
-                    pair.timeouts();
-                    continue;
-                }
-            };
-            sent += 1;
-            if sent - 1 == lose { pair.lose_next(who) } else { pair.deliver_next(who) }
-        }
-        pair.settle();
-        pair.assert_in_use(1, 1);
-        sent
+        deliver_but(&mut pair, lose)
     };
     let messages = run(usize::MAX);
     assert!(messages > 4, "{messages}: fragments");
     for lose in 0..messages {
         run(lose);
     }
+}
+
+/// Delivers all but one message until the SA is up, and says how many there were.
+fn deliver_but(pair: &mut Pair, lose: usize) -> usize {
+    let up = || vec![(IkeState::Established, vec![ChildState::Installed])];
+    let mut sent = 0;
+    for _ in 0..1000 {
+        let who = match (pair.under_way(Who::A), pair.under_way(Who::B)) {
+            (_, 1..) => Who::B,
+            (1.., _) => Who::A,
+            _ if [&pair.a, &pair.b].map(|host| host.states(pair.now)) == [up(), up()] => break,
+            _ => {
+                let at = pair.next_timeout().expect("something is repeated");
+                pair.now = pair.now.max(at);
+                pair.timeouts();
+                continue;
+            }
+        };
+        sent += 1;
+        if sent - 1 == lose { pair.lose_next(who) } else { pair.deliver_next(who) }
+    }
+    pair.settle();
+    pair.assert_in_use(1, 1);
+    sent
 }

@@ -220,15 +220,21 @@ fn read(
     }
     let (_, connection, local_id) = best.ok_or(Refused::Identity)?;
     let initial_contact = proof.initial_contact;
-    if connection.unique == Unique::Keep && !initial_contact {
-        let same = |known: &crate::context::Known| {
-            known.connection == connection.name
-                && known.local == local_id
-                && known.remote == remote_id
-        };
-        if cx.registry.known.values().any(same) {
-            return Err(Refused::Identity);
-        }
+    let verified = Verified { local_id, remote_id, initial_contact };
+    if is_kept_out(cx, connection, &verified) {
+        return Err(Refused::Identity);
     }
-    Ok((Arc::clone(connection), Verified { local_id, remote_id, initial_contact }))
+    Ok((Arc::clone(connection), verified))
+}
+
+/// `unique = keep`: whether the peer has an SA that it does not say it has lost.
+pub(super) fn is_kept_out(cx: &Cx<'_>, connection: &Connection, verified: &Verified) -> bool {
+    let same = |known: &crate::context::Known| {
+        known.connection == connection.name
+            && known.local == verified.local_id
+            && known.remote == verified.remote_id
+    };
+    connection.unique == Unique::Keep
+        && !verified.initial_contact
+        && cx.registry.known.values().any(same)
 }

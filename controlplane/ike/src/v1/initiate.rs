@@ -12,7 +12,8 @@
 use super::authenticate;
 use super::established::{Established, NewSa};
 use super::sa::{State, Verified};
-use super::session::{Cookies, Sealer, Session};
+use super::session::{Cookies, Opened, Sealer, Session};
+use super::signature::{self, Own};
 use super::suite::{self, Choice, Life, Method};
 use super::vendor::{self, Abilities};
 use crate::config::{Identity, Unique};
@@ -31,9 +32,11 @@ use crate::message::{
 use crate::v2::auth::local_id;
 use crate::v2::fault::{Fault, Misbehaved};
 use crate::v2::init::OwnNonce;
+use crate::v2::prove::{self, Requested};
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::{Due, Sent};
 use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
+use std::sync::Arc;
 
 /// What HASH_I, HASH_R and the keys of phase 1 are made of.
 pub(crate) struct Phase1 {
@@ -68,6 +71,8 @@ pub(crate) struct Attempt {
     tries: u32,
     /// The ISAKMP SA whose children it takes over.
     pub(crate) replaces: Option<IkeId>,
+    /// How both sides authenticate.
+    method: Method,
     /// What the peer said in clear about why it does not go on: a reason to name, not one to stop.
     refusal: Option<NotifyType>,
 }
@@ -105,7 +110,36 @@ pub(crate) struct Finishing {
     phase1: Phase1,
     choice: Choice,
     abilities: Abilities,
+    requested: Requested,
     attempt: Attempt,
+}
+
+/// The signature of the fifth message is being made.
+pub(crate) struct Signing {
+    pub(crate) job: u64,
+    fifth: Fifth,
+    own: Own,
+}
+
+/// The signature of the sixth message is being checked.
+pub(crate) struct Verifying {
+    pub(crate) job: u64,
+    sent: Box<AuthSent>,
+    verified: Verified,
+    next: Iv,
+}
+
+/// What the fifth message is made of, and what comes after it.
+struct Fifth {
+    phase1: Phase1,
+    choice: Choice,
+    abilities: Abilities,
+    attempt: Attempt,
+    keys: V1Keys,
+    sealer: Sealer,
+    local_id: Identity,
+    /// The body of our ID payload.
+    id: Vec<u8>,
 }
 
 /// The fifth message is on its way.
@@ -140,7 +174,11 @@ pub(crate) fn start(
     if !proposals.iter().any(suite::usable) {
         return None;
     }
-    let proposal = suite::offer(proposals, Method::Psk, life_of(head));
+    let Some(method) = signature::method(cx.config, &head.connection, head.path) else {
+        head.info(cx, format_args!("{}", prove::NO_KEY));
+        return None;
+    };
+    let proposal = suite::offer(proposals, method, life_of(head));
     let proposals = [proposal];
     let payload = SaPayload { proposals: &proposals };
     let sa = payload.body();
@@ -150,7 +188,7 @@ pub(crate) fn start(
     let message = list.into_message(&header(head, Flags::NONE)).ok()?;
     cx.transmit(head.path, message.clone());
     let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-    let attempt = Attempt { tries, replaces, refusal: None };
+    let attempt = Attempt { tries, replaces, method, refusal: None };
     Some(State::SaSent(Box::new(SaSent { sent, sa, attempt })))
 }
 
@@ -320,7 +358,7 @@ impl SaSent {
         let spi_r = message.header.spi_r;
         let choice = clear(message).filter(|_| !spi_r.is_zero()).and_then(|payloads| {
             let sa = sa_of(&payloads)?;
-            let choice = suite::accepted(&head.connection.proposals, &sa, Method::Psk)?;
+            let choice = suite::accepted(&head.connection.proposals, &sa, self.attempt.method)?;
             Some((choice, Abilities::read(&payloads)))
         });
         let Some((choice, abilities)) = choice else {
@@ -412,8 +450,10 @@ impl KeySent {
             public_i: key.public().to_vec(),
             public_r: ke.to_vec(),
         };
+        let requested = signature::requested(cx.config, &payloads);
         let job = cx.job(head.id, false, Work::Agree(key, ke.to_vec()));
-        State::Finishing(Box::new(Finishing { job, phase1, choice, abilities, attempt }))
+        let state = Finishing { job, phase1, choice, abilities, requested, attempt };
+        State::Finishing(Box::new(state))
     }
 
     pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
@@ -440,7 +480,7 @@ impl Finishing {
         cx: &mut Cx<'_>,
         result: Result<Product, KeyExchangeError>,
     ) -> State {
-        let Self { phase1, choice, abilities, attempt, .. } = *self;
+        let Self { phase1, choice, abilities, requested, attempt, .. } = *self;
         let shared = match result {
             Ok(Product::Secret(shared)) => shared,
             Err(KeyExchangeError::PeerValue) => {
@@ -459,7 +499,9 @@ impl Finishing {
                 head.path.remote.set_port(4500);
             }
         }
-        match fifth(head, cx, phase1, choice, abilities, attempt, &shared) {
+        let begun = begin_fifth(head, cx, phase1, choice, abilities, attempt, &shared)
+            .and_then(|fifth| fifth.prove(head, cx, &requested));
+        match begun {
             Ok(state) => state,
             Err(reason) => attempt.failed(head, cx, reason),
         }
@@ -475,60 +517,143 @@ impl Finishing {
     }
 }
 
-/// Sends the fifth message.
-fn fifth(
-    head: &mut Head,
+/// Derives the keys of phase 1.
+fn begin_fifth(
+    head: &Head,
     cx: &mut Cx<'_>,
     phase1: Phase1,
     choice: Choice,
     abilities: Abilities,
     attempt: Attempt,
     shared: &SharedSecret,
-) -> Result<State, Failure> {
+) -> Result<Fifth, Failure> {
     let local_id = local_id(&head.connection, head.path);
-    let remote_id = &head.connection.remote.id;
-    let peer = match remote_id {
-        Identity::Any => &Identity::Address(head.path.remote.ip()),
-        id => id,
+    let keys = if attempt.method == Method::Psk {
+        let peer = match &head.connection.remote.id {
+            Identity::Any => &Identity::Address(head.path.remote.ip()),
+            id => id,
+        };
+        let Some(psk) = authenticate::psk_for(cx.config, &local_id, peer, head.path) else {
+            head.info(cx, format_args!("no preshared key for the two identities"));
+            return Err(Failure::Authentication);
+        };
+        authenticate::derive(&choice.suite, psk, &phase1, shared)
+    } else {
+        signature::derive(&choice.suite, &phase1, shared)
     };
-    let Some(psk) = authenticate::psk_for(cx.config, &local_id, peer, head.path) else {
-        head.info(cx, format_args!("no preshared key for the two identities"));
-        return Err(Failure::Authentication);
-    };
-    let local = |fault: Fault| fault.failure();
-    let keys = authenticate::derive(&choice.suite, psk, &phase1, shared).map_err(local)?;
+    let keys = keys.map_err(Fault::failure)?;
     let sealer = Sealer::new(&choice.suite, &keys).map_err(|_| Failure::Local)?;
-    let iv = Iv::phase1(choice.suite.hash, &phase1.public_i, &phase1.public_r);
     let id = authenticate::id_payload(&local_id).ok_or(Failure::Local)?;
-    let hash = keys.skeyid.hash(&phase1.of_initiator(&id)).map_err(|_| Failure::Local)?;
-    let mut list = PayloadList::new();
-    list.push_raw(PayloadType::Identification.number(), false, &id);
-    list.push_raw(PayloadType::Hash.number(), false, &hash);
-    let unknown = !cx
-        .registry
-        .known
-        .values()
-        .any(|known| known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact);
-    if head.connection.unique != Unique::Never && unknown {
-        list.push(&contact(phase1.cookies, &mut [0; 16]));
+    Ok(Fifth { phase1, choice, abilities, attempt, keys, sealer, local_id, id })
+}
+
+impl Fifth {
+    /// Sends HASH_I at once, or has it signed.
+    fn prove(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        requested: &Requested,
+    ) -> Result<State, Failure> {
+        let hash = self.keys.skeyid.hash(&self.phase1.of_initiator(&self.id));
+        let hash = hash.map_err(|_| Failure::Local)?;
+        if self.attempt.method == Method::Psk {
+            return self.send(head, cx, |_, list| {
+                list.push_raw(PayloadType::Hash.number(), false, &hash);
+            });
+        }
+        let found = signature::signing(cx, &head.connection, &self.local_id, requested, hash);
+        let Some((signing, own)) = found else {
+            head.info(cx, format_args!("{}", prove::NO_KEY));
+            return Err(Failure::Authentication);
+        };
+        let job = cx.job(head.id, false, Work::Prove(None, Some(Box::new(signing))));
+        Ok(State::Signing(Box::new(Signing { job, fifth: self, own })))
     }
-    let plain = list.bytes().map_err(|_| Failure::Local)?;
-    let (message, iv) = sealer
-        .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
-        .map_err(|fault| fault.failure())?;
-    cx.transmit(head.path, message.clone());
-    let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-    Ok(State::AuthSent(Box::new(AuthSent {
-        sent,
-        phase1,
-        choice,
-        abilities,
-        keys,
-        sealer,
-        iv,
-        local_id,
-        attempt,
-    })))
+
+    /// Sends the message with the proof that `push` adds.
+    fn send(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        push: impl FnOnce(&Cx<'_>, &mut PayloadList),
+    ) -> Result<State, Failure> {
+        let Self { phase1, choice, abilities, attempt, keys, sealer, local_id, id } = self;
+        let remote_id = &head.connection.remote.id;
+        let iv = Iv::phase1(choice.suite.hash, &phase1.public_i, &phase1.public_r);
+        let mut list = PayloadList::new();
+        list.push_raw(PayloadType::Identification.number(), false, &id);
+        push(cx, &mut list);
+        let unknown =
+            !cx.registry.known.values().any(|known| {
+                known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact
+            });
+        if head.connection.unique != Unique::Never && unknown {
+            list.push(&contact(phase1.cookies, &mut [0; 16]));
+        }
+        let plain = list.bytes().map_err(|_| Failure::Local)?;
+        let (message, iv) = sealer
+            .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
+            .map_err(Fault::failure)?;
+        cx.transmit(head.path, message.clone());
+        let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
+        let state =
+            AuthSent { sent, phase1, choice, abilities, keys, sealer, iv, local_id, attempt };
+        Ok(State::AuthSent(Box::new(state)))
+    }
+}
+
+impl Signing {
+    /// Our signature is made.
+    pub(crate) fn signed(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { fifth, own, .. } = self;
+        let attempt = fifth.attempt;
+        let connection = Arc::clone(&head.connection);
+        let sent = match result {
+            Ok(Product::Proved(Some(made))) => fifth.send(head, cx, |cx, list| {
+                own.push(list, &made);
+                signature::push_request(list, cx.config, &connection);
+            }),
+            _ => Err(Failure::Local),
+        };
+        match sent {
+            Ok(state) => state,
+            Err(reason) => attempt.failed(head, cx, reason),
+        }
+    }
+
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.fifth.attempt.failed(head, cx, why)
+    }
+}
+
+impl Verifying {
+    /// The peer's signature is checked.
+    pub(crate) fn checked(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { sent, verified, next, .. } = self;
+        match result {
+            Ok(Product::Proved(_)) => sent.establish(head, cx, verified, next),
+            Ok(Product::Refuted(reason)) => {
+                prove::log(head, cx, reason);
+                sent.attempt.failed(head, cx, Failure::Authentication)
+            }
+            _ => sent.attempt.failed(head, cx, Failure::Local),
+        }
+    }
+
+    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
+        self.sent.attempt.failed(head, cx, why)
+    }
 }
 
 /// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3).
@@ -562,20 +687,15 @@ impl AuthSent {
             return State::AuthSent(self);
         };
         let opened = self.sealer.open(first, ciphertext, self.iv);
+        if self.attempt.method != Method::Psk {
+            return self.signed(head, cx, opened);
+        }
         let verdict = opened.as_ref().map(|opened| {
             let payloads = opened.payloads()?;
             self.verify(head, &payloads)
         });
         match (verdict, opened) {
-            (Some(Ok(verified)), Some(opened)) => {
-                let Self { phase1, choice, abilities, keys, sealer, attempt, .. } = *self;
-                let session = Session::new(sealer, keys, phase1.cookies, opened.next);
-                let chosen = choice.suite.chosen();
-                let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-                let established = Established::new(head, cx, new);
-                established.came_up(head, cx, attempt.replaces);
-                State::Established(Box::new(established))
-            }
+            (Some(Ok(verified)), Some(opened)) => self.establish(head, cx, verified, opened.next),
             // The HASH is right and the identity is not the one that is wanted.
             (Some(Err(Fault::Authentication)), _) => {
                 self.attempt.failed(head, cx, Failure::Authentication)
@@ -586,6 +706,53 @@ impl AuthSent {
                 State::AuthSent(self)
             }
         }
+    }
+
+    fn establish(
+        self: Box<Self>,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        verified: Verified,
+        next: Iv,
+    ) -> State {
+        let Self { phase1, choice, abilities, keys, sealer, attempt, .. } = *self;
+        let session = Session::new(sealer, keys, phase1.cookies, next);
+        let chosen = choice.suite.chosen();
+        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
+        let established = Established::new(head, cx, new);
+        established.came_up(head, cx, attempt.replaces);
+        State::Established(Box::new(established))
+    }
+
+    /// A sixth message with a signature, which a job checks.
+    fn signed(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, opened: Option<Opened>) -> State {
+        let found = opened.as_ref().and_then(|opened| {
+            let payloads = opened.payloads().ok()?;
+            let signed = signature::signed(&payloads)?;
+            let hash = self.keys.skeyid.hash(&self.phase1.of_responder(&signed.id.body())).ok()?;
+            Some((payloads, signed, hash, opened.next))
+        });
+        let Some((payloads, signed, hash, next)) = found else {
+            // Not from whom the keys are shared with.
+            cx.stats.invalid_packets_received += 1;
+            return State::AuthSent(self);
+        };
+        let remote_id = authenticate::identity(&signed.id)
+            .filter(|id| head.connection.remote.id.covers(id) != Fit::No);
+        let work = remote_id.and_then(|id| {
+            let (connection, method) = (&head.connection, self.attempt.method);
+            let work =
+                signature::verification(cx, connection, method, &id, &payloads, &signed, hash)?;
+            Some((id, work))
+        });
+        let Some((remote_id, work)) = work else {
+            return self.attempt.failed(head, cx, Failure::Authentication);
+        };
+        let local_id = self.local_id.clone();
+        let initial_contact = signed.initial_contact;
+        let verified = Verified { local_id, remote_id, initial_contact };
+        let job = cx.job(head.id, false, Work::Prove(Some(Box::new(work)), None));
+        State::Verifying(Box::new(Verifying { job, sent: self, verified, next }))
     }
 
     fn verify(&self, head: &Head, payloads: &Payloads<'_>) -> Result<Verified, Fault> {

@@ -7,11 +7,12 @@
 use super::authenticate::{self, Authenticated, Refused};
 use super::established::{Established, NewSa};
 use super::initiate::{self, Phase1, clear, encrypted, header};
-use super::sa::{Closed, State};
-use super::session::{Cookies, Session};
+use super::sa::{Closed, State, Verified};
+use super::session::{Cookies, Sealer, Session};
+use super::signature::{self, Own};
 use super::suite::{self, Choice, Method};
 use super::vendor::{self, Abilities};
-use crate::config::{AuthMethod, Config, Connection};
+use crate::config::{Config, Connection};
 use crate::context::Cx;
 use crate::crypto::v1::Iv;
 use crate::event::{Failure, IkeId, Level, Path};
@@ -19,8 +20,11 @@ use crate::job::{Product, Work};
 use crate::message::v1::{
     DOI_IPSEC, Message, Notify, NotifyType, PayloadType, Payloads, SaPayload,
 };
-use crate::message::{ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList, ProtocolId};
+use crate::message::{
+    Emit, ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList, ProtocolId,
+};
 use crate::v2::init::OwnNonce;
+use crate::v2::prove;
 use crate::v2::respond::narrowness;
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::Digest;
@@ -98,18 +102,57 @@ pub(crate) struct AuthExpected {
     shared: SharedSecret,
 }
 
+/// The initiator's signature is being checked, and ours made.
+pub(crate) struct Proving {
+    pub(crate) job: u64,
+    expected: Box<AuthExpected>,
+    path: Path,
+    digest: Digest,
+    authenticated: Authenticated,
+    own: Own,
+}
+
+impl Proving {
+    /// The initiator's signature is checked, and ours made.
+    pub(crate) fn checked(
+        self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        result: Result<Product, KeyExchangeError>,
+    ) -> State {
+        let Self { expected, path, digest, authenticated, own, .. } = self;
+        let refused = match result {
+            Ok(Product::Proved(Some(made))) => {
+                let Authenticated { connection, verified, .. } = &authenticated;
+                if !authenticate::is_kept_out(cx, connection, verified) {
+                    let proof = Some((own, made));
+                    return expected.establish(head, cx, path, authenticated, digest, proof);
+                }
+                Refused::Identity
+            }
+            Ok(Product::Refuted(reason)) => {
+                prove::log(head, cx, reason);
+                Refused::Identity
+            }
+            _ => Refused::Library,
+        };
+        expected.refuse(head, cx, path, digest, refused)
+    }
+}
+
 impl Request {
     /// Reads a first message and finds the connection and suite for it. `None` when there is none.
     pub(crate) fn read(config: &Config, path: Path, payloads: &Payloads<'_>) -> Option<Self> {
         let sa = initiate::sa_of(payloads)?;
-        let usable = |c: &&Arc<Connection>| {
-            let psk = c.local.method == AuthMethod::Psk && c.remote.method == AuthMethod::Psk;
-            psk && authenticate::connects(c, path) && authenticate::has_key(config, c, path)
-        };
+        let usable = |c: &&Arc<Connection>| authenticate::connects(c, path);
         let mut fitting: Vec<_> = config.connections.iter().filter(usable).collect();
         fitting.sort_by_key(|c| core::cmp::Reverse(narrowness(c)));
         let (connection, choice) = fitting.into_iter().find_map(|c| {
-            let choice = suite::choose(&c.proposals, &sa, Method::Psk)?;
+            let method = signature::method(config, c, path)?;
+            if method == Method::Psk && !authenticate::has_key(config, c, path) {
+                return None;
+            }
+            let choice = suite::choose(&c.proposals, &sa, method)?;
             Some((Arc::clone(c), choice))
         })?;
         let abilities = Abilities::read(payloads);
@@ -228,6 +271,9 @@ impl Answering {
         let nr: OwnNonce = cx.random.array();
         let mut list = PayloadList::new();
         initiate::push_values(&mut list, head, &public, &nr, &choice, abilities);
+        if choice.suite.method != Method::Psk {
+            signature::push_request(&mut list, cx.config, &head.connection);
+        }
         let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
             head.fail(cx, Failure::Local);
             return State::Gone;
@@ -269,6 +315,16 @@ impl AuthExpected {
         let Phase1 { public_i, public_r, .. } = &self.phase1;
         let suite = &self.choice.suite;
         let iv = Iv::phase1(suite.hash, public_i, public_r);
+        if suite.method != Method::Psk {
+            return match self.signed(head, cx, path, (first, ciphertext, iv)) {
+                Ok((job, authenticated, own)) => {
+                    let expected = self;
+                    let state = Proving { job, expected, path, digest, authenticated, own };
+                    State::Proving(Box::new(state))
+                }
+                Err(refused) => self.refuse(head, cx, path, digest, refused),
+            };
+        }
         let read = authenticate::fifth_message(
             cx,
             path,
@@ -278,9 +334,53 @@ impl AuthExpected {
             (first, ciphertext, iv),
         );
         match read {
-            Ok(authenticated) => self.establish(head, cx, path, authenticated, digest),
+            Ok(authenticated) => self.establish(head, cx, path, authenticated, digest, None),
             Err(refused) => self.refuse(head, cx, path, digest, refused),
         }
+    }
+
+    /// A fifth message with a signature: begins the job that checks it and makes ours.
+    fn signed(
+        &self,
+        head: &mut Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        (first, ciphertext, iv): (u8, &[u8], Iv),
+    ) -> Result<(u64, Authenticated, Own), Refused> {
+        let suite = &self.choice.suite;
+        let keys = signature::derive(suite, &self.phase1, &self.shared);
+        let keys = keys.map_err(|_| Refused::Library)?;
+        let sealer = Sealer::new(suite, &keys).map_err(|_| Refused::Library)?;
+        let opened = sealer.open(first, ciphertext, iv).ok_or(Refused::Undecipherable)?;
+        let payloads = opened.payloads().map_err(|_| Refused::Undecipherable)?;
+        let signed = signature::signed(&payloads).ok_or(Refused::Undecipherable)?;
+        let remote_id = authenticate::identity(&signed.id).ok_or(Refused::Identity)?;
+        let (connection, local_id) =
+            signature::connection_for(cx, path, &suite.chosen(), suite.method, &remote_id)
+                .ok_or(Refused::Identity)?;
+        let hash = |parts: [&[u8]; 6]| keys.skeyid.hash(&parts).map_err(|_| Refused::Library);
+        let theirs = hash(self.phase1.of_initiator(&signed.id.body()))?;
+        let work = signature::verification(
+            cx,
+            &connection,
+            suite.method,
+            &remote_id,
+            &payloads,
+            &signed,
+            theirs,
+        )
+        .ok_or(Refused::Identity)?;
+        let id = authenticate::id_payload(&local_id).ok_or(Refused::Library)?;
+        let requested = signature::requested(cx.config, &payloads);
+        let ours = hash(self.phase1.of_responder(&id))?;
+        let (signing, own) = signature::signing(cx, &connection, &local_id, &requested, ours)
+            .ok_or(Refused::Identity)?;
+        let work = Work::Prove(Some(Box::new(work)), Some(Box::new(signing)));
+        let job = cx.job(head.id, false, work);
+        let initial_contact = signed.initial_contact;
+        let verified = Verified { local_id, remote_id, initial_contact };
+        let next = opened.next;
+        Ok((job, Authenticated { keys, sealer, next, verified, connection }, own))
     }
 
     fn establish(
@@ -290,6 +390,7 @@ impl AuthExpected {
         path: Path,
         authenticated: Authenticated,
         digest: Digest,
+        signed: Option<(Own, Vec<u8>)>,
     ) -> State {
         let Authenticated { keys, sealer, next, verified, connection } = authenticated;
         // The initiator may have floated to port 4500 (RFC 3947 §4).
@@ -297,10 +398,15 @@ impl AuthExpected {
         head.connection = connection;
         let sixth = || {
             let id = authenticate::id_payload(&verified.local_id)?;
-            let hash = keys.skeyid.hash(&self.phase1.of_responder(&id)).ok()?;
             let mut list = PayloadList::new();
             list.push_raw(PayloadType::Identification.number(), false, &id);
-            list.push_raw(PayloadType::Hash.number(), false, &hash);
+            match &signed {
+                Some((own, signature)) => own.push(&mut list, signature),
+                None => {
+                    let hash = keys.skeyid.hash(&self.phase1.of_responder(&id)).ok()?;
+                    list.push_raw(PayloadType::Hash.number(), false, &hash);
+                }
+            }
             let header = header(head, Flags::ENCRYPTED);
             sealer.seal(&header, list.first(), list.bytes().ok()?, next).ok()
         };

@@ -1,8 +1,8 @@
 //! An ISAKMP SA: its states, and the dispatch of inputs to them.
 
 use super::established::Established;
-use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent};
-use super::respond::{Answering, AuthExpected, KeyExpected};
+use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent, Signing, Verifying};
+use super::respond::{Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
 use crate::context::{Cx, Installing};
 use crate::event::{Failure, InstallId, InstallRefused, Outcome, Path, RequestId};
@@ -31,14 +31,20 @@ pub(crate) enum State {
     KeySent(Box<KeySent>),
     /// Initiator: the shared secret is being computed.
     Finishing(Box<Finishing>),
+    /// Initiator: the signature of the fifth message is being made.
+    Signing(Box<Signing>),
     /// Initiator: the fifth message is on its way.
     AuthSent(Box<AuthSent>),
+    /// Initiator: the signature of the sixth message is being checked.
+    Verifying(Box<Verifying>),
     /// Responder: the first message is answered.
     KeyExpected(Box<KeyExpected>),
     /// Responder: our value and the secret are being computed.
     Answering(Box<Answering>),
     /// Responder: the third message is answered.
     AuthExpected(Box<AuthExpected>),
+    /// Responder: the signature of the fifth message is being checked and ours made.
+    Proving(Box<Proving>),
     /// Both.
     Established(Box<Established>),
     /// Refused or deleted; remembered for repeats of the last message.
@@ -85,8 +91,13 @@ impl IsakmpSa {
                 State::Closed(state)
             }
             // Nothing can be read before the keys are there; the peer repeats what matters.
-            state
-            @ (State::Keying(_) | State::Finishing(_) | State::Answering(_) | State::Gone) => {
+            state @ (State::Keying(_)
+            | State::Finishing(_)
+            | State::Answering(_)
+            | State::Signing(_)
+            | State::Verifying(_)
+            | State::Proving(_)
+            | State::Gone) => {
                 cx.stats.parked_dropped += 1;
                 state
             }
@@ -105,6 +116,9 @@ impl IsakmpSa {
             State::Keying(state) if state.job == number => state.keyed(head, cx, result),
             State::Finishing(state) if state.job == number => state.agreed(head, cx, result),
             State::Answering(state) if state.job == number => state.keyed(head, cx, result),
+            State::Signing(state) if state.job == number => state.signed(head, cx, result),
+            State::Verifying(state) if state.job == number => state.checked(head, cx, result),
+            State::Proving(state) if state.job == number => state.checked(head, cx, result),
             State::Established(mut state) => {
                 state.job_done(head, cx, number, result);
                 State::Established(state)
@@ -162,10 +176,15 @@ impl IsakmpSa {
             State::Keying(state) => state.destroy(head, cx, reason),
             State::KeySent(state) => state.destroy(head, cx, reason),
             State::Finishing(state) => state.destroy(head, cx, reason),
+            State::Signing(state) => state.destroy(head, cx, reason),
             State::AuthSent(state) => state.destroy(head, cx, reason),
+            State::Verifying(state) => state.destroy(head, cx, reason),
             State::Established(state) => state.destroy(head, cx, reason),
             state @ (State::Closed(_) | State::Gone) => state,
-            State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_) => {
+            State::KeyExpected(_)
+            | State::Answering(_)
+            | State::AuthExpected(_)
+            | State::Proving(_) => {
                 head.fail(cx, reason);
                 State::Gone
             }
@@ -198,7 +217,13 @@ impl IsakmpSa {
             State::AuthExpected(state) => Some(state.until),
             State::Established(state) => state.deadline(&self.head, keep_alive),
             State::Closed(state) => Some(state.until),
-            State::Keying(_) | State::Finishing(_) | State::Answering(_) | State::Gone => None,
+            State::Keying(_)
+            | State::Finishing(_)
+            | State::Answering(_)
+            | State::Signing(_)
+            | State::Verifying(_)
+            | State::Proving(_)
+            | State::Gone => None,
         }
     }
 
@@ -212,7 +237,13 @@ impl IsakmpSa {
 
     /// Whether a stranger made us keep it.
     pub(crate) const fn is_half_open(&self) -> bool {
-        matches!(self.state, State::KeyExpected(_) | State::Answering(_) | State::AuthExpected(_))
+        matches!(
+            self.state,
+            State::KeyExpected(_)
+                | State::Answering(_)
+                | State::AuthExpected(_)
+                | State::Proving(_)
+        )
     }
 
     /// Whether a new child may be asked for on it, now or once it is established.
@@ -222,11 +253,14 @@ impl IsakmpSa {
             | State::Keying(_)
             | State::KeySent(_)
             | State::Finishing(_)
-            | State::AuthSent(_) => true,
+            | State::Signing(_)
+            | State::AuthSent(_)
+            | State::Verifying(_) => true,
             State::Established(state) => state.is_active(),
             State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
+            | State::Proving(_)
             | State::Closed(_)
             | State::Gone => false,
         }

@@ -33,12 +33,24 @@ pub(super) const KILOBYTES: u16 = 2;
 pub(crate) enum Method {
     /// A preshared key.
     Psk,
+    /// RSA signatures.
+    Rsa,
+    /// ECDSA with SHA-256 on P-256 (RFC 4754).
+    Ecdsa256,
+    /// ECDSA with SHA-384 on P-384.
+    Ecdsa384,
+    /// ECDSA with SHA-512 on P-521.
+    Ecdsa521,
 }
 
 impl Method {
     const fn number(self) -> u16 {
         match self {
             Self::Psk => 1,
+            Self::Rsa => 3,
+            Self::Ecdsa256 => 9,
+            Self::Ecdsa384 => 10,
+            Self::Ecdsa521 => 11,
         }
     }
 }
