@@ -94,8 +94,7 @@ def case(rng, suite, shape, length):
         if alg != "3DES_CBC" or len(thirds) == 3:
             break
     record = {
-        # Below 2^16: an SPI names a slot, and `culvert kat` makes a table up to that slot for each request.
-        "proto": protocol, "mode": mode, "spi": rng.randrange(256, 1 << 16), "esn": esn, "udp_encap": encap,
+        "proto": protocol, "mode": mode, "spi": rng.randrange(256, 1 << 32), "esn": esn, "udp_encap": encap,
         "seq": rng.randrange(1, 1 << 32) | (rng.randrange(1, 1 << 31) << 32 if esn else 0),
         "enc": {"alg": alg, "key": key_bytes.hex(), "salt": rng.randbytes(salt).hex()},
         "auth": {"alg": mac, "key": rng.randbytes(mac_key).hex(), "icv_len": icv},

@@ -532,7 +532,7 @@ fn open(request: &Request<'_>) -> Result<Answer, Fault> {
     let sa =
         if parameters.esn { sa.resume_at(parameters.replay_window, record.sequence)? } else { sa };
     let spi = sa.spi();
-    let mut sad = InboundSad::new(spi.core(), spi.slot() + 1);
+    let mut sad = InboundSad::over(spi.core(), spi.slot()..spi.slot() + 1);
     sad.insert(Box::new(sa)).map_err(|_| Fault::Malformed)?;
     let packet = OwnedPacket::new(&record.packet, 0, 0);
     let mut burst = [InboundPacket::new(packet, record.header)];

@@ -5,12 +5,15 @@ use crate::esp::inbound::InboundSa;
 use crate::prefetch::prefetch_lines;
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
+use core::ops::Range;
 
 /// The inbound table of one worker. SAs lie in it by slot, so that nothing has to be read to know where one is; it takes memory as
 /// far as slots are used, and never moves an SA that is in it.
 pub struct InboundSad {
     core: CoreId,
     entries: Vec<Entry>,
+    /// The slot of the first entry.
+    first: usize,
     slots: usize,
     live: usize,
 }
@@ -48,8 +51,13 @@ pub enum Lookup<T> {
 impl InboundSad {
     /// An empty table of `slots` entries for the worker `core`. The addresses are taken now, the memory as it is used.
     pub fn new(core: CoreId, slots: usize) -> Self {
-        let slots = slots.min(MAX_SLOTS);
-        Self { core, entries: Vec::with_capacity(slots), slots, live: 0 }
+        Self::over(core, 0..slots)
+    }
+
+    /// The same over a range of slots, for who knows in advance which SPIs there will be.
+    pub fn over(core: CoreId, slots: Range<usize>) -> Self {
+        let (first, slots) = (slots.start, slots.len().min(MAX_SLOTS));
+        Self { core, entries: Vec::with_capacity(slots), first, slots, live: 0 }
     }
 
     /// Makes `spi` known as larval. Repeating it changes nothing.
@@ -86,7 +94,8 @@ impl InboundSad {
 
     /// Forgets an SPI, larval or live, and gives the SA back.
     pub fn remove(&mut self, spi: Spi) -> Option<Box<InboundSa>> {
-        let entry = self.entries.get_mut(spi.slot())?;
+        let place = self.place(spi);
+        let entry = self.entries.get_mut(place)?;
         let is_it = match entry {
             Entry::Free => false,
             Entry::Larval(there) => *there == spi,
@@ -107,7 +116,7 @@ impl InboundSad {
     /// Asks for the SA of an SPI as it stands in a packet.
     #[inline]
     pub fn prefetch(&self, spi: u32) {
-        if let Some(entry) = self.entries.get(Spi::for_known_answer(spi).slot()) {
+        if let Some(entry) = self.entries.get(self.place(Spi::for_known_answer(spi))) {
             prefetch_lines(entry, InboundSa::HOT_LINES);
         }
     }
@@ -117,7 +126,7 @@ impl InboundSad {
     pub fn lookup(&self, spi: u32) -> Lookup<&InboundSa> {
         // A reserved number is in no entry.
         let spi = Spi::for_known_answer(spi);
-        match self.entries.get(spi.slot()) {
+        match self.entries.get(self.place(spi)) {
             Some(Entry::Live(sa)) if sa.spi() == spi => Lookup::Live(sa),
             Some(Entry::Larval(there)) if *there == spi => Lookup::Larval,
             _ => Lookup::Unknown,
@@ -127,7 +136,8 @@ impl InboundSad {
     /// The SA of `spi`, to be changed.
     #[inline]
     pub fn get_mut(&mut self, spi: Spi) -> Option<&mut InboundSa> {
-        match self.entries.get_mut(spi.slot()) {
+        let place = self.place(spi);
+        match self.entries.get_mut(place) {
             Some(Entry::Live(sa)) if sa.spi() == spi => Some(sa),
             _ => None,
         }
@@ -160,11 +170,17 @@ impl InboundSad {
         self.live == 0
     }
 
+    /// The place of a slot's entry; of a slot before the first, one that is beyond all.
+    #[inline]
+    fn place(&self, spi: Spi) -> usize {
+        spi.slot().wrapping_sub(self.first)
+    }
+
     fn entry(&mut self, spi: Spi) -> Result<&mut Entry, SadError> {
         if spi.core() != self.core {
             return Err(SadError::OtherCore);
         }
-        let slot = spi.slot();
+        let slot = self.place(spi);
         if slot >= self.slots {
             return Err(SadError::OutOfRange);
         }

@@ -7,7 +7,7 @@ use crate::sa::{
     HeaderRules, Lifetime, Mode, PairId, Protocol, SaError, SaParameters, Spi, Transform,
 };
 use crate::selector::{AddressRange, Ports, Selector};
-use crate::spi::{CoreId, QUARANTINE, SpiAllocator, SpiError};
+use crate::spi::{CoreId, MAX_SLOTS, QUARANTINE, SpiAllocator, SpiError};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -116,6 +116,21 @@ fn a_table_takes_only_its_own_spis_once() {
     assert!(sad.remove(spi(1, 3, 2)).is_none());
     assert!(sad.remove(spi(1, 3, 1)).is_some());
     assert!(sad.is_empty());
+}
+
+#[test]
+fn a_table_over_a_range_takes_no_other_slots() {
+    let spi = |slot: u32| Spi::new((63 << 26) | (slot << 6) | 1).unwrap();
+    let top = MAX_SLOTS as u32 - 1;
+    let mut sad = InboundSad::over(core(63), MAX_SLOTS - 2..MAX_SLOTS);
+    for slot in [0, 1, 2, top - 2] {
+        assert_eq!(sad.reserve(spi(slot)), Err(SadError::OutOfRange));
+        assert!(matches!(sad.lookup(spi(slot).get()), Lookup::Unknown));
+        assert!(sad.remove(spi(slot)).is_none());
+    }
+    sad.insert(inbound(spi(top))).unwrap();
+    assert!(matches!(sad.lookup(spi(top).get()), Lookup::Live(_)));
+    assert!(matches!(sad.lookup(spi(top - 1).get()), Lookup::Unknown));
 }
 
 #[derive(Clone, Debug)]

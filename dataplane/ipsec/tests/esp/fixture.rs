@@ -149,7 +149,7 @@ impl Tunnel {
         let mut outbound = OutboundSad::new(4);
         outbound.insert(SLOT, Box::new(outbound_sa)).unwrap();
         let spi = inbound_sa.spi();
-        let mut inbound = InboundSad::new(spi.core(), spi.slot() + 1);
+        let mut inbound = InboundSad::over(spi.core(), spi.slot()..spi.slot() + 1);
         inbound.insert(Box::new(inbound_sa)).unwrap();
         Self { shape, outbound, inbound, sent: Totals::default(), received: Totals::default() }
     }

@@ -227,7 +227,7 @@ fn receive(shape: &Shape, packet: &[u8]) -> Option<Vec<u8>> {
     };
     let Ok(sa) = InboundSa::new(&shape.parameters(false)) else { panic!("the SA is sound") };
     let spi = sa.spi();
-    let mut sad = InboundSad::new(spi.core(), spi.slot() + 1);
+    let mut sad = InboundSad::over(spi.core(), spi.slot()..spi.slot() + 1);
     assert!(sad.insert(Box::new(sa)).is_ok());
     let mut totals = Totals::default();
     // Twice in one burst: the second is a replay, whatever became of the first.
