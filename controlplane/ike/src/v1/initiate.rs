@@ -9,34 +9,29 @@
 //!                           <--  HDR*, IDir, HASH_R
 //! ```
 
-use super::authenticate;
-use super::established::{Established, NewSa};
-use super::sa::{State, Verified};
-use super::session::{Cookies, Opened, Sealer, Session};
-use super::signature::{self, Own};
+mod proof;
+
+use proof::begin_fifth;
+pub(crate) use proof::{AuthSent, Signing, Verifying};
+
+use super::sa::State;
+use super::session::Cookies;
+use super::signature::{self};
 use super::suite::{self, Choice, Life, Method};
 use super::vendor::{self, Abilities};
-use crate::config::{Identity, Unique};
 use crate::context::{Cx, Effect};
-use crate::crypto::v1::{Iv, V1Keys};
 use crate::event::{Failure, IkeId, Level, Path};
-use crate::identity::Fit;
 use crate::job::{Product, Work};
 use crate::message::v1::{
-    Body, KeyExchange, Message, Nonce, Notify, NotifyType, Payload, PayloadType, Payloads,
-    SaPayload, SaView,
+    Body, KeyExchange, Message, Nonce, NotifyType, Payload, PayloadType, Payloads, SaPayload,
+    SaView,
 };
-use crate::message::{
-    Emit, ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList, ProtocolId,
-};
-use crate::v2::auth::local_id;
-use crate::v2::fault::{Fault, Misbehaved};
+use crate::message::{Emit, ExchangeType, Flags, Header, IkeSpi, MessageId, PayloadList};
 use crate::v2::init::OwnNonce;
 use crate::v2::prove::{self, Requested};
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::{Due, Sent};
-use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
-use std::sync::Arc;
+use keyexchange::{Group, KeyExchangeError, PrivateKey};
 
 /// What HASH_I, HASH_R and the keys of phase 1 are made of.
 pub(crate) struct Phase1 {
@@ -111,47 +106,6 @@ pub(crate) struct Finishing {
     choice: Choice,
     abilities: Abilities,
     requested: Requested,
-    attempt: Attempt,
-}
-
-/// The signature of the fifth message is being made.
-pub(crate) struct Signing {
-    pub(crate) job: u64,
-    fifth: Fifth,
-    own: Own,
-}
-
-/// The signature of the sixth message is being checked.
-pub(crate) struct Verifying {
-    pub(crate) job: u64,
-    sent: Box<AuthSent>,
-    verified: Verified,
-    next: Iv,
-}
-
-/// What the fifth message is made of, and what comes after it.
-struct Fifth {
-    phase1: Phase1,
-    choice: Choice,
-    abilities: Abilities,
-    attempt: Attempt,
-    keys: V1Keys,
-    sealer: Sealer,
-    local_id: Identity,
-    /// The body of our ID payload.
-    id: Vec<u8>,
-}
-
-/// The fifth message is on its way.
-pub(crate) struct AuthSent {
-    pub(crate) sent: Sent,
-    phase1: Phase1,
-    choice: Choice,
-    abilities: Abilities,
-    keys: V1Keys,
-    sealer: Sealer,
-    iv: Iv,
-    local_id: Identity,
     attempt: Attempt,
 }
 
@@ -504,275 +458,6 @@ impl Finishing {
         match begun {
             Ok(state) => state,
             Err(reason) => attempt.failed(head, cx, reason),
-        }
-    }
-
-    pub(crate) fn destroy(
-        self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        why: Failure,
-    ) -> State {
-        self.attempt.failed(head, cx, why)
-    }
-}
-
-/// Derives the keys of phase 1.
-fn begin_fifth(
-    head: &Head,
-    cx: &mut Cx<'_>,
-    phase1: Phase1,
-    choice: Choice,
-    abilities: Abilities,
-    attempt: Attempt,
-    shared: &SharedSecret,
-) -> Result<Fifth, Failure> {
-    let local_id = local_id(&head.connection, head.path);
-    let keys = if attempt.method == Method::Psk {
-        let peer = match &head.connection.remote.id {
-            Identity::Any => &Identity::Address(head.path.remote.ip()),
-            id => id,
-        };
-        let Some(psk) = authenticate::psk_for(cx.config, &local_id, peer, head.path) else {
-            head.info(cx, format_args!("no preshared key for the two identities"));
-            return Err(Failure::Authentication);
-        };
-        authenticate::derive(&choice.suite, psk, &phase1, shared)
-    } else {
-        signature::derive(&choice.suite, &phase1, shared)
-    };
-    let keys = keys.map_err(Fault::failure)?;
-    let sealer = Sealer::new(&choice.suite, &keys).map_err(|_| Failure::Local)?;
-    let id = authenticate::id_payload(&local_id).ok_or(Failure::Local)?;
-    Ok(Fifth { phase1, choice, abilities, attempt, keys, sealer, local_id, id })
-}
-
-impl Fifth {
-    /// Sends HASH_I at once, or has it signed.
-    fn prove(
-        self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        requested: &Requested,
-    ) -> Result<State, Failure> {
-        let hash = self.keys.skeyid.hash(&self.phase1.of_initiator(&self.id));
-        let hash = hash.map_err(|_| Failure::Local)?;
-        if self.attempt.method == Method::Psk {
-            return self.send(head, cx, |_, list| {
-                list.push_raw(PayloadType::Hash.number(), false, &hash);
-            });
-        }
-        let found = signature::signing(cx, &head.connection, &self.local_id, requested, hash);
-        let Some((signing, own)) = found else {
-            head.info(cx, format_args!("{}", prove::NO_KEY));
-            return Err(Failure::Authentication);
-        };
-        let job = cx.job(head.id, false, Work::Prove(None, Some(Box::new(signing))));
-        Ok(State::Signing(Box::new(Signing { job, fifth: self, own })))
-    }
-
-    /// Sends the message with the proof that `push` adds.
-    fn send(
-        self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        push: impl FnOnce(&Cx<'_>, &mut PayloadList),
-    ) -> Result<State, Failure> {
-        let Self { phase1, choice, abilities, attempt, keys, sealer, local_id, id } = self;
-        let remote_id = &head.connection.remote.id;
-        let iv = Iv::phase1(choice.suite.hash, &phase1.public_i, &phase1.public_r);
-        let mut list = PayloadList::new();
-        list.push_raw(PayloadType::Identification.number(), false, &id);
-        push(cx, &mut list);
-        let unknown =
-            !cx.registry.known.values().any(|known| {
-                known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact
-            });
-        if head.connection.unique != Unique::Never && unknown {
-            list.push(&contact(phase1.cookies, &mut [0; 16]));
-        }
-        let plain = list.bytes().map_err(|_| Failure::Local)?;
-        let (message, iv) = sealer
-            .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
-            .map_err(Fault::failure)?;
-        cx.transmit(head.path, message.clone());
-        let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-        let state =
-            AuthSent { sent, phase1, choice, abilities, keys, sealer, iv, local_id, attempt };
-        Ok(State::AuthSent(Box::new(state)))
-    }
-}
-
-impl Signing {
-    /// Our signature is made.
-    pub(crate) fn signed(
-        self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        result: Result<Product, KeyExchangeError>,
-    ) -> State {
-        let Self { fifth, own, .. } = self;
-        let attempt = fifth.attempt;
-        let connection = Arc::clone(&head.connection);
-        let sent = match result {
-            Ok(Product::Proved(Some(made))) => fifth.send(head, cx, |cx, list| {
-                own.push(list, &made);
-                signature::push_request(list, cx.config, &connection);
-            }),
-            _ => Err(Failure::Local),
-        };
-        match sent {
-            Ok(state) => state,
-            Err(reason) => attempt.failed(head, cx, reason),
-        }
-    }
-
-    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
-        self.fifth.attempt.failed(head, cx, why)
-    }
-}
-
-impl Verifying {
-    /// The peer's signature is checked.
-    pub(crate) fn checked(
-        self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        result: Result<Product, KeyExchangeError>,
-    ) -> State {
-        let Self { sent, verified, next, .. } = self;
-        match result {
-            Ok(Product::Proved(_)) => sent.establish(head, cx, verified, next),
-            Ok(Product::Refuted(reason)) => {
-                prove::log(head, cx, reason);
-                sent.attempt.failed(head, cx, Failure::Authentication)
-            }
-            _ => sent.attempt.failed(head, cx, Failure::Local),
-        }
-    }
-
-    pub(crate) fn destroy(self, head: &mut Head, cx: &mut Cx<'_>, why: Failure) -> State {
-        self.sent.attempt.failed(head, cx, why)
-    }
-}
-
-/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3).
-fn contact(cookies: Cookies, spi: &mut [u8; 16]) -> Notify<'_> {
-    spi[..8].copy_from_slice(&cookies.i.0);
-    spi[8..].copy_from_slice(&cookies.r.0);
-    Notify {
-        doi: crate::message::v1::DOI_IPSEC,
-        protocol: ProtocolId::Ike,
-        spi,
-        kind: NotifyType::InitialContact,
-        data: &[],
-    }
-}
-
-impl AuthSent {
-    pub(crate) fn handle(
-        mut self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        message: &Message<'_>,
-    ) -> State {
-        if self.attempt.told(head, cx, message) {
-            return State::AuthSent(self);
-        }
-        let Some((first, ciphertext)) = encrypted(message) else {
-            // An earlier answer once more is nothing new.
-            if clear(message).is_none() {
-                cx.stats.invalid_packets_received += 1;
-            }
-            return State::AuthSent(self);
-        };
-        let opened = self.sealer.open(first, ciphertext, self.iv);
-        if self.attempt.method != Method::Psk {
-            return self.signed(head, cx, opened);
-        }
-        let verdict = opened.as_ref().map(|opened| {
-            let payloads = opened.payloads()?;
-            self.verify(head, &payloads)
-        });
-        match (verdict, opened) {
-            (Some(Ok(verified)), Some(opened)) => self.establish(head, cx, verified, opened.next),
-            // The HASH is right and the identity is not the one that is wanted.
-            (Some(Err(Fault::Authentication)), _) => {
-                self.attempt.failed(head, cx, Failure::Authentication)
-            }
-            // Not from the peer, or made with another key: the peer's own may still come.
-            _ => {
-                cx.stats.invalid_packets_received += 1;
-                State::AuthSent(self)
-            }
-        }
-    }
-
-    fn establish(
-        self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        verified: Verified,
-        next: Iv,
-    ) -> State {
-        let Self { phase1, choice, abilities, keys, sealer, attempt, .. } = *self;
-        let session = Session::new(sealer, keys, phase1.cookies, next);
-        let chosen = choice.suite.chosen();
-        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let established = Established::new(head, cx, new);
-        established.came_up(head, cx, attempt.replaces);
-        State::Established(Box::new(established))
-    }
-
-    /// A sixth message with a signature, which a job checks.
-    fn signed(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, opened: Option<Opened>) -> State {
-        let found = opened.as_ref().and_then(|opened| {
-            let payloads = opened.payloads().ok()?;
-            let signed = signature::signed(&payloads)?;
-            let hash = self.keys.skeyid.hash(&self.phase1.of_responder(&signed.id.body())).ok()?;
-            Some((payloads, signed, hash, opened.next))
-        });
-        let Some((payloads, signed, hash, next)) = found else {
-            // Not from whom the keys are shared with.
-            cx.stats.invalid_packets_received += 1;
-            return State::AuthSent(self);
-        };
-        let remote_id = authenticate::identity(&signed.id)
-            .filter(|id| head.connection.remote.id.covers(id) != Fit::No);
-        let work = remote_id.and_then(|id| {
-            let (connection, method) = (&head.connection, self.attempt.method);
-            let work =
-                signature::verification(cx, connection, method, &id, &payloads, &signed, hash)?;
-            Some((id, work))
-        });
-        let Some((remote_id, work)) = work else {
-            return self.attempt.failed(head, cx, Failure::Authentication);
-        };
-        let local_id = self.local_id.clone();
-        let initial_contact = signed.initial_contact;
-        let verified = Verified { local_id, remote_id, initial_contact };
-        let job = cx.job(head.id, false, Work::Prove(Some(Box::new(work)), None));
-        State::Verifying(Box::new(Verifying { job, sent: self, verified, next }))
-    }
-
-    fn verify(&self, head: &Head, payloads: &Payloads<'_>) -> Result<Verified, Fault> {
-        let proof = authenticate::proof(payloads)?;
-        let parts = proof.id.body();
-        if !self.keys.skeyid.verify(&self.phase1.of_responder(&parts), proof.hash)? {
-            return Err(Fault::Misbehaved(Misbehaved::Missing));
-        }
-        let remote_id = authenticate::identity(&proof.id).ok_or(Fault::Authentication)?;
-        if head.connection.remote.id.covers(&remote_id) == Fit::No {
-            return Err(Fault::Authentication);
-        }
-        let initial_contact = proof.initial_contact;
-        Ok(Verified { local_id: self.local_id.clone(), remote_id, initial_contact })
-    }
-
-    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        match repeat(&mut self.sent, head, cx) {
-            Some(()) => State::AuthSent(self),
-            None => self.attempt.give_up(head, cx),
         }
     }
 
