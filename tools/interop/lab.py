@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SCENARIOS = Path(__file__).resolve().parent / "scenarios"
+HERE = Path(__file__).resolve().parent
+SCENARIOS = HERE / "scenarios"
 
 
 class Failed(Exception):

@@ -18,7 +18,10 @@ import traceback
 import attacks
 import certificates
 import ikev1
+import policies
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
+from sites import PORTS, four_hosts, site
+from traffic import accounted, moved_exactly, numbered_traffic, outcome
 
 HERE = ROOT / "tools" / "interop"
 TESTS = {}
@@ -44,17 +47,6 @@ def opposite_strongswan(lab, name, role):
         peer.swanctl("--initiate", "--child", "net")
         here, there, net = b, a, ("10.77.2.1", "10.77.1.1")
     return ours, peer, here, there, net
-
-
-def moved_exactly(ours, names, before, expected, what):
-    """The rows moved by exactly that much. A worker that is preempted publishes a little after the packet is out."""
-    def moved():
-        return [now - then for now, then in zip(ours.rows(*names), before)]
-    end = time.monotonic() + 2
-    while moved() != expected and time.monotonic() < end:
-        time.sleep(0.05)
-    found = moved()
-    check(found == expected, f"{what}: {dict(zip(names, found))}, not {expected}")
 
 
 def bytes_moved_exactly(ours, here, net):
@@ -83,13 +75,6 @@ def both_roles(lab, name, role):
     eventually("strongSwan's SA to go", lambda: not peer.swanctl("--list-sas").stdout.strip())
 
 
-def accounted(ours):
-    """The accounting identity of every worker, once nothing moves."""
-    def holds():
-        return all(worker["accounting"]["balanced"] for worker in ours.stats()["workers"])
-    eventually("the accounting identity", holds, seconds=3)
-
-
 @test
 def strongswan_psk_initiator(lab):
     both_roles(lab, "ikev2-psk", "initiator")
@@ -108,31 +93,6 @@ def strongswan_aes256gcm16_initiator(lab):
 @test
 def strongswan_aes256gcm16_responder(lab):
     both_roles(lab, "c2-aes256gcm16", "responder")
-
-
-def numbered_traffic(here, there, net, rate, seconds):
-    """Starts numbered packets both ways; the result is read with `outcome`."""
-    count = int(rate * seconds)
-    runs = []
-    for source, target, (near, far) in ((here, there, net), (there, here, net[::-1])):
-        receiver = subprocess.Popen(
-            target.command(sys.executable, HERE / "sequence.py", "receive", far, 7000, count, 2),
-            stdout=subprocess.PIPE, text=True)
-        runs.append((source, receiver, near, far))
-    time.sleep(0.5)
-    senders = [
-        subprocess.Popen(source.command(sys.executable, HERE / "sequence.py", "send", far, near, 7000, rate, count),
-                         stdout=subprocess.PIPE, text=True)
-        for source, _, near, far in runs
-    ]
-    here.lab.processes += senders + [receiver for _, receiver, _, _ in runs]
-    return senders, [receiver for _, receiver, _, _ in runs]
-
-
-def outcome(senders, receivers, seconds):
-    sent = [json.loads(p.communicate(timeout=seconds + 60)[0]) for p in senders]
-    got = [json.loads(p.communicate(timeout=60)[0]) for p in receivers]
-    return sent, got
 
 
 def rekeys_under_traffic(lab, what, begun_by):
@@ -341,72 +301,6 @@ def hostile_packets(lab):
 
 
 # --- four hosts, both gateways Culvert ---------------------------------------------------------------------------
-
-
-def site(n, other, extra="", suites="aes128gcm16-x25519", children=None):
-    """One of two gateways with networks behind them."""
-    children = children or f"""
-      net4 {{
-        local_ts = 10.77.{n}.0/24
-        remote_ts = 10.77.{other}.0/24
-        esp_proposals = {suites}
-        start_action = trap
-      }}
-      net6 {{
-        local_ts = fd77:{n}::/64
-        remote_ts = fd77:{other}::/64
-        esp_proposals = {suites}
-        start_action = trap
-      }}
-"""
-    return f"""
-connections {{
-  site {{
-    version = 2
-    local_addrs = 192.168.77.{n}
-    remote_addrs = 192.168.77.{other}
-    proposals = aes128gcm16-prfsha256-x25519
-    {extra}
-    local {{
-      auth = psk
-      id = gateway-{n}
-    }}
-    remote {{
-      auth = psk
-      id = gateway-{other}
-    }}
-    children {{{children}    }}
-  }}
-}}
-secrets {{
-  ike-1 {{
-    secret = a-secret-of-the-two-sites
-  }}
-}}
-"""
-
-
-PORTS = """
-  workers = {workers}
-  ports {{
-    wan {{
-      interface = wan0
-      mode = copy
-    }}
-    lan {{
-      interface = lan0
-      mode = copy
-    }}
-  }}
-"""
-
-
-def four_hosts(lab, extra="", workers=2, **kwargs):
-    client, left, right, server = lab.chain(queues=workers)
-    gateways = [
-        Culvert(host, site(n, 3 - n, extra, **kwargs), PORTS.format(workers=workers)) for host, n in ((left, 1), (right, 2))
-    ]
-    return client, left, right, server, gateways
 
 
 @test
@@ -786,6 +680,7 @@ def idle_takes_no_cpu(lab):
 
 TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
+TESTS.update(policies.TESTS)
 
 
 def missing_tools():

@@ -233,6 +233,8 @@ pub struct Child {
     pub rand_time: Duration,
     /// Soft byte and packet limits.
     pub rekey_limits: Limits,
+    /// Up to this much is taken off `rekey_limits` at random, anew for each SA.
+    pub rand_limits: Limits,
     /// Hard byte and packet limits.
     pub life_limits: Limits,
     /// Replay window in packets; 0 turns the check off.

@@ -38,6 +38,13 @@ impl Random {
         let nanos = limit.as_nanos().saturating_mul(u128::from(fraction)) >> 32;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
+
+    /// A number from zero to `limit`, that included.
+    pub(crate) fn up_to(&mut self, limit: u64) -> u64 {
+        let fraction = u128::from(u64::from_be_bytes(self.array()));
+        // Below 2^64 * 2^64 by the last factor; the quotient is at most `limit`.
+        u64::try_from(fraction.saturating_mul(u128::from(limit) + 1) >> 64).unwrap_or(limit)
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +58,18 @@ mod tests {
         assert_eq!(first, b.array::<72>());
         assert_ne!(first[..32], first[32..64]);
         assert_ne!(first[..32], a.array::<32>());
+    }
+
+    #[test]
+    fn up_to_reaches_both_ends() {
+        let mut random = Random::new([1; 32]);
+        let mut seen = [false; 4];
+        for _ in 0..200 {
+            seen[random.up_to(3) as usize] = true;
+        }
+        assert_eq!(seen, [true; 4]);
+        assert_eq!(random.up_to(0), 0);
+        random.up_to(u64::MAX);
     }
 
     #[test]

@@ -362,8 +362,8 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings)
         c.warn("life_time", "is shorter than rekey_time, so the child ends instead of rekeying");
     }
     let rand_time = c.duration("rand_time").unwrap_or(life_time.saturating_sub(rekey_time));
-    let (soft_bytes, hard_bytes) = volume(c, "rekey_bytes", "life_bytes", value::bytes);
-    let (soft_packets, hard_packets) = volume(c, "rekey_packets", "life_packets", value::number);
+    let bytes = volume(c, ["rekey_bytes", "life_bytes", "rand_bytes"], value::bytes);
+    let packets = volume(c, ["rekey_packets", "life_packets", "rand_packets"], value::number);
     let start_action = start_action(c);
     if start_action != ChildAction::None
         && matches!(mode, ChildMode::Protect(_))
@@ -392,8 +392,9 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings)
         rekey_time,
         life_time,
         rand_time,
-        rekey_limits: Limits { bytes: soft_bytes, packets: soft_packets },
-        life_limits: Limits { bytes: hard_bytes, packets: hard_packets },
+        rekey_limits: Limits { bytes: bytes.rekey, packets: packets.rekey },
+        rand_limits: Limits { bytes: bytes.rand, packets: packets.rand },
+        life_limits: Limits { bytes: bytes.life, packets: packets.life },
         replay_window: match c.number("replay_window", 0, 65_536) {
             // The window works in words of at least 32; a wider one than asked for does no harm.
             Some(1..=31) | None => 32,
@@ -453,12 +454,18 @@ fn families_meet(local: &[TrafficSelector], remote: &[TrafficSelector]) -> bool 
 }
 
 /// A soft limit and the hard one, 110 % of it unless set; zero is none.
+struct Volume {
+    rekey: Option<u64>,
+    life: Option<u64>,
+    rand: Option<u64>,
+}
+
+/// A lifetime by volume, with charon's defaults: they depend on each other.
 fn volume(
     c: &mut Fields<'_>,
-    soft: &str,
-    hard: &str,
+    [soft, hard, jitter]: [&str; 3],
     parse: impl Fn(&str) -> Option<u64>,
-) -> (Option<u64>, Option<u64>) {
+) -> Volume {
     let wanted = if soft == "rekey_bytes" {
         "a number of bytes, or with k, m or g behind it"
     } else {
@@ -466,7 +473,12 @@ fn volume(
     };
     let rekey = c.parse(soft, wanted, &parse).unwrap_or(0);
     let life = c.parse(hard, wanted, &parse).unwrap_or_else(|| rekey.saturating_add(rekey / 10));
-    ((rekey > 0).then_some(rekey), (life > 0).then_some(life))
+    if life > 0 && life < rekey {
+        c.warn(hard, format!("is less than {soft}, so the child ends instead of rekeying"));
+    }
+    let rand = c.parse(jitter, wanted, &parse).unwrap_or_else(|| life.saturating_sub(rekey));
+    let some = |count: u64| (count > 0).then_some(count);
+    Volume { rekey: some(rekey), life: some(life), rand: some(rand) }
 }
 
 fn start_action(c: &mut Fields<'_>) -> ChildAction {

@@ -163,10 +163,14 @@ pub(crate) const CHILD: &[Key] = &[
     full("rand_time", "life_time - rekey_time", "Up to this much is taken off at random."),
     full("rekey_bytes", "0", "Rekeying after so many bytes; k, m, g are powers of 1024."),
     full("life_bytes", "110% of rekey_bytes", "Refused after so many bytes."),
-    ignored("rand_bytes", "life_bytes - rekey_bytes", "Taken off rekey_bytes at random."),
+    full("rand_bytes", "life_bytes - rekey_bytes", "Up to this much is taken off at random."),
     full("rekey_packets", "0", "Rekeying after so many packets."),
     full("life_packets", "110% of rekey_packets", "Refused after so many packets."),
-    ignored("rand_packets", "life_packets - rekey_packets", "Taken off rekey_packets at random."),
+    full(
+        "rand_packets",
+        "life_packets - rekey_packets",
+        "Up to this many are taken off at random.",
+    ),
     ignored("updown", "", "Script to run when the child comes up and goes down."),
     ignored("hostaccess", "no", "A variable for that script."),
     full(

@@ -184,6 +184,7 @@ fn volumes_and_actions() {
     assert_eq!(k.rekey_limits.bytes, Some(1 << 30));
     assert_eq!(k.life_limits.bytes, Some((1 << 30) + (1 << 30) / 10));
     assert_eq!((k.rekey_limits.packets, k.life_limits.packets), (Some(100), Some(1000)));
+    assert_eq!((k.rand_limits.bytes, k.rand_limits.packets), (Some((1 << 30) / 10), Some(900)));
     assert_eq!(k.start_action, ChildAction::Trap);
     assert_eq!((k.dpd_action, k.close_action), (ChildAction::Start, ChildAction::Trap));
     assert_eq!(k.headers.df, ipsec::sa::DfRule::Clear);

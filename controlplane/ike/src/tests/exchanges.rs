@@ -525,6 +525,43 @@ fn soft_and_hard_limits_of_the_dataplane() {
     pair.assert_in_use(1, 0);
 }
 
+/// RFC 7296 §2.8: of many SAs with the same limits, not all ask for a successor at once.
+#[test]
+fn soft_limits_differ_from_sa_to_sa_and_hard_ones_do_not() {
+    use ipsec::sa::Limits;
+    let limits = |bytes, packets| Limits { bytes: Some(bytes), packets: Some(packets) };
+    let volumes = |who| {
+        changed(who, |c| {
+            for child in &mut c.children {
+                let child = std::sync::Arc::make_mut(child);
+                child.rekey_limits = limits(1 << 20, 1000);
+                child.rand_limits = limits(1 << 18, 200);
+                child.life_limits = limits(1 << 21, 2000);
+            }
+        })
+    };
+    let mut pair = Pair::new(volumes(Who::A), volumes(Who::B));
+    pair.initiate(Who::A);
+    pair.settle();
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let (child, slot) = pair.a.sad.iter().next_back().unwrap();
+        let (child, halves) = (*child, [&slot.inbound, &slot.outbound]);
+        seen.extend(halves.map(|sa| sa.as_ref().unwrap().lifetime));
+        let now = pair.now;
+        pair.a.engine.handle_expire(now, child, crate::event::Limit::Soft, &mut pair.a.spis);
+        pair.advance(Duration::from_secs(6));
+    }
+    for lifetime in &seen {
+        let (bytes, packets) = (lifetime.soft.bytes.unwrap(), lifetime.soft.packets.unwrap());
+        assert!(((1 << 20) - (1 << 18)..=1 << 20).contains(&bytes), "{bytes}");
+        assert!((800..=1000).contains(&packets), "{packets}");
+        assert_eq!(lifetime.hard, limits(1 << 21, 2000));
+    }
+    let different: std::collections::BTreeSet<_> = seen.iter().map(|l| l.soft.packets).collect();
+    assert!(different.len() > 20, "{different:?}");
+}
+
 #[test]
 fn initial_contact_ends_what_the_peer_forgot() {
     let mut pair = Pair::established();

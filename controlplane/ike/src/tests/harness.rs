@@ -526,6 +526,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> Child {
         life_time: Duration::ZERO,
         rand_time: Duration::ZERO,
         rekey_limits: Limits::default(),
+        rand_limits: Limits::default(),
         life_limits: Limits::default(),
         replay_window: 64,
         headers: HeaderRules::default(),

@@ -15,7 +15,7 @@ use crate::proposal::select::{self, KeyExchangeUse, Selection};
 use crate::proposal::{Chosen, ProposalProtocol, integrity, integrity_key_len};
 use ipsec::algorithm::Cipher;
 use ipsec::sa::{
-    Lifetime, Mode, PairId, Protocol, SaParameters, Spi, TfcRule, Transform, UdpEncap,
+    Lifetime, Limits, Mode, PairId, Protocol, SaParameters, Spi, TfcRule, Transform, UdpEncap,
 };
 use ipsec::selector::Selector;
 use keyexchange::SharedSecret;
@@ -357,8 +357,8 @@ impl Agreed {
     ) -> Result<Prepared, Fault> {
         let pair = PairId(cx.registry.pair.next());
         let encap = head.nat.encapsulates();
-        let inbound = self.parameters(head, pair, self.spi_in, theirs)?;
-        let outbound = self.parameters(head, pair, self.spi_out, ours)?;
+        let inbound = self.parameters(cx, head, pair, self.spi_in, theirs)?;
+        let outbound = self.parameters(cx, head, pair, self.spi_out, ours)?;
         let now = cx.now;
         // A time beyond what the clock can say is never, as zero is.
         let after = |time: Duration| if time.is_zero() { None } else { now.checked_add(time) };
@@ -400,6 +400,7 @@ impl Agreed {
 
     fn parameters(
         &self,
+        cx: &mut Cx<'_>,
         head: &Head,
         pair: PairId,
         spi: Spi,
@@ -435,10 +436,23 @@ impl Agreed {
             esn: self.chosen.esn,
             replay_window: config.replay_window,
             selectors: self.selectors.clone(),
-            lifetime: Lifetime { soft: config.rekey_limits, hard: config.life_limits },
+            lifetime: Lifetime {
+                soft: jittered(cx, config.rekey_limits, config.rand_limits),
+                hard: config.life_limits,
+            },
             headers,
         })
     }
+}
+
+/// Soft limits less a part of `rand`, so that not all SAs, nor both ends of one, ask for a successor at once (RFC 7296 §2.8).
+fn jittered(cx: &mut Cx<'_>, limits: Limits, rand: Limits) -> Limits {
+    let mut less = |limit: Option<u64>, rand: Option<u64>| {
+        let early = rand.map_or(0, |rand| cx.random.up_to(rand));
+        // At 0 the SA would be over before it carried anything.
+        limit.map(|limit| limit.saturating_sub(early).max(1))
+    };
+    Limits { bytes: less(limits.bytes, rand.bytes), packets: less(limits.packets, rand.packets) }
 }
 
 /// What KEYMAT is made of (RFC 7296 §2.17).
