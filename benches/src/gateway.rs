@@ -259,7 +259,7 @@ impl Bed {
             let _ = routes.insert(address.into(), len, Route::OnLink(port));
         }
         neighbours.insert(port, next.into(), SINK_MAC);
-        let own = |mac, address| Link { mac, mtu: 1500, v4: Some(address), v6: None };
+        let own = |mac, address| Link { mac, mtu: 1500, up: true, v4: Some(address), v6: None };
         let (near, far) = match self.shape.direction {
             Direction::Out => (INSIDE, OUTSIDE),
             Direction::In => (OUTSIDE, INSIDE),

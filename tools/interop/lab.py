@@ -227,6 +227,16 @@ gateway {{
         found = self.stats()
         return [value(found, name) for name in names]
 
+    def workers(self):
+        """All figures of each worker."""
+        found = sh(self.host.lab.binary, "stats", "--file", self.segment, "--format", "json", "--per-worker").stdout
+        return json.loads(found)["workers"]
+
+    def rows_of_port(self, instance, name):
+        """A figure of one queue of a port."""
+        blocks = self.stats()["blocks"]
+        return next(b for b in blocks if b["name"] == "port" and b["instance"] == instance)["values"][name]
+
     def drops(self):
         """Drop causes that have counted anything."""
         return {cause: count for cause, count in drops(self.stats()).items() if count}

@@ -19,6 +19,7 @@ import attacks
 import certificates
 import ikev1
 import policies
+import ports
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, site
 from traffic import accounted, moved_exactly, numbered_traffic, outcome
@@ -681,6 +682,7 @@ def idle_takes_no_cpu(lab):
 TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)
+TESTS.update(ports.TESTS)
 
 
 def missing_tools():

@@ -3,7 +3,7 @@
 use crate::config::{self, GatewayLimits};
 use crate::host::netlink::HostView;
 use crate::sockets::Reassembled;
-use af_xdp::steering::{Attachment, Steering, SteeringError, Tables};
+use af_xdp::steering::{Steering, SteeringError, Tables};
 use af_xdp::{
     AttachMode, Device, FramePool, Mode, Offload, OpenError, Port, UmemConfig, XdpConfig, XdpPort,
 };
@@ -11,7 +11,12 @@ use core::net::IpAddr;
 use ike::config::Config;
 use std::io;
 use std::os::fd::OwnedFd;
-use worker::{HostPort, Idle, Limits, PortId, Side, TunQueue, WorkerParts, WorkerPort};
+use std::time::Instant;
+use worker::{Dataplane, HostPort, Idle, Limits, PortId, Side, TunQueue, WorkerParts, WorkerPort};
+
+mod life;
+
+use life::{Attached, PortLife};
 
 /// Why the ports could not be opened; the text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -82,19 +87,31 @@ pub struct Chosen {
     mode: config::PortMode,
 }
 
-/// The open ports: the rules and their attachment to each device, in the order of the port
-/// numbers.
+/// The ports: the rules, and the life of each, in the order of the port numbers.
 pub struct Ports {
     /// What all devices are steered by.
     pub steering: Steering,
-    devices: Vec<(Device, Attachment)>,
-    _off: Vec<TurnedOff>,
+    lives: Vec<PortLife>,
 }
 
 impl Ports {
-    /// Interface indices, in the order of the port numbers.
-    pub fn indices(&self) -> Vec<u32> {
-        self.devices.iter().map(|(device, _)| device.index()).collect()
+    /// Interface indices, in the order of the port numbers; `None` for one whose device is not there.
+    pub fn indices(&self) -> Vec<Option<u32>> {
+        self.lives.iter().map(PortLife::index).collect()
+    }
+
+    /// Follows the devices, and what has changed of them; whether one came or went.
+    pub fn follow(&mut self, view: &HostView, dataplane: &mut Dataplane, now: Instant) -> bool {
+        let mut changed = false;
+        for life in &mut self.lives {
+            changed |= life.follow(view, &self.steering, dataplane, now);
+        }
+        changed
+    }
+
+    /// When to [`follow`](Self::follow) though the kernel says nothing.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.lives.iter().map(PortLife::deadline).min()
     }
 }
 
@@ -165,15 +182,24 @@ pub fn workers(section: &config::Gateway, devices: &[Chosen]) -> Result<usize, P
 
 /// An offload that was turned off for as long as the gateway runs.
 struct TurnedOff {
-    device: Device,
+    /// `None`: the device is gone.
+    device: Option<Device>,
     offload: Offload,
+}
+
+impl TurnedOff {
+    fn forget(mut self) {
+        self.device = None;
+    }
 }
 
 impl Drop for TurnedOff {
     /// Leaves the device as it was.
     fn drop(&mut self) {
-        if let Err(error) = self.device.set_offload(self.offload, true) {
-            tracing::warn!(interface = self.device.name(), %error, "an offload stays off");
+        if let Some(device) = &mut self.device
+            && let Err(error) = device.set_offload(self.offload, true)
+        {
+            tracing::warn!(interface = device.name(), %error, "an offload stays off");
         }
     }
 }
@@ -200,7 +226,7 @@ fn quieten(device: &Device, generic: bool) -> Result<Vec<TurnedOff>, PortsError>
                 feature,
                 source,
             })?;
-            off.push(TurnedOff { device, offload });
+            off.push(TurnedOff { device: Some(device), offload });
         }
     }
     Ok(off)
@@ -225,6 +251,12 @@ pub fn blocks(
         .collect()
 }
 
+/// Adds a block for the life of each port.
+pub fn life_blocks(devices: &[Chosen], layout: &mut stats::Layout) -> Vec<stats::BlockId> {
+    let block = |chosen: &Chosen| layout.block("link", chosen.device.name(), &life::counters());
+    devices.iter().map(block).collect()
+}
+
 /// Opens queue n of every device for worker n, and attaches the steering program, which drops
 /// what is protected until its posture is changed.
 pub fn open(
@@ -232,6 +264,7 @@ pub fn open(
     workers: usize,
     tuns: Vec<OwnedFd>,
     writers: Vec<Option<stats::BlockWriter>>,
+    life_writers: Vec<Option<stats::BlockWriter>>,
     tables: &Tables,
 ) -> Result<(Ports, Vec<WorkerParts>), PortsError> {
     let steering = Steering::new(tables)?;
@@ -244,10 +277,10 @@ pub fn open(
             ))
         })
         .collect::<Result<Vec<_>, PortsError>>()?;
-    let mut off = Vec::new();
-    for (device, attachment) in &attached {
-        off.extend(quieten(device, attachment.mode() == AttachMode::Generic)?);
-    }
+    let off = attached
+        .iter()
+        .map(|(device, attachment)| quieten(device, attachment.mode() == AttachMode::Generic))
+        .collect::<Result<Vec<_>, PortsError>>()?;
     let rings = XdpConfig::default();
     let ports = u32::try_from(devices.len()).unwrap_or(u32::MAX);
     let umem = UmemConfig::for_ports(ports, rings.receive_ring, rings.transmit_ring);
@@ -265,7 +298,17 @@ pub fn open(
         }
         parts.push(WorkerParts { pool, ports, host: HostPort::Tun(TunQueue::new(tun)), block });
     }
-    Ok((Ports { steering, devices: attached, _off: off }, parts))
+    let now = Instant::now();
+    let lives = (0..)
+        .map(PortId)
+        .zip(devices)
+        .zip(attached.into_iter().zip(off))
+        .zip(life_writers)
+        .map(|(((id, chosen), ((device, attachment), off)), block)| {
+            PortLife::new(id, chosen.mode, Attached { device, attachment, off }, block, now)
+        })
+        .collect();
+    Ok((Ports { steering, lives }, parts))
 }
 
 fn mode(configured: config::PortMode) -> Mode {

@@ -216,6 +216,7 @@ impl Daemon {
         let blocks: Vec<_> =
             (0..workers).map(|_| layout.worker(&worker::drop_counters())).collect();
         let port_blocks = ports::blocks(&devices, workers, &mut layout);
+        let life_blocks = ports::life_blocks(&devices, &mut layout);
         let file = section
             .statistics_file
             .clone()
@@ -224,7 +225,9 @@ impl Daemon {
         let writers = blocks.into_iter().map(|block| segment.writer(block)).collect();
 
         let tables = mirror::steering(&view, &policies.ordered(), ike_ports);
-        let (ports, parts) = ports::open(&devices, workers, queues, writers, &tables)?;
+        let life_writers = life_blocks.into_iter().map(|block| segment.writer(block)).collect();
+        let (ports, parts) =
+            ports::open(&devices, workers, queues, writers, life_writers, &tables)?;
         let config = DataplaneConfig {
             limits: ports::limits(&section.limits),
             idle: ports::idle(section.idle),
@@ -340,11 +343,16 @@ impl Daemon {
             self.control.serve(&mut self.gateway, &mut self.loaded, now);
             self.gateway.step(now);
             for (port, address) in self.gateway.take_unresolved() {
-                if let Some(interface) = self.ports.indices().get(usize::from(port.0)) {
+                if let Some(Some(interface)) = self.ports.indices().get(usize::from(port.0)) {
                     self.resolve((*interface, address));
                 }
             }
             let policies_changed = self.gateway.take_changed().policies;
+            if self.ports.deadline().is_some_and(|at| at <= now)
+                && self.ports.follow(&self.view, self.gateway.dataplane(), now)
+            {
+                self.refresh = Some(now);
+            }
             if policies_changed || self.refresh.is_some_and(|at| at <= now) {
                 self.refresh = None;
                 if let Err(error) = self.follow_host() {
@@ -364,6 +372,7 @@ impl Daemon {
             [Some(self.gateway.deadline()), self.control.deadline(), self.refresh, farewell]
                 .into_iter()
                 .flatten()
+                .chain(self.ports.deadline())
                 .min()
                 .unwrap_or_else(Instant::now);
         let left = deadline.saturating_duration_since(Instant::now());
@@ -422,7 +431,10 @@ impl Daemon {
     /// Brings everything that depends on the host's tables or the policies up to date.
     fn follow_host(&mut self) -> Result<(), RunError> {
         self.view = self.requests.view()?;
+        self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
         self.gateway.set_connected(&mirror::connected(&self.view));
+        // The kernel has forgotten what it kept for a device that is gone.
+        self.managed.retain(|(interface, _)| self.view.links.contains_key(interface));
         let indices = self.ports.indices();
         for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
             self.resolve(hop);

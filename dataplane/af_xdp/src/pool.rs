@@ -1,6 +1,6 @@
 //! The free list of one worker's packet memory, and the gauges that show a leak.
 
-use crate::umem::{Frame, HEADROOM, Owner, Registration, Umem, UmemConfig, UmemId};
+use crate::umem::{Frame, HEADROOM, Owner, PacketMemory, Registration, Umem, UmemConfig, UmemId};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -152,8 +152,9 @@ impl FramePool {
         Ok(self.free.len() - before)
     }
 
-    pub(crate) fn umem(&self) -> &Umem {
-        &self.umem
+    /// Where the memory is, for [`BoundSocket::open`](crate::BoundSocket::open).
+    pub fn memory(&self) -> PacketMemory {
+        self.umem.memory()
     }
 
     /// A name for a socket that is about to be lent chunks; `None` when 256 of them have not been repossessed.
@@ -161,11 +162,6 @@ impl FramePool {
         let name = (0..=u8::MAX).map(Registration).find(|r| !self.registered.contains(r))?;
         self.registered.push(name);
         Some(name)
-    }
-
-    /// Forgets a socket that was lent nothing.
-    pub(crate) fn unregister(&mut self, registration: Registration) {
-        self.registered.retain(|r| *r != registration);
     }
 
     /// Takes a frame back, whosever it is.

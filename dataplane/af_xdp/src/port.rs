@@ -1,7 +1,7 @@
 //! One queue of one device, whatever the device is.
 
 use crate::memory::{Generator, MemoryPort};
-use crate::pool::FramePool;
+use crate::pool::{FramePool, Retired};
 use crate::umem::Frame;
 use crate::xdp::XdpPort;
 use std::io;
@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 /// One queue of one device, owned by one worker. The kind is told apart once a burst.
 #[derive(Debug)]
 pub enum Port {
+    /// None: its device is gone, or not there yet.
+    Absent,
     /// Packets from nowhere, for benches.
     Generator(Generator),
     /// The in-memory device.
@@ -46,11 +48,46 @@ pub struct PortStatistics {
     pub foreign_frames: u64,
 }
 
+impl PortStatistics {
+    /// Adds what another socket counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            rx_packets,
+            tx_packets,
+            rx_dropped,
+            rx_ring_full,
+            fill_ring_empty,
+            rx_invalid,
+            tx_invalid,
+            tx_ring_empty,
+            descriptors_refused,
+            kick_errors,
+            foreign_frames,
+        } = other;
+        for (sum, n) in [
+            (&mut self.rx_packets, rx_packets),
+            (&mut self.tx_packets, tx_packets),
+            (&mut self.rx_dropped, rx_dropped),
+            (&mut self.rx_ring_full, rx_ring_full),
+            (&mut self.fill_ring_empty, fill_ring_empty),
+            (&mut self.rx_invalid, rx_invalid),
+            (&mut self.tx_invalid, tx_invalid),
+            (&mut self.tx_ring_empty, tx_ring_empty),
+            (&mut self.descriptors_refused, descriptors_refused),
+            (&mut self.kick_errors, kick_errors),
+            (&mut self.foreign_frames, foreign_frames),
+        ] {
+            *sum += n;
+        }
+    }
+}
+
 impl Port {
     /// Moves up to `max` packets that have arrived into `out`; how many.
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
         match self {
+            Self::Absent => 0,
             Self::Generator(port) => port.receive(pool, out, max),
             Self::Memory(port) => port.receive(pool, out, max),
             Self::Xdp(port) => port.receive(pool, out, max),
@@ -62,6 +99,7 @@ impl Port {
     #[inline]
     pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
         match self {
+            Self::Absent => 0,
             Self::Generator(port) => port.transmit(pool, frames),
             Self::Memory(port) => port.transmit(pool, frames),
             Self::Xdp(port) => port.transmit(pool, frames),
@@ -73,7 +111,7 @@ impl Port {
     #[inline]
     pub fn complete(&mut self, pool: &mut FramePool) {
         match self {
-            Self::Generator(_) => {}
+            Self::Absent | Self::Generator(_) => {}
             Self::Memory(port) => port.complete(pool),
             Self::Xdp(port) => port.complete(pool),
         }
@@ -84,7 +122,7 @@ impl Port {
     #[inline]
     pub fn kick(&mut self) {
         match self {
-            Self::Generator(_) => {}
+            Self::Absent | Self::Generator(_) => {}
             Self::Memory(port) => port.kick(),
             Self::Xdp(port) => port.kick(),
         }
@@ -94,7 +132,7 @@ impl Port {
     /// when there is room again.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Generator(_) => None,
+            Self::Absent | Self::Generator(_) => None,
             Self::Memory(port) => Some(port.fd()),
             Self::Xdp(port) => Some(port.fd()),
         }
@@ -104,6 +142,7 @@ impl Port {
     /// work already. After the sleep, or when another port says false, call [`wake`](Self::wake).
     pub fn prepare_sleep(&mut self) -> bool {
         match self {
+            Self::Absent => true,
             Self::Generator(port) => port.prepare_sleep(),
             Self::Memory(port) => port.prepare_sleep(),
             Self::Xdp(port) => port.prepare_sleep(),
@@ -114,7 +153,17 @@ impl Port {
     pub fn wake(&mut self) {
         match self {
             Self::Memory(port) => port.wake(),
-            Self::Generator(_) | Self::Xdp(_) => {}
+            Self::Absent | Self::Generator(_) | Self::Xdp(_) => {}
+        }
+    }
+
+    /// What was counted, as far as it is known: the kernel's part is missing when the device is gone.
+    pub fn counted(&self) -> PortStatistics {
+        match self {
+            Self::Xdp(port) => port.statistics().unwrap_or_else(|_| port.counted()),
+            Self::Absent | Self::Generator(_) | Self::Memory(_) => {
+                self.statistics().unwrap_or_default()
+            }
         }
     }
 
@@ -124,11 +173,21 @@ impl Port {
     /// The system's, when the device is gone.
     pub fn statistics(&self) -> io::Result<PortStatistics> {
         match self {
+            Self::Absent => Ok(PortStatistics::default()),
             Self::Generator(port) => Ok(port.statistics()),
             Self::Memory(port) => Ok(port.statistics()),
             Self::Xdp(port) => port.statistics(),
         }
     }
+
+    /// Closes the port and leaves [`Port::Absent`]: what is left of a socket. The frames of an in-memory device go with it.
+    pub fn close(&mut self) -> Option<Retired> {
+        match core::mem::replace(self, Self::Absent) {
+            Self::Xdp(port) => Some(port.close()),
+            Self::Absent | Self::Generator(_) | Self::Memory(_) => None,
+        }
+    }
+
     /// What has befallen the device since the last call: `NetworkDown` when it was deleted or its queue taken
     /// away. The port is of no use then; see [`XdpPort::close`].
     ///
@@ -136,7 +195,7 @@ impl Port {
     /// The system's, when it does not say.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
-            Self::Generator(_) | Self::Memory(_) => Ok(None),
+            Self::Absent | Self::Generator(_) | Self::Memory(_) => Ok(None),
             Self::Xdp(port) => port.take_error(),
         }
     }

@@ -1,7 +1,7 @@
 //! The system calls of this crate, each behind a safe signature.
 
 use crate::bpf::Attr;
-use crate::umem::Umem;
+use crate::umem::PacketMemory;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -278,16 +278,10 @@ pub(crate) fn set_option(
 
 /// Registers packet memory with an AF_XDP socket. The kernel then reads and writes the chunks that descriptors
 /// in the socket's rings lend it, and no others.
-pub(crate) fn register_umem(socket: BorrowedFd<'_>, umem: &Umem) -> io::Result<()> {
-    let (base, length) = umem.extent();
-    let registration = libc::xdp_umem_reg {
-        addr: base as u64,
-        len: length as u64,
-        chunk_size: umem.chunk_size() as u32,
-        headroom: 0,
-        flags: 0,
-        tx_metadata_len: 0,
-    };
+pub(crate) fn register_umem(socket: BorrowedFd<'_>, memory: &PacketMemory) -> io::Result<()> {
+    let (addr, len, chunk_size) = memory.extent();
+    let registration =
+        libc::xdp_umem_reg { addr, len, chunk_size, headroom: 0, flags: 0, tx_metadata_len: 0 };
     // SAFETY: a whole xdp_umem_reg.
     let r = unsafe {
         libc::setsockopt(

@@ -25,6 +25,30 @@ pub const HEADROOM: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UmemId(u16);
 
+/// Where the memory of a pool is, for whoever opens sockets on it. It says nothing of who owns which chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketMemory {
+    address: u64,
+    length: u64,
+    chunk_size: u16,
+    id: UmemId,
+}
+
+impl PacketMemory {
+    /// Address, octets and octets of a chunk, for registration with the kernel.
+    pub(crate) fn extent(&self) -> (u64, u64, u32) {
+        (self.address, self.length, self.chunk_size.into())
+    }
+
+    pub(crate) fn chunk_size(&self) -> usize {
+        self.chunk_size.into()
+    }
+
+    pub(crate) fn id(&self) -> UmemId {
+        self.id
+    }
+}
+
 /// How much packet memory a worker has, and in what pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct UmemConfig {
@@ -296,9 +320,14 @@ impl Umem {
         usize::from(self.chunk_size)
     }
 
-    /// Address and length for registration with the kernel.
-    pub(crate) fn extent(&self) -> (*mut u8, usize) {
-        (self.base.as_ptr(), self.owners.len() << self.shift)
+    /// What sockets are opened on. The mapping is never unmapped, so it holds for good.
+    pub(crate) fn memory(&self) -> PacketMemory {
+        PacketMemory {
+            address: self.base.as_ptr().expose_provenance() as u64,
+            length: (self.owners.len() << self.shift) as u64,
+            chunk_size: self.chunk_size,
+            id: self.id,
+        }
     }
 
     /// The offset of a chunk in the UMEM, which is its address in ring descriptors.

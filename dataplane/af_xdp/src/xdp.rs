@@ -21,7 +21,7 @@ use crate::port::PortStatistics;
 use crate::ring::{Consumer, Mapped, Producer, consumer_of_kernel, producer_to_kernel};
 use crate::steering::{Attachment, SteeringError};
 use crate::syscall;
-use crate::umem::{Frame, HEADROOM, Registration};
+use crate::umem::{Frame, HEADROOM, PacketMemory, Registration, UmemId};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -129,9 +129,26 @@ pub enum OpenError {
         /// The system's error.
         source: io::Error,
     },
+    /// The socket was opened on the memory of another pool.
+    #[error("the socket was opened on other packet memory")]
+    OtherMemory,
     /// The steering program does not take the socket.
     #[error(transparent)]
     Steering(#[from] SteeringError),
+}
+
+/// A socket that is bound to its queue and has no chunks yet: opened by whoever has the time (opening waits for the kernel),
+/// joined to the packet memory by that one's owner, which takes no time.
+#[derive(Debug)]
+pub struct BoundSocket {
+    fill: Producer<u64, Mapped<u64>>,
+    completion: Consumer<u64, Mapped<u64>>,
+    receive: Consumer<libc::xdp_desc, Mapped<libc::xdp_desc>>,
+    transmit: Producer<libc::xdp_desc, Mapped<libc::xdp_desc>>,
+    socket: OwnedFd,
+    memory: UmemId,
+    zero_copy: bool,
+    receive_ring: u32,
 }
 
 /// One queue of a network device.
@@ -152,9 +169,9 @@ pub struct XdpPort {
     statistics: PortStatistics,
 }
 
-impl XdpPort {
-    /// Opens a queue of a device that the steering program is attached to, lends it chunks and has packets
-    /// steered to it. Waits up to three seconds for a queue that was just closed.
+impl BoundSocket {
+    /// Opens a queue of a device that the steering program is attached to, and has packets steered to it: they are dropped
+    /// until it is joined to its memory. A queue that was just closed is waited for as long as `patience` says.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left open then.
@@ -162,47 +179,42 @@ impl XdpPort {
         device: &Device,
         queue: u32,
         attachment: &Attachment,
-        pool: &mut FramePool,
+        memory: &PacketMemory,
         config: &XdpConfig,
+        patience: Duration,
     ) -> Result<Self, OpenError> {
-        let max = (pool.chunk_size() - HEADROOM) as u32 - LINK_HEADER;
+        let max = max_mtu(memory.chunk_size());
         if device.mtu() > max {
             return Err(OpenError::Mtu { mtu: device.mtu(), max });
         }
         if queue >= device.queues() {
             return Err(OpenError::NoQueue { queue, queues: device.queues() });
         }
-        let registration = pool.register().ok_or(OpenError::TooManySockets)?;
         let mut failure = OpenError::Busy;
         for flags in config.mode.bind_flags(attachment.mode()) {
-            match Self::bind(device, queue, pool, config, *flags, registration) {
-                Ok(mut port) => {
-                    if let Err(e) = attachment.steer(queue, port.socket.as_fd()) {
-                        pool.unregister(registration);
-                        return Err(e.into());
-                    }
-                    port.complete(pool);
-                    return Ok(port);
+            match Self::bind(device, queue, memory, config, *flags, patience) {
+                Ok(bound) => {
+                    attachment.steer(queue, bound.socket.as_fd())?;
+                    return Ok(bound);
                 }
                 Err(e) => failure = e,
             }
         }
-        pool.unregister(registration);
         Err(failure)
     }
 
     fn bind(
         device: &Device,
         queue: u32,
-        pool: &FramePool,
+        memory: &PacketMemory,
         config: &XdpConfig,
         flags: u16,
-        registration: Registration,
+        patience: Duration,
     ) -> Result<Self, OpenError> {
         let step = |step| move |source| OpenError::System { step, source };
         let owned = syscall::socket(libc::AF_XDP, libc::SOCK_RAW).map_err(step("AF_XDP socket"))?;
         let socket = owned.as_fd();
-        syscall::register_umem(socket, pool.umem()).map_err(step("registering packet memory"))?;
+        syscall::register_umem(socket, memory).map_err(step("registering packet memory"))?;
         for (name, size) in [
             (libc::XDP_UMEM_FILL_RING, config.receive_ring),
             (libc::XDP_UMEM_COMPLETION_RING, config.transmit_ring),
@@ -228,7 +240,7 @@ impl XdpPort {
             if source.raw_os_error() != Some(libc::EBUSY) {
                 return Err(OpenError::System { step: "binding to the queue", source });
             }
-            if begin.elapsed() > BUSY_PATIENCE {
+            if begin.elapsed() >= patience {
                 return Err(OpenError::Busy);
             }
             thread::sleep(Duration::from_millis(20));
@@ -247,13 +259,61 @@ impl XdpPort {
             receive: consumer_of_kernel(receive),
             transmit: producer_to_kernel(transmit),
             socket: owned,
-            registration,
+            memory: memory.id(),
             zero_copy,
-            lent: 0,
             receive_ring: rx,
+        })
+    }
+
+    /// Lends it chunks of the pool that it was opened for.
+    ///
+    /// # Errors
+    /// [`OpenError::OtherMemory`], [`OpenError::TooManySockets`]; the socket is closed then.
+    pub fn join(self, pool: &mut FramePool) -> Result<XdpPort, OpenError> {
+        if self.memory != pool.id() {
+            return Err(OpenError::OtherMemory);
+        }
+        let mut port = XdpPort {
+            registration: pool.register().ok_or(OpenError::TooManySockets)?,
+            fill: self.fill,
+            completion: self.completion,
+            receive: self.receive,
+            transmit: self.transmit,
+            socket: self.socket,
+            zero_copy: self.zero_copy,
+            lent: 0,
+            receive_ring: self.receive_ring,
             stalled: false,
             statistics: PortStatistics::default(),
-        })
+        };
+        port.complete(pool);
+        Ok(port)
+    }
+}
+
+/// The largest MTU of a port whose packets fit the default chunks.
+pub const MAX_MTU: u32 = (4096 - HEADROOM) as u32 - LINK_HEADER;
+
+/// The largest MTU whose packets fit what a port receives into.
+pub(crate) fn max_mtu(chunk_size: usize) -> u32 {
+    (chunk_size - HEADROOM) as u32 - LINK_HEADER
+}
+
+impl XdpPort {
+    /// Opens a queue of a device that the steering program is attached to, lends it chunks and has packets
+    /// steered to it. Waits up to three seconds for a queue that was just closed.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left open then.
+    pub fn open(
+        device: &Device,
+        queue: u32,
+        attachment: &Attachment,
+        pool: &mut FramePool,
+        config: &XdpConfig,
+    ) -> Result<Self, OpenError> {
+        let memory = pool.memory();
+        BoundSocket::open(device, queue, attachment, &memory, config, BUSY_PATIENCE)?.join(pool)
     }
 
     /// Whether the device reads and writes packet memory itself.
@@ -414,6 +474,11 @@ impl XdpPort {
     /// The system's.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         syscall::take_socket_error(self.socket.as_fd())
+    }
+
+    /// What this side has counted, without the kernel's part.
+    pub fn counted(&self) -> PortStatistics {
+        self.statistics
     }
 
     /// See [`Port::statistics`](crate::Port::statistics).

@@ -51,6 +51,7 @@ causes! {
     NoRoute, "no_route", "No route leads to its destination.";
     NotIp, "not_ip", "The frame holds no IP packet.";
     NotOurStation, "not_our_station", "The frame is for another station.";
+    PortDown, "port_down", "The port that it is to leave by is without carrier, down or gone.";
     SaGone, "sa_gone", "The SA or SPI that it waited for was deleted.";
     TransmitFull, "transmit_full", "The port's transmit ring is full.";
     TtlExpired, "ttl_expired", "TTL or hop limit ran out (RFC 1812 §5.3.1, RFC 8200 §3).";

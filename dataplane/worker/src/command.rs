@@ -1,11 +1,11 @@
 //! The ring from the control thread to one worker, and what workers share.
 
-use crate::config::Limits;
+use crate::config::{Limits, PortId};
 use crate::event::Event;
 use crate::forwarding::ForwardingTable;
 use crate::sa_usage::SaUsage;
 use crate::wake::Doorbell;
-use af_xdp::Frame;
+use af_xdp::{BoundSocket, Frame};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
@@ -65,9 +65,13 @@ pub(crate) enum Command {
     AcquireFailed(PolicyId),
     AddInbound(Box<NewInbound>),
     AddOutbound(Box<NewOutbound>),
+    /// A socket on a queue of the port: its first one, by which the worker sends, or one more to receive by.
+    AttachPort(PortId, Box<BoundSocket>),
     Bind(Box<Binding>),
     /// To all workers: bindings go; the owner's SAs go when nothing holds a packet for them.
     Delete(PairId),
+    /// The device is gone: its sockets are closed.
+    DetachPort(PortId),
     Flush,
     /// Allocated, its key not known yet.
     Larval(Spi),
@@ -151,8 +155,10 @@ impl core::fmt::Debug for Command {
             Self::AcquireFailed(_) => "AcquireFailed",
             Self::AddInbound(_) => "AddInbound",
             Self::AddOutbound(_) => "AddOutbound",
+            Self::AttachPort(..) => "AttachPort",
             Self::Bind(_) => "Bind",
             Self::Delete(_) => "Delete",
+            Self::DetachPort(_) => "DetachPort",
             Self::Flush => "Flush",
             Self::Larval(_) => "Larval",
             Self::ReleaseLarval(_) => "ReleaseLarval",

@@ -95,8 +95,10 @@ impl Worker {
             }
             Command::AddInbound(new) => self.add_inbound(*new),
             Command::AddOutbound(new) => self.add_outbound(*new),
+            Command::AttachPort(port, socket) => self.attach_port(port, *socket),
             Command::Bind(binding) => self.bind(*binding),
             Command::Delete(pair) => self.delete(pair),
+            Command::DetachPort(port) => self.detach_port(port),
             Command::Flush => self.flush_all(),
             Command::Larval(spi) => {
                 // The allocator of the control thread and this table agree on what is free.

@@ -8,7 +8,7 @@ use crate::ingress::flow_of;
 use crate::packet::{Origin, Packet, Sender, put};
 use crate::waiting::Key;
 use crate::worker::{BURST, Worker};
-use af_xdp::Frame;
+use af_xdp::{Frame, Port};
 use core::net::IpAddr;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::Flow;
@@ -45,6 +45,10 @@ impl Worker {
             }
             NextHop::Host => return self.deliver_to_host(packet),
             NextHop::Blackhole => return self.drop_packet(packet, WorkerDrop::Blackhole),
+            NextHop::Down => {
+                self.error_about(&packet, icmp::Error::Unreachable);
+                return self.drop_packet(packet, WorkerDrop::PortDown);
+            }
             NextHop::NoRoute => {
                 self.error_about(&packet, icmp::Error::Unreachable);
                 return self.drop_packet(packet, WorkerDrop::NoRoute);
@@ -88,6 +92,7 @@ impl Worker {
             }
             NextHop::Host => self.deliver_to_host(packet),
             NextHop::Blackhole => self.drop_packet(packet, WorkerDrop::Blackhole),
+            NextHop::Down => self.drop_packet(packet, WorkerDrop::PortDown),
             NextHop::NoRoute => self.drop_packet(packet, WorkerDrop::NoRoute),
         }
     }
@@ -149,8 +154,12 @@ impl Worker {
             let left: usize = state.transmit.iter().map(Frame::len).sum();
             self.account.add(Row::Sent, sent as u64);
             self.account.add(Row::SentBytes, (bytes - left) as u64);
+            let cause = match self.ports[index].port {
+                Port::Absent => WorkerDrop::PortDown,
+                Port::Generator(_) | Port::Memory(_) | Port::Xdp(_) => WorkerDrop::TransmitFull,
+            };
             while let Some(frame) = self.ports[index].transmit.pop() {
-                self.drop_packet(Packet(frame), WorkerDrop::TransmitFull);
+                self.drop_packet(Packet(frame), cause);
             }
         }
     }
@@ -171,7 +180,7 @@ impl Worker {
             NextHop::Station { port, .. } | NextHop::Unresolved { port, .. } => {
                 Some(usize::from(port.0))
             }
-            NextHop::Blackhole | NextHop::Host | NextHop::NoRoute => None,
+            NextHop::Blackhole | NextHop::Down | NextHop::Host | NextHop::NoRoute => None,
         };
         for index in near.into_iter().chain(0..self.forwarding.links.len()) {
             let source = match (self.forwarding.links.get(index), flow.source) {

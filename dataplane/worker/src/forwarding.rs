@@ -104,6 +104,8 @@ pub struct Link {
     pub mac: Mac,
     /// Longest IP packet, in bytes.
     pub mtu: u16,
+    /// Whether frames can be sent there: the device exists, is up and has a carrier.
+    pub up: bool,
     /// Our IPv4 address there: the source of ICMP errors.
     pub v4: Option<Ipv4Addr>,
     /// Our IPv6 address there: the source of ICMP errors.
@@ -128,6 +130,8 @@ pub struct ForwardingTable {
 pub enum NextHop {
     /// Dropped by a blackhole route.
     Blackhole,
+    /// The port is without carrier, down or gone.
+    Down,
     /// The host port.
     Host,
     /// Nothing leads there.
@@ -183,6 +187,9 @@ impl ForwardingTable {
         let Some(link) = self.link(port) else {
             return NextHop::NoRoute;
         };
+        if !link.up {
+            return NextHop::Down;
+        }
         match self.neighbours.get(port, address) {
             Some(mac) => {
                 NextHop::Station { port, source: link.mac, destination: mac, mtu: link.mtu }

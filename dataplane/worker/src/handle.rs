@@ -11,12 +11,13 @@
 use crate::command::{
     Activation, Binding, Command, Delivery, Endpoints, NewInbound, NewOutbound, SaRef, WorkerShared,
 };
-use crate::config::{DataplaneConfig, WorkerParts};
+use crate::config::{DataplaneConfig, PortId, WorkerParts};
 use crate::event::Event;
 use crate::forwarding::ForwardingTable;
 use crate::sa_usage::{PairUsage, SaUsage};
 use crate::worker::Worker;
 use af_xdp::wait::EventFd;
+use af_xdp::{BoundSocket, PacketMemory};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::classify::{Class, Protected, classify};
 use ipsec::esp::inbound::InboundSa;
@@ -117,6 +118,7 @@ pub struct Dataplane {
     pairs: HashMap<PairId, Pair>,
     deleting: VecDeque<Deleting>,
     slots: Vec<OutboundSlots>,
+    memories: Vec<PacketMemory>,
     /// Tables that workers have or had. The last of them is current; an older one is dropped here, off the packet path,
     /// when all workers have gone on.
     tables: VecDeque<(Ticket, Arc<ForwardingTable>)>,
@@ -150,6 +152,7 @@ impl Dataplane {
             .map(|p| WorkerShared::new(&config.limits, p.pool.gauges().total as usize))
             .collect::<io::Result<Vec<_>>>()?
             .into();
+        let memories = parts.iter().map(|p| p.pool.memory()).collect();
         let upcall = Arc::new(EventFd::new()?);
         let epoch = Instant::now();
         let count = parts.len();
@@ -176,6 +179,7 @@ impl Dataplane {
             deleting: VecDeque::new(),
             tables: VecDeque::new(),
             databases: VecDeque::new(),
+            memories,
             encap_port: config.encap_port,
             slots: (0..count).map(|_| OutboundSlots { free: Vec::new(), ..slots }).collect(),
             sequence: 0,
@@ -552,6 +556,36 @@ impl Dataplane {
         let ticket = self.send_all(|| Command::SetForwarding(Arc::clone(&table)));
         self.tables.push_back((ticket, table));
         Ok(ticket)
+    }
+
+    /// The packet memory of a worker, to open sockets for it on.
+    pub fn memory(&self, core: CoreId) -> Option<PacketMemory> {
+        self.memories.get(core.index()).copied()
+    }
+
+    /// Gives a worker a socket on a queue of a port: the first one of a port is the one by which it sends, further ones are only
+    /// received from. Opened on the worker's own [`memory`](Self::memory); it is closed otherwise.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownWorker`], [`Refusal::RingFull`]: the socket is closed.
+    pub fn attach_port(
+        &mut self,
+        core: CoreId,
+        port: PortId,
+        socket: BoundSocket,
+    ) -> Result<Ticket, Refusal> {
+        self.room(Some(core))?;
+        Ok(self.send(core, Command::AttachPort(port, Box::new(socket))))
+    }
+
+    /// Has all workers close their sockets on a port, whose device is gone. What was lent to the device comes back two seconds
+    /// later.
+    ///
+    /// # Errors
+    /// [`Refusal::RingFull`].
+    pub fn detach_port(&mut self, port: PortId) -> Result<Ticket, Refusal> {
+        self.room(None)?;
+        Ok(self.send_all(|| Command::DetachPort(port)))
     }
 
     /// Says that the negotiation a policy's acquire began has failed: its waiting packets are dropped, and traffic may raise

@@ -37,6 +37,22 @@ impl Worker {
         state.port.complete(&mut self.pool);
         let mut frames = core::mem::take(&mut self.frames);
         let count = state.port.receive(&mut self.pool, &mut frames, BURST);
+        self.take_frames(id, frames, count)
+    }
+
+    /// One burst of a further queue of a port.
+    #[cold]
+    pub(crate) fn receive_more(&mut self, id: PortId, queue: usize) -> usize {
+        let port = &mut self.ports[usize::from(id.0)].more[queue];
+        port.complete(&mut self.pool);
+        let mut frames = core::mem::take(&mut self.frames);
+        let count = port.receive(&mut self.pool, &mut frames, BURST);
+        self.take_frames(id, frames, count)
+    }
+
+    #[inline]
+    fn take_frames(&mut self, id: PortId, mut frames: Vec<Frame>, count: usize) -> usize {
+        let state = &self.ports[usize::from(id.0)];
         if count > 0 {
             let bytes: usize = frames.iter().map(Frame::len).sum();
             self.account.add(Row::Received, count as u64);

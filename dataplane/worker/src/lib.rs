@@ -18,6 +18,7 @@
 //! | `handle` | the control thread's verbs: SPIs, SAs, policies, forwarding, and the upcalls |
 //! | `command`, `event` | what crosses between the control thread and a worker |
 //! | `worker` | one turn of the loop, sleeping, publishing |
+//! | `attach` | ports whose devices come and go |
 //! | `control` | commands as the worker carries them out, deletes that wait for rings to drain |
 //! | `ingress` | from a port, the host or another worker to the stage that a packet belongs to |
 //! | `open` | the inbound burst and where decapsulated packets go |
@@ -37,6 +38,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod attach;
 mod command;
 mod config;
 mod control;

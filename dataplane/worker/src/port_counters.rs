@@ -65,15 +65,25 @@ impl PortReport {
         Self { block, next: now }
     }
 
-    /// Publishes when it is due. A port that is gone keeps its last counts.
-    pub(crate) fn publish(&mut self, port: &Port, now: Instant) {
+    /// Publishes when it is due: what closed sockets of the port have counted in `past`, with those that are open.
+    pub(crate) fn publish(
+        &mut self,
+        port: &Port,
+        more: &[Port],
+        past: &PortStatistics,
+        now: Instant,
+    ) {
         if now < self.next {
             return;
         }
         self.next = now + INTERVAL;
-        if let Ok(counted) = port.statistics() {
-            self.block.publish(&values(&counted));
+        let mut sum = *past;
+        for queue in more.iter().chain([port]) {
+            // A device that is gone does not say, until its port is closed.
+            let Ok(counted) = queue.statistics() else { return };
+            sum.add(&counted);
         }
+        self.block.publish(&values(&sum));
     }
 }
 

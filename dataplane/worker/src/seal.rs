@@ -46,7 +46,7 @@ impl Worker {
         side.hop_version = self.forwarding_version;
         let link = match side.hop {
             NextHop::Station { mtu, .. } | NextHop::Unresolved { mtu, .. } => mtu,
-            NextHop::Blackhole | NextHop::Host | NextHop::NoRoute => u16::MAX,
+            NextHop::Blackhole | NextHop::Down | NextHop::Host | NextHop::NoRoute => u16::MAX,
         };
         sa.set_path_mtu(side.path_mtu.min(link));
     }

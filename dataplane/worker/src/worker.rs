@@ -15,7 +15,7 @@ use crate::sa_usage::Due;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
 use af_xdp::wait::EventFd;
-use af_xdp::{Frame, FramePool, PoolGauges, Port};
+use af_xdp::{Frame, FramePool, PoolGauges, Port, PortStatistics, Retired};
 use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::Ordering;
 use ipsec::inbound::InboundPacket;
@@ -64,6 +64,10 @@ pub(crate) struct PortState {
     pub(crate) port: Port,
     pub(crate) side: Side,
     pub(crate) transmit: Vec<Frame>,
+    /// Queues beyond one for each worker, which came up while running; only received from.
+    pub(crate) more: Vec<Port>,
+    /// What closed sockets have counted.
+    pub(crate) past: PortStatistics,
     report: Option<PortReport>,
 }
 
@@ -109,6 +113,8 @@ pub struct Worker {
     pub(crate) pool: FramePool,
     pub(crate) ports: Vec<PortState>,
     pub(crate) host: HostPort,
+    /// Closed sockets whose chunks the kernel may still use.
+    pub(crate) retired: Vec<Retired>,
 
     pub(crate) shared: Arc<[WorkerShared]>,
     upcall: Arc<EventFd>,
@@ -185,6 +191,8 @@ impl Worker {
                 port: p.port,
                 side: p.side,
                 transmit: Vec::with_capacity(2 * BURST),
+                more: Vec::new(),
+                past: PortStatistics::default(),
                 report: None,
             })
             .collect();
@@ -202,6 +210,7 @@ impl Worker {
             pool,
             ports,
             host,
+            retired: Vec::new(),
             shared,
             upcall,
             bells: 0,
@@ -282,6 +291,12 @@ impl Worker {
         let mut packets = 0;
         for port in 0..self.ports.len() {
             packets += self.receive(PortId(port as u16));
+            for queue in 0..self.ports[port].more.len() {
+                packets += self.receive_more(PortId(port as u16), queue);
+            }
+        }
+        if !self.retired.is_empty() {
+            self.repossess();
         }
         packets += self.read_host();
         packets += self.take_injected();
@@ -328,14 +343,21 @@ impl Worker {
     fn sleep(&mut self) {
         self.publish();
         // All ports are asked even when one refuses: `wake` below is for all.
-        let refused =
-            self.ports.iter_mut().filter_map(|p| (!p.port.prepare_sleep()).then_some(())).count();
+        let queues = self.ports.iter_mut().flat_map(|p| p.more.iter_mut().chain([&mut p.port]));
+        let refused = queues.filter_map(|port| (!port.prepare_sleep()).then_some(())).count();
         if refused == 0 && !self.waiting.has_released() && self.due.is_empty() {
             self.account.add(Row::Sleeps, 1);
             let shared = &self.shared[self.core.index()];
-            let sources = self.ports.iter().filter_map(|p| p.port.fd()).chain(self.host.fd());
-            let timeout =
-                self.waiting.next_deadline().map(|d| d.saturating_duration_since(self.now));
+            let queues = self.ports.iter().flat_map(|p| p.more.iter().chain([&p.port]));
+            let sources = queues.filter_map(Port::fd).chain(self.host.fd());
+            let rest = (!self.retired.is_empty()).then_some(Retired::REST);
+            let timeout = self
+                .waiting
+                .next_deadline()
+                .map(|d| d.saturating_duration_since(self.now))
+                .into_iter()
+                .chain(rest)
+                .min();
             let host = &self.host;
             let slept =
                 shared.bell.sleep(sources, timeout, || shared.has_work() || host.has_input());
@@ -346,8 +368,8 @@ impl Worker {
                 Err(_) => std::thread::yield_now(),
             }
         }
-        for port in &mut self.ports {
-            port.port.wake();
+        for port in self.ports.iter_mut().flat_map(|p| p.more.iter_mut().chain([&mut p.port])) {
+            port.wake();
         }
     }
 
@@ -366,7 +388,7 @@ impl Worker {
         }
         for state in &mut self.ports {
             if let Some(report) = &mut state.report {
-                report.publish(&state.port, self.now);
+                report.publish(&state.port, &state.more, &state.past, self.now);
             }
         }
     }

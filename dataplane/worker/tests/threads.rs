@@ -42,7 +42,7 @@ fn bench() -> Bench {
     routes.insert(address(0), 8, Route::OnLink(PortId(0))).unwrap();
     let mut neighbours = NeighbourTable::new();
     neighbours.insert(PortId(0), address(2), THEIRS);
-    let link = Link { mac: OURS, mtu: 1500, v4: None, v6: None };
+    let link = Link { mac: OURS, mtu: 1500, up: true, v4: None, v6: None };
     let table = ForwardingTable {
         routes: routes.into(),
         neighbours: neighbours.into(),

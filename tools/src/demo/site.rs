@@ -210,6 +210,7 @@ fn forwarding(n: Numbers) -> ForwardingTable {
     neighbours.insert(LAN, n.host().into(), Mac(n.mac(HOST_DEVICE)));
     neighbours.insert(WAN, n.other().wan().into(), Mac(n.other().mac(WAN_DEVICE)));
     let link = |address: Ipv4Addr, device| Link {
+        up: true,
         mac: Mac(n.mac(device)),
         mtu: 1500,
         v4: Some(address),

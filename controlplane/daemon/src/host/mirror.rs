@@ -1,7 +1,7 @@
 //! What the workers and the steering program are told of the host: the forwarding table, the
 //! rules of which packets to take, and the routes that bring the host's own traffic to the TUN.
 
-use super::netlink::{HostView, Route as HostRoute};
+use super::netlink::{HostView, Link as HostLink, Route as HostRoute};
 use af_xdp::steering::{HostTraffic, Prefix, Tables};
 use core::net::IpAddr;
 use ipsec::selector::{Action, AddressRange, Policy};
@@ -12,12 +12,12 @@ use worker::{
 };
 
 /// Turns the host's view into the workers' table. `ports` are interface indices in the order of
-/// their [`PortId`]; what leaves by any other device is given to the host port.
-pub fn forwarding(view: &HostView, ports: &[u32]) -> ForwardingTable {
+/// their [`PortId`], `None` for one whose device is not there; what leaves by any other device is given to the host port.
+pub fn forwarding(view: &HostView, ports: &[Option<u32>]) -> ForwardingTable {
     let by_index: BTreeMap<u32, PortId> = ports
         .iter()
         .enumerate()
-        .filter_map(|(n, index)| Some((*index, PortId(u16::try_from(n).ok()?))))
+        .filter_map(|(n, index)| Some(((*index)?, PortId(u16::try_from(n).ok()?))))
         .collect();
     let mut routes = RouteTable::new();
     let mut best: BTreeMap<(IpAddr, u8), u32> = BTreeMap::new();
@@ -45,16 +45,17 @@ pub fn forwarding(view: &HostView, ports: &[u32]) -> ForwardingTable {
     let links: Vec<Link> = ports
         .iter()
         .map(|index| {
-            let link = view.links.get(index);
+            let link = index.and_then(|index| view.links.get(&index));
             let own = |v4: bool| {
                 view.addresses
                     .iter()
-                    .find(|(i, a, _)| i == index && a.is_ipv4() == v4 && !link_local(*a))
+                    .find(|(i, a, _)| Some(*i) == *index && a.is_ipv4() == v4 && !link_local(*a))
                     .map(|(_, a, _)| *a)
             };
             Link {
                 mac: Mac(link.map_or([0; 6], |link| link.mac)),
-                mtu: link.map_or(0, |link| u16::try_from(link.mtu).unwrap_or(u16::MAX)),
+                mtu: link.map_or(0, |link| link.mtu.min(af_xdp::MAX_MTU) as u16),
+                up: link.is_some_and(HostLink::has_carrier),
                 v4: own(true).and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }),
                 v6: own(false).and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None }),
             }
@@ -160,18 +161,22 @@ pub fn host_routes(view: &HostView, policies: &[Policy], tun: u32) -> Vec<HostRo
 }
 
 /// The next hops that tunnels and policies use, to be kept resolved: (interface, address).
-pub fn next_hops(view: &HostView, ports: &[u32], peers: &[IpAddr]) -> BTreeSet<(u32, IpAddr)> {
+pub fn next_hops(
+    view: &HostView,
+    ports: &[Option<u32>],
+    peers: &[IpAddr],
+) -> BTreeSet<(u32, IpAddr)> {
     peers
         .iter()
         .filter_map(|peer| {
             let route = view.route(*peer)?;
             ports
-                .contains(&route.interface)
+                .contains(&Some(route.interface))
                 .then_some((route.interface, route.gateway.unwrap_or(*peer)))
         })
         .chain(view.routes.iter().filter_map(|route| {
             let gateway = route.gateway?;
-            ports.contains(&route.interface).then_some((route.interface, gateway))
+            ports.contains(&Some(route.interface)).then_some((route.interface, gateway))
         }))
         .collect()
 }

@@ -36,6 +36,13 @@ pub struct Link {
     pub running: bool,
 }
 
+impl Link {
+    /// Whether frames can be sent by it.
+    pub fn has_carrier(&self) -> bool {
+        self.up && self.running
+    }
+}
+
 /// A route of the main or local table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {

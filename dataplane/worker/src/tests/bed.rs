@@ -362,6 +362,7 @@ pub(crate) fn table(me: SideOf, peer: SideOf, wan_mtu: u16, resolved: bool) -> F
     }
     let own = [me.gateway4, me.gateway6, me.wan4, me.wan6].map(ip);
     let link = |mac, mtu, v4: &str, v6: &str| Link {
+        up: true,
         mac,
         mtu,
         v4: Some(v4.parse().unwrap()),
