@@ -31,6 +31,7 @@ const MAP_UPDATE_ELEM: u32 = 2;
 const MAP_DELETE_ELEM: u32 = 3;
 const PROG_LOAD: u32 = 5;
 const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -209,6 +210,13 @@ impl Program {
         let attr = Attr::new().fd(0, self.fd.as_fd()).u32(4, device).u32(8, BPF_XDP).u32(12, flags);
         // SAFETY: no pointers in this command.
         unsafe { bpf(LINK_CREATE, attr) }.map(owned)
+    }
+
+    /// Takes the place of the program that a link attaches, without a gap.
+    pub(crate) fn replace(&self, link: BorrowedFd<'_>) -> io::Result<()> {
+        let attr = Attr::new().fd(0, link).fd(4, self.fd.as_fd());
+        // SAFETY: no pointers in this command.
+        unsafe { bpf(LINK_UPDATE, attr) }.map(drop)
     }
 
     /// Runs the program `repeat` times on a frame (BPF_PROG_TEST_RUN): its last verdict, and the mean time in

@@ -15,7 +15,7 @@ use crate::asm::AsmError;
 use crate::bpf::{AttachMode, Map, MapKind, Program, Rejected};
 use crate::device::Device;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 mod program;
 mod tables;
@@ -195,7 +195,7 @@ impl Steering {
         let mut failure = io::ErrorKind::InvalidInput.into();
         for mode in modes {
             match loaded.program.attach(device.index(), *mode) {
-                Ok(link) => return Ok(Attachment { _link: link, loaded, mode: *mode }),
+                Ok(link) => return Ok(Attachment { link, loaded, mode: *mode }),
                 Err(e) => failure = e,
             }
         }
@@ -206,11 +206,31 @@ impl Steering {
     fn load(&self, address: Option<[u8; 6]>) -> Result<Loaded, SteeringError> {
         let station = Map::new(MapKind::Array, 4, 8, 1).map_err(SteeringError::Map)?;
         let sockets = Map::new(MapKind::Sockets, 4, 4, MAX_QUEUES).map_err(SteeringError::Map)?;
-        let code = program::assemble(&self.maps, &station, &sockets)?;
-        let program = Program::load("culvert_steer", &code)?;
+        let program = self.program(&station, &sockets)?;
         let loaded = Loaded { program, station, sockets };
         loaded.set_address(address)?;
         Ok(loaded)
+    }
+}
+
+impl Steering {
+    fn program(&self, station: &Map, sockets: &Map) -> Result<Program, SteeringError> {
+        let code = program::assemble(&self.maps, station, sockets)?;
+        Ok(Program::load("culvert_steer", &code)?)
+    }
+
+    /// Attaches the program anew, without a gap, because the device has other queues than before: a driver may not have set
+    /// it on those that came up (veth does not), and their packets went past it.
+    ///
+    /// # Errors
+    /// [`SteeringError::Program`]; [`SteeringError::Attach`] when the device is gone. What was attached stays.
+    pub fn renew(&self, attachment: &mut Attachment) -> Result<(), SteeringError> {
+        let Attachment { link, loaded, .. } = attachment;
+        // The kernel takes the same program for no change.
+        let program = self.program(&loaded.station, &loaded.sockets)?;
+        program.replace(link.as_fd()).map_err(SteeringError::Attach)?;
+        loaded.program = program;
+        Ok(())
     }
 }
 
@@ -244,7 +264,7 @@ impl Loaded {
 /// leaves the device to the kernel.
 #[derive(Debug)]
 pub struct Attachment {
-    _link: OwnedFd,
+    link: OwnedFd,
     loaded: Loaded,
     mode: AttachMode,
 }

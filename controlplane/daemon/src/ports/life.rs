@@ -171,7 +171,7 @@ impl PortLife {
         self.follow_link(view, now);
         if self.next_queues <= now {
             self.next_queues = now + QUEUES_EVERY;
-            self.follow_queues(dataplane, now);
+            self.follow_queues(steering, dataplane, now);
         }
         self.publish();
         before != self.index()
@@ -269,13 +269,19 @@ impl PortLife {
     }
 
     /// Queues that came up are received from by the workers there are.
-    fn follow_queues(&mut self, dataplane: &mut Dataplane, now: Instant) {
-        let (Some(attached), Some(link)) = (&self.attached, &self.seen) else { return };
+    fn follow_queues(&mut self, steering: &Steering, dataplane: &mut Dataplane, now: Instant) {
+        let (Some(attached), Some(link)) = (&mut self.attached, &self.seen) else { return };
         let Ok(device) = Device::by_name(&link.name) else { return };
         if device.queues() == self.queues || device.index() != attached.device.index() {
             return;
         }
         let (before, after) = (self.queues, device.queues());
+        if let Err(error) = steering.renew(&mut attached.attachment) {
+            return self.say(now, |port| {
+                tracing::warn!(port, %error, "what comes to the new queues is the kernel's");
+            });
+        }
+        let Some(attached) = &self.attached else { return };
         for queue in before..after {
             let opened = self.socket(&device, queue, &attached.attachment, dataplane);
             let done = opened.and_then(|(core, socket)| {
