@@ -106,7 +106,7 @@ class Host:
 class Charon:
     """strongSwan with its userspace ESP (kernel-libipsec), for kernels without ESP of their own."""
 
-    def __init__(self, host, conf):
+    def __init__(self, host, conf, settings="", log=1):
         self.host, self.dir = host, host.lab.dir / f"charon-{host.name}"
         for folder in ("x509", "x509ca", "x509crl", "private", "conf.d", "pubkey", "run"):
             (self.dir / "swanctl" / folder).mkdir(parents=True, exist_ok=True)
@@ -120,6 +120,7 @@ class Charon:
   retransmit_tries = 3
   retransmit_timeout = 1.0
   delete_rekeyed_delay = 1
+{settings}
   plugins {{
     vici {{ socket = unix://{self.socket} }}
   }}
@@ -128,7 +129,7 @@ class Charon:
       path = {self.log}
       time_format = %H:%M:%S
       flush_line = yes
-      default = 1
+      default = {log}
       ike_name = yes
     }}
   }}

@@ -6,6 +6,7 @@ use crate::event::{
     Transmit,
 };
 use crate::job::{Job, Work};
+use crate::known::{Known, KnownPeers};
 use crate::message::IkeSpi;
 use crate::random::Random;
 use crate::statistics::Statistics;
@@ -63,16 +64,8 @@ pub(crate) struct Registry {
     pub(crate) job: Ids,
     pub(crate) request: Ids,
     pub(crate) installing: BTreeMap<InstallId, Installing>,
-    /// Who is authenticated: what the uniqueness check looks through.
-    pub(crate) known: BTreeMap<IkeId, Known>,
-}
-
-/// The two ends of an established IKE SA.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) connection: String,
-    pub(crate) local: crate::config::Identity,
-    pub(crate) remote: crate::config::Identity,
+    /// Who is authenticated.
+    pub(crate) known: KnownPeers,
 }
 
 /// What an IKE SA asks of the engine around it, carried out in order when its step is over.

@@ -2,17 +2,18 @@
 
 use crate::acquire::{Acquires, Requests};
 use crate::config::{Config, Unique};
-use crate::context::{Cx, Effect, Half, Known, Outputs, Registry};
+use crate::context::{Cx, Effect, Half, Outputs, Registry};
 use crate::endpoint::Cookies;
 use crate::event::{
     Command, CommandError, Event, Failure, IkeId, InstallId, InstallRefused, Level, Limit, Path,
     RequestId, SpiSource, Transmit,
 };
 use crate::job::{Job, JobDone};
+use crate::known::Known;
 use crate::random::Random;
 use crate::sa::Sa;
 use crate::statistics::Statistics;
-use crate::table::Table;
+use crate::table::{Held, Table};
 use crate::v1::sa::State as StateV1;
 use crate::v2::established::{DELETE_AWAITED, Life};
 use crate::v2::sa::State;
@@ -203,21 +204,15 @@ impl Engine {
     pub fn statistics(&self) -> Statistics {
         let count = |n: usize| n as u64;
         let parked = count(self.table.parked());
-        let mut negotiating = 0;
-        let mut fragments = 0;
-        let mut isadb = 0;
-        for sa in self.table.iter() {
-            negotiating += sa.negotiations();
-            fragments += sa.fragments_held();
-            isadb += usize::from(sa.is_counted());
-        }
+        // Asked for at every turn of the daemon's loop: nothing here may depend on how many SAs there are.
+        let Held { negotiations, fragments, counted } = self.table.held();
         Statistics {
             active_acquire: count(self.acquires.active()),
             acquire_heap_size: count(self.acquires.len()),
             active_receive: parked,
             receive_heap_size: parked + count(fragments),
-            isadb_list_size: count(isadb),
-            connection_list_size: count(negotiating),
+            isadb_list_size: count(counted),
+            connection_list_size: count(negotiations),
             half_open: count(self.table.half_open()),
             ..self.stats
         }
@@ -281,7 +276,7 @@ impl Engine {
         let over = sa.is_closed() || sa.is_gone();
         self.table.settle(id, self.config.settings.keep_alive);
         if over {
-            self.registry.known.remove(&id);
+            self.registry.known.remove(id);
         }
     }
 
@@ -402,7 +397,7 @@ impl Engine {
                     }
                 }
                 Effect::InitialContact(id) => {
-                    let known = self.registry.known.get(&id).cloned();
+                    let known = self.registry.known.get(id).cloned();
                     if let Some(known) = known {
                         self.check_unique(now, spis, id, &known, true);
                     }
@@ -452,14 +447,13 @@ impl Engine {
 
     /// Other IKE SAs between the same two ends.
     fn others_of(&self, id: IkeId, known: &Known) -> Vec<IkeId> {
-        let same_ends = |(other, there): &(&IkeId, &Known)| {
-            **other != id && there.local == known.local && there.remote == known.remote
-        };
-        self.registry.known.iter().filter(same_ends).map(|(id, _)| *id).collect()
+        let same_ends =
+            |(other, there): &(IkeId, &Known)| *other != id && there.local == known.local;
+        self.registry.known.of(&known.remote).filter(same_ends).map(|(id, _)| id).collect()
     }
 
     fn same_ends(&self, id: IkeId) -> Vec<IkeId> {
-        let known = self.registry.known.get(&id);
+        let known = self.registry.known.get(id);
         known.map(|known| self.others_of(id, known)).unwrap_or_default()
     }
 

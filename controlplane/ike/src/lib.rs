@@ -21,6 +21,7 @@ mod engine;
 pub mod event;
 mod identity;
 pub mod job;
+mod known;
 pub mod message;
 mod narrowing;
 pub mod proposal;

@@ -27,7 +27,35 @@ struct Entry {
     first_message: Option<(IkeSpi, SocketAddr)>,
     deadline: Option<Instant>,
     half_open: Option<IpAddr>,
+    held: Held,
     connection: String,
+}
+
+/// What IKE SAs hold, of one or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Child negotiations under way.
+    pub(crate) negotiations: usize,
+    /// Fragments that wait for their others.
+    pub(crate) fragments: usize,
+    /// Entries of the ISADB.
+    pub(crate) counted: usize,
+}
+
+impl Held {
+    fn of(sa: &Sa) -> Self {
+        Self {
+            negotiations: sa.negotiations(),
+            fragments: sa.fragments_held(),
+            counted: usize::from(sa.is_counted()),
+        }
+    }
+
+    const fn replace(&mut self, old: Self, new: Self) {
+        self.negotiations = self.negotiations - old.negotiations + new.negotiations;
+        self.fragments = self.fragments - old.fragments + new.fragments;
+        self.counted = self.counted - old.counted + new.counted;
+    }
 }
 
 /// All IKE SAs with their indexes.
@@ -43,6 +71,7 @@ pub(crate) struct Table {
     pairs: HashMap<PairId, IkeId>,
     half_open: usize,
     half_open_by: HashMap<IpAddr, usize>,
+    held: Held,
 }
 
 impl Table {
@@ -60,8 +89,8 @@ impl Table {
         if let Some(children) = sa.children() {
             self.pairs.extend(children.keys().map(|pair| (*pair, id)));
         }
-        let entry =
-            Entry { sa, own_spi, first_message, deadline: None, half_open: None, connection };
+        let (deadline, half_open, held) = (None, None, Held::default());
+        let entry = Entry { sa, own_spi, first_message, deadline, half_open, held, connection };
         self.sas.insert(id, entry);
         self.settle(id, keep_alive);
     }
@@ -80,6 +109,8 @@ impl Table {
             }
             entry.deadline = deadline;
         }
+        let held = if gone { Held::default() } else { Held::of(&entry.sa) };
+        self.held.replace(core::mem::replace(&mut entry.held, held), held);
         let half_open = entry.sa.is_half_open().then(|| entry.sa.head().path.remote.ip());
         if half_open.is_some() != entry.half_open.is_some() {
             match (half_open, entry.half_open) {
@@ -184,6 +215,20 @@ impl Table {
 
     pub(crate) fn forget(&mut self, pair: PairId) {
         self.pairs.remove(&pair);
+    }
+
+    /// What all of them hold.
+    pub(crate) fn held(&self) -> Held {
+        debug_assert_eq!(self.held, self.recount(), "every step of an SA ends with `settle`");
+        self.held
+    }
+
+    fn recount(&self) -> Held {
+        let mut sum = Held::default();
+        for entry in self.sas.values() {
+            sum.replace(Held::default(), Held::of(&entry.sa));
+        }
+        sum
     }
 
     pub(crate) const fn half_open(&self) -> usize {

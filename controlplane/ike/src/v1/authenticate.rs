@@ -229,12 +229,10 @@ fn read(
 
 /// `unique = keep`: whether the peer has an SA that it does not say it has lost.
 pub(super) fn is_kept_out(cx: &Cx<'_>, connection: &Connection, verified: &Verified) -> bool {
-    let same = |known: &crate::context::Known| {
-        known.connection == connection.name
-            && known.local == verified.local_id
-            && known.remote == verified.remote_id
-    };
+    let mut others = cx.registry.known.of(&verified.remote_id);
     connection.unique == Unique::Keep
         && !verified.initial_contact
-        && cx.registry.known.values().any(same)
+        && others.any(|(_, known)| {
+            known.connection == connection.name && known.local == verified.local_id
+        })
 }

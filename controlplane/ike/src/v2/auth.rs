@@ -192,11 +192,7 @@ fn send(
     list.push(&IdentificationI(id));
     own.push_certificates(&mut list);
     prove::push_requests(&mut list, cx.config, [&*head.connection]);
-    let unknown = !cx
-        .registry
-        .known
-        .values()
-        .any(|known| known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact);
+    let unknown = !cx.registry.known.has(&local_id, remote_id);
     if head.connection.unique != Unique::Never && unknown {
         list.push(&Notify::new(NotifyType::InitialContact, &[]));
     }

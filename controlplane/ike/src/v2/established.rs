@@ -20,10 +20,11 @@ use super::rekey_ike::{IkeAsking, IkeKeying, PeerRekey};
 use super::sa::{Head, Nat, State};
 use super::window::{Digest, Inbound, Sent, Verdict};
 use crate::config::Identity;
-use crate::context::{Cx, Effect, Known};
+use crate::context::{Cx, Effect};
 use crate::crypto::Opened;
 use crate::event::{Event, Failure, IkeId, InstallId, Outcome, Path, RequestId};
 use crate::job::Product;
+use crate::known::Known;
 use crate::message::v2::{Delete, Message, Notify};
 use crate::message::{
     ExchangeType, Flags, Header, InvalidMessage, MessageId, NotifyType, PayloadList, ProtocolId,

@@ -18,6 +18,7 @@ use crate::crypto::Opened;
 use crate::event::Level;
 use crate::identity::Fit;
 use crate::job::{Product, Work};
+use crate::known::Known;
 use crate::message::v2::{Identification, IdentificationR, Notify, Payloads};
 use crate::message::{AuthMethod, ExchangeType, Header, MessageId, NotifyType, PayloadList};
 use crate::proposal::select::KeyExchangeUse;
@@ -209,13 +210,12 @@ impl AuthExpected {
         peers: &Peers,
     ) -> Result<(), Fault> {
         let contact = payloads.notify(NotifyType::InitialContact).is_some();
-        let same = |known: &crate::context::Known| {
-            known.connection == head.connection.name
-                && known.local == peers.local_id
-                && known.remote == peers.remote_id
+        let same = |known: &Known| {
+            known.connection == head.connection.name && known.local == peers.local_id
         };
         let keeps = head.connection.unique == Unique::Keep && !contact;
-        if keeps && cx.registry.known.values().any(same) {
+        let mut others = cx.registry.known.of(&peers.remote_id);
+        if keeps && others.any(|(_, known)| same(known)) {
             return Err(Fault::Authentication);
         }
         Ok(())

@@ -132,10 +132,7 @@ impl Fifth {
         let mut list = PayloadList::new();
         list.push_raw(PayloadType::Identification.number(), false, &id);
         push(cx, &mut list);
-        let unknown =
-            !cx.registry.known.values().any(|known| {
-                known.local == local_id && remote_id.covers(&known.remote) == Fit::Exact
-            });
+        let unknown = !cx.registry.known.has(&local_id, remote_id);
         if head.connection.unique != Unique::Never && unknown {
             list.push(&contact(phase1.cookies, &mut [0; 16]));
         }
