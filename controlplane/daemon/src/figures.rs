@@ -82,6 +82,7 @@ impl Figures {
             (MainMode::ConnectionListSize, engine.connection_list_size),
             (MainMode::IkeMainMode, engine.ike_main_mode()),
             (MainMode::IkeQuickMode, engine.ike_quick_mode),
+            (MainMode::SoftAssociations, engine.soft_associations),
             (MainMode::InvalidPacketsReceived, engine.invalid_packets_received),
         ] {
             self.rows.set(row, value);

@@ -14,6 +14,7 @@ use crate::live::{Endpoints, Live};
 use crate::path_mtu::PathMtus;
 use crate::policies::{ChildKey, Policies};
 use crate::sockets::TooBig;
+use crate::soft::SoftSas;
 use crate::vici::reply::{PairTraffic, Traffic};
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
@@ -77,6 +78,7 @@ pub struct Gateway {
     left_out: Vec<LeftOut>,
     pairs: BTreeMap<PairId, Pair>,
     live: Live,
+    soft: SoftSas,
     paths: PathMtus,
     installing: Vec<(InstallId, Ticket)>,
     finished: Vec<Finished>,
@@ -87,6 +89,8 @@ pub struct Gateway {
     figures: Figures,
     unresolved: Vec<(PortId, IpAddr)>,
     changed: Changed,
+    /// The workers do not have the policies as they are.
+    policies_due: bool,
     /// Worker commands given and not applied; a gauge of the quick mode table.
     outstanding: Vec<Ticket>,
 }
@@ -147,6 +151,7 @@ impl Gateway {
             left_out: Vec::new(),
             pairs: BTreeMap::new(),
             live: Live::default(),
+            soft: SoftSas::default(),
             paths: PathMtus::default(),
             installing: Vec::new(),
             finished: Vec::new(),
@@ -156,6 +161,7 @@ impl Gateway {
             figures,
             unresolved: Vec::new(),
             changed: Changed::default(),
+            policies_due: false,
             outstanding: Vec::new(),
         };
         gateway.policies.configure(&config, &left_out);
@@ -172,6 +178,9 @@ impl Gateway {
             self.left_out = left_out;
         }
         self.policies.configure(&config, &self.left_out);
+        for key in self.soft.forbid(&config) {
+            self.policies.set_soft(&key, false);
+        }
         self.engine.set_config(config);
         // A pair outlives its child's place in the configuration: its traffic goes on being
         // protected by it.
@@ -307,6 +316,9 @@ impl Gateway {
         if self.engine.poll_timeout().is_some_and(|at| at <= now) {
             engine!(self, handle_timeout, now);
         }
+        let over = self.soft.expire(now);
+        self.end_soft(&over);
+        self.hand_over_policies();
         if self.next_tick <= now {
             self.next_tick = now + TICK;
             self.note_traffic(now);
@@ -345,7 +357,10 @@ impl Gateway {
 
     /// When [`step`](Self::step) is due at the latest.
     pub fn deadline(&self) -> Instant {
-        self.engine.poll_timeout().map_or(self.next_tick, |at| at.min(self.next_tick))
+        [self.engine.poll_timeout(), self.soft.next_deadline()]
+            .into_iter()
+            .flatten()
+            .fold(self.next_tick, Instant::min)
     }
 
     /// An ICMP error said that a packet to a peer was too big.
@@ -377,13 +392,38 @@ impl Gateway {
     }
 
     fn publish_policies(&mut self) {
-        // A full ring is tried again at the next step: the flag stays.
-        match self.dataplane.set_policies(&self.policies.ordered()) {
+        self.policies_due = true;
+        self.changed.policies = true;
+        self.hand_over_policies();
+    }
+
+    /// A full ring is tried again at the next step: the flag stays.
+    fn hand_over_policies(&mut self) {
+        if !self.policies_due {
+            return;
+        }
+        match self.dataplane.set_policies(&self.policies.in_force()) {
             Ok(ticket) => {
                 self.outstanding.push(ticket);
-                self.changed.policies = true;
+                self.policies_due = false;
             }
             Err(error) => tracing::warn!(%error, "policies not handed to the workers"),
+        }
+    }
+
+    /// The children's traffic is protected again, or waits for that.
+    fn end_soft(&mut self, keys: &[ChildKey]) {
+        for key in keys {
+            let ChildKey { connection, child } = key;
+            tracing::info!(
+                connection,
+                child,
+                "the soft SA ends: its traffic is protected or waits"
+            );
+            self.policies.set_soft(key, false);
+        }
+        if !keys.is_empty() {
+            self.publish_policies();
         }
     }
 
@@ -475,6 +515,10 @@ impl Gateway {
                     pair.up = true;
                     self.live.enter(pair.endpoints);
                     self.figures.pair_added();
+                    let key = pair.key.clone();
+                    if self.soft.end(&key) {
+                        self.end_soft(&[key]);
+                    }
                 }
                 tracing::info!(
                     connection = name.connection,
@@ -541,6 +585,21 @@ impl Gateway {
                     if let Err(error) = self.dataplane.set_endpoints(pair, endpoints) {
                         tracing::warn!(%error, pair = pair.0, "the peer's move is not followed");
                     }
+                }
+            }
+            Event::Unprotected { connection, child } => {
+                let key = ChildKey { connection, child };
+                let config = self.engine.config();
+                if let Some(lasts) = self.soft.form(now, key.clone(), config) {
+                    let ChildKey { connection, child } = &key;
+                    tracing::warn!(
+                        connection,
+                        child,
+                        seconds = lasts.as_secs(),
+                        "soft SA: the peer does not answer, its traffic goes UNPROTECTED"
+                    );
+                    self.policies.set_soft(&key, true);
+                    self.publish_policies();
                 }
             }
             Event::Log { level, text } => match level {
@@ -627,7 +686,7 @@ impl Gateway {
         let pending = self.outstanding.len() + self.dataplane.spi_counts().larval;
         self.figures.publish(
             &self.engine.statistics(),
-            self.live.pairs(),
+            self.live.pairs() + self.soft.len(),
             self.live.tunnels(),
             pending as u64,
         );

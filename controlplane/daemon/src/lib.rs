@@ -38,4 +38,5 @@ mod policies;
 pub mod ports;
 pub mod run;
 pub mod sockets;
+mod soft;
 pub mod vici;

@@ -44,6 +44,8 @@ pub struct Policies {
     /// neighbours stay reachable under 0.0.0.0/0.
     connected: Vec<Entry>,
     ids: BTreeMap<ChildKey, PolicyId>,
+    /// Children whose traffic goes in clear for now.
+    soft: BTreeSet<ChildKey>,
     last: u32,
 }
 
@@ -162,6 +164,28 @@ impl Policies {
         (id, true)
     }
 
+    /// Lets the traffic of a child go in clear, or no longer; [`in_force`](Self::in_force) says so.
+    pub(crate) fn set_soft(&mut self, key: &ChildKey, soft: bool) {
+        if soft {
+            self.soft.insert(key.clone());
+        } else {
+            self.soft.remove(key);
+        }
+    }
+
+    /// The database as the workers have it: [`ordered`](Self::ordered), with soft SAs.
+    pub fn in_force(&self) -> Vec<Policy> {
+        let mut ordered = self.ordered();
+        let is_soft =
+            |entry: &&Entry| entry.action == Action::Protect && self.soft.contains(&entry.key);
+        for entry in self.configured.iter().filter(is_soft) {
+            for policy in ordered.iter_mut().filter(|policy| policy.id == entry.id) {
+                policy.action = Action::Bypass;
+            }
+        }
+        ordered
+    }
+
     /// Forgets a pair; true when a policy went with it.
     pub fn release(&mut self, pair: PairId) -> bool {
         let before = self.negotiated.len();
@@ -179,7 +203,7 @@ impl Policies {
         self.configured.iter().chain(&self.negotiated).find(|e| e.id == id).map(|e| &e.key)
     }
 
-    /// The database, in order, with the default at its end.
+    /// The database as it is configured and negotiated, in order, with the default at its end.
     pub fn ordered(&self) -> Vec<Policy> {
         let mut entries: Vec<_> = self.all().collect();
         entries.sort_by_key(|entry| (entry.order, entry.id));
@@ -415,6 +439,23 @@ mod tests {
         );
         assert!(!policies.set_connected(&[lan]));
         assert_eq!(policies.ordered().len(), 3);
+    }
+
+    #[test]
+    fn a_soft_sa_changes_what_workers_do_and_nothing_else() {
+        let mut policies = Policies::default();
+        let net = between(range("10.1.0.0/24"), range("10.2.0.0/24"));
+        let other = between(range("10.1.0.0/24"), range("10.3.0.0/24"));
+        let id = entry(&mut policies, "net", Action::Protect, net);
+        entry(&mut policies, "other", Action::Protect, other);
+        let (configured, guarded) = (policies.ordered(), policies.guarded());
+        policies.set_soft(&key("net"), true);
+        let soft: Vec<_> = policies.in_force().iter().map(|p| (p.id == id, p.action)).collect();
+        let (yes, no) = (Action::Bypass, Action::Protect);
+        assert_eq!(soft, [(true, yes), (false, no), (false, Action::Bypass)]);
+        assert_eq!((policies.ordered(), policies.guarded()), (configured.clone(), guarded));
+        policies.set_soft(&key("net"), false);
+        assert_eq!(policies.in_force(), configured);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::control::{Asked, Configured, Control, Refused};
 use crate::figures::Figures;
 use crate::gateway::Gateway;
 use crate::host::netlink::{Changes, HostView, Requests, Route};
+use crate::host::surroundings::Surroundings;
 use crate::host::{HostError, closed, mirror, tun};
 use crate::ports::{self, PortsError};
 use crate::sockets::{Arrival, Reassembled, SocketError, Sockets};
@@ -47,6 +48,9 @@ const MANAGED: usize = 1024;
 
 /// How long an orderly end waits for the peers to answer the deletes.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How often the files are read that name servers and leases are in; nothing announces a change of those.
+const FILES: Duration = Duration::from_secs(2);
 
 /// The kernel's news are gathered this long before the tables are rebuilt.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -120,6 +124,8 @@ struct Daemon {
     /// When to look at the host again.
     refresh: Option<Instant>,
     send_failures: u64,
+    /// When to look at the files again that address keywords come from.
+    files_due: Instant,
 }
 
 /// The configuration: of the files, and what clients have loaded.
@@ -127,6 +133,42 @@ struct Loaded {
     path: PathBuf,
     options: Options,
     store: Store,
+    /// As the files have them.
+    left_out: Vec<config::LeftOut>,
+    /// What address keywords stand for.
+    around: Surroundings,
+}
+
+impl Loaded {
+    /// The connections that cannot be done, with what filters say of them.
+    fn left_out(&self) -> Vec<config::LeftOut> {
+        let filters = &self.store.gateway().filters;
+        let with_filters = |connection: &config::LeftOut| config::LeftOut {
+            children: filters.children(&connection.name, &connection.children, &self.around),
+            ..connection.clone()
+        };
+        self.left_out.iter().map(with_filters).collect()
+    }
+
+    /// Hands the configuration over as it is now.
+    fn hand_over(&self, gateway: &mut Gateway) {
+        let config = Arc::new(self.store.engine_config(&self.around));
+        gateway.set_config(config, Some(self.left_out()));
+    }
+
+    /// Looks around again; what keywords stand for is handed over when it has changed.
+    fn look_around(&mut self, view: &HostView, gateway: &mut Gateway) {
+        let filters = &self.store.gateway().filters;
+        if !filters.have_keywords() {
+            return;
+        }
+        let around = Surroundings::look(view, &filters.sources);
+        if around != self.around {
+            tracing::info!("address keywords stand for other addresses now");
+            self.around = around;
+            self.hand_over(gateway);
+        }
+    }
 }
 
 /// Runs the gateway until SIGTERM or SIGINT.
@@ -183,11 +225,14 @@ impl Daemon {
         let left_out = configuration.left_out.clone();
         let store = Store::new(configuration);
         let section = store.gateway().clone();
-        let engine_config = Arc::new(store.engine_config());
-        let ike_ports = [engine_config.settings.port, engine_config.settings.port_nat_t];
         let mut requests = Requests::open()?;
         let changes = Changes::subscribe()?;
         let view = requests.view()?;
+        let around = Surroundings::look(&view, &section.filters.sources);
+        let loaded = Loaded { path: path.to_owned(), options, store, left_out, around };
+        let engine_config = Arc::new(loaded.store.engine_config(&loaded.around));
+        let left_out = loaded.left_out();
+        let ike_ports = [engine_config.settings.port, engine_config.settings.port_nat_t];
         let devices = ports::choose(&section, &engine_config, &view)?;
         let workers = ports::workers(&section, &devices)?;
 
@@ -266,7 +311,7 @@ impl Daemon {
         let socket =
             section.vici_socket.clone().unwrap_or_else(|| config::DEFAULT_VICI_SOCKET.into());
         let mut daemon = Self {
-            loaded: Loaded { path: path.to_owned(), options, store },
+            loaded,
             gateway,
             control: Control::bind(&socket)
                 .map_err(|source| RunError::Control { path: socket, source })?,
@@ -281,6 +326,7 @@ impl Daemon {
             managed: BTreeSet::new(),
             refresh: None,
             send_failures: 0,
+            files_due: now + FILES,
             section,
         };
         daemon.requests.add_rule(TABLE, u32::from(TABLE), MARK)?;
@@ -346,6 +392,10 @@ impl Daemon {
                 if let Some(Some(interface)) = self.ports.indices().get(usize::from(port.0)) {
                     self.resolve((*interface, address));
                 }
+            }
+            if self.files_due <= now {
+                self.files_due = now + FILES;
+                self.loaded.look_around(&self.view, &mut self.gateway);
             }
             let policies_changed = self.gateway.take_changed().policies;
             if self.ports.deadline().is_some_and(|at| at <= now)
@@ -432,6 +482,7 @@ impl Daemon {
     fn follow_host(&mut self) -> Result<(), RunError> {
         self.view = self.requests.view()?;
         self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
+        self.loaded.look_around(&self.view, &mut self.gateway);
         self.gateway.set_connected(&mirror::connected(&self.view));
         // The kernel has forgotten what it kept for a device that is gone.
         self.managed.retain(|(interface, _)| self.view.links.contains_key(interface));
@@ -488,14 +539,13 @@ impl Daemon {
 
 impl Configured for Loaded {
     fn change(&mut self, asked: Asked, gateway: &mut Gateway, now: Instant) -> Result<(), Refused> {
-        let mut left_out = None;
         let changes = match asked {
             Asked::Reload => {
                 let new = Configuration::load(&self.path, self.options).map_err(Refused::File)?;
                 for warning in &new.warnings {
                     tracing::warn!("{warning}");
                 }
-                left_out = Some(new.left_out.clone());
+                self.left_out.clone_from(&new.left_out);
                 self.store.reload(new)
             }
             Asked::LoadConn(arguments) => {
@@ -542,7 +592,7 @@ impl Configured for Loaded {
         for key in &changes.restart {
             tracing::warn!(key, "takes effect at the next start");
         }
-        gateway.set_config(Arc::new(self.store.engine_config()), left_out);
+        self.hand_over(gateway);
         // What was started because the configuration said so ends when it says so no longer.
         let gone = changes.changed.iter().map(|(old, _)| old).chain(&changes.removed);
         stop_children(gateway, gone, now);

@@ -69,7 +69,12 @@ impl Acquires {
         for request in requests {
             out.events.push_back(Event::RequestDone { request, result });
         }
-        if result.is_err() {
+        if result == Err(Failure::Unprotected) {
+            // statistics.md: one that ends as a soft SA is not a failure. It is not held down either: the policy is BYPASS now.
+            stats.soft_associations += 1;
+            let (connection, child) = key;
+            out.events.push_back(Event::Unprotected { connection, child });
+        } else if result.is_err() {
             stats.acquire_failures += 1;
             self.table.insert(key.clone(), Acquire::Held);
             self.held.push_back((now + HOLD_DOWN, key));

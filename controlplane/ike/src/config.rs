@@ -206,6 +206,16 @@ pub enum ChildMode {
     Drop,
 }
 
+/// What a policy gives away towards a peer that does not speak IKE: a soft SA, under which traffic that was to be protected
+/// goes in clear, and is taken in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unprotected {
+    /// The peer is silent for this long after our first message.
+    pub after: Duration,
+    /// The soft SA ends after this; the next packet asks the peer again.
+    pub lasts: Duration,
+}
+
 /// One entry of `children`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Child {
@@ -243,6 +253,8 @@ pub struct Child {
     pub headers: HeaderRules,
     /// Manual policy priority, 0 for one made from the selectors.
     pub priority: u32,
+    /// Whether traffic goes in clear while the peer does not speak IKE.
+    pub unprotected: Option<Unprotected>,
 }
 
 /// A preshared key and the identities it is for; none means any.

@@ -198,6 +198,9 @@ pub enum Failure {
     /// The peer did not answer.
     #[error("the peer does not answer")]
     Timeout,
+    /// The peer does not speak IKE, and policy lets the traffic go in clear: a soft SA.
+    #[error("no answer, so the traffic goes unprotected, as the policy allows")]
+    Unprotected,
     /// No proposal in common.
     #[error("no proposal in common")]
     NoProposal,
@@ -366,6 +369,14 @@ pub enum Event {
         request: RequestId,
         /// How.
         result: Result<Outcome, Failure>,
+    },
+    /// A soft SA was formed: the peer does not speak IKE, and the child's policy lets its traffic go in clear for
+    /// [`Unprotected::lasts`](crate::config::Unprotected::lasts).
+    Unprotected {
+        /// The connection.
+        connection: String,
+        /// The child.
+        child: String,
     },
     /// The peer's address or port, or our own port, changed: the SAs of these pairs follow.
     PeerMoved {

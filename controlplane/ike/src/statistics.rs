@@ -49,6 +49,8 @@ pub struct Statistics {
     pub ike_main_mode_rekey: u64,
     /// Pairs of IPsec SAs established.
     pub ike_quick_mode: u64,
+    /// Soft SAs formed: the policy let the traffic of a silent peer go in clear.
+    pub soft_associations: u64,
     /// Invalid IKE messages and stale retransmissions.
     pub invalid_packets_received: u64,
     /// Child SAs replaced, begun by either side, a collision once (the quick mode row `rekeys`).

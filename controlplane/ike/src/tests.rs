@@ -8,4 +8,5 @@ mod harness;
 mod ikev1;
 mod ikev1_attacks;
 mod lossy;
+mod soft;
 mod statistics;

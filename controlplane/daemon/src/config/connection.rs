@@ -20,7 +20,7 @@ use ipsec::selector::{AddressRange, Ports};
 use std::sync::Arc;
 
 /// Traffic selectors of one side of a child: RFC 7296 §3.13 counts them in one octet.
-const MAX_SELECTORS: usize = 255;
+pub(super) const MAX_SELECTORS: usize = 255;
 
 /// What a section under `connections` comes to.
 pub(crate) enum Resolved {
@@ -405,6 +405,8 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings)
             .number("priority", 0, u32::MAX.into())
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or(0),
+        // A filter may allow it.
+        unprotected: None,
     }
 }
 

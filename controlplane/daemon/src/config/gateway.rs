@@ -2,6 +2,7 @@
 
 use super::diagnostic::Diagnostics;
 use super::fields::Fields;
+use super::filters::{self, Filters};
 use super::syntax::{Section, Value};
 use super::{keys, value};
 use core::time::Duration;
@@ -101,6 +102,8 @@ pub struct Gateway {
     pub on_failure: OnFailure,
     /// Whether unauthenticated ICMP errors may lower the MTU of a path (RFC 4301 §6.1.1).
     pub icmp_path_mtu: bool,
+    /// What is said of children beyond swanctl.conf's words.
+    pub filters: Filters,
 }
 
 impl Default for Gateway {
@@ -115,6 +118,7 @@ impl Default for Gateway {
             idle: Idle::default(),
             on_failure: OnFailure::default(),
             icmp_path_mtu: true,
+            filters: Filters::default(),
         }
     }
 }
@@ -139,6 +143,8 @@ impl Gateway {
             idle,
             on_failure,
             icmp_path_mtu,
+            // A reload is enough for these.
+            filters: _,
         } = self;
         [
             ("gateway.workers", *workers != new.workers),
@@ -165,8 +171,8 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
     let mut settings = Settings::default();
     let mut f = Fields::new(section, keys::GATEWAY, "gateway".to_owned(), findings);
     f.check(|_| false);
-    f.check_sections("ports, host, statistics, vici, limits, ike", |name| {
-        ["ports", "host", "statistics", "vici", "limits", "ike"].contains(&name)
+    f.check_sections("ports, host, statistics, vici, limits, ike, filters", |name| {
+        ["ports", "host", "statistics", "vici", "limits", "ike", "filters"].contains(&name)
     });
     let mut gateway = Gateway {
         workers: f.number("workers", 1, MAX_CORES).and_then(|n| u16::try_from(n).ok()),
@@ -181,6 +187,9 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
     settings.legacy = f.boolean("legacy").unwrap_or(false);
     if let Some(ports) = section.section("ports") {
         gateway.ports = self::ports(ports, findings);
+    }
+    if let Some(section) = section.section("filters") {
+        gateway.filters = filters::resolve(section, findings);
     }
     if let Some(mut f) = part(section, "host", keys::HOST, findings) {
         gateway.host_interface = interface(&mut f);

@@ -322,6 +322,41 @@ pub(crate) const LIMITS: &[Key] = &[
     full("icmp_per_second", "200", "ICMP errors of one worker in a second."),
 ];
 
+/// `gateway.filters`
+pub(crate) const FILTERS: &[Key] = &[
+    full("resolv_conf", "/etc/resolv.conf", "Where `%dns` comes from."),
+    full(
+        "leases",
+        "/run/systemd/netif/leases, /var/lib/dhcp, /var/lib/NetworkManager",
+        "Directories with the leases that `%dhcp` and `%wins` come from.",
+    ),
+    full("dns_servers", "", "Addresses that `%dns` stands for as well."),
+    full("dhcp_servers", "", "Addresses that `%dhcp` stands for as well."),
+    full("wins_servers", "", "Addresses that `%wins` stands for as well."),
+];
+
+/// `gateway.filters.<filter>`
+pub(crate) const FILTER: &[Key] = &[
+    full("connection", "", "The connection that it is about."),
+    full("child", "", "The child of that connection."),
+    full(
+        "local_ts",
+        "the child's",
+        "In place of the child's `local_ts`, with the keywords `%my_ip`, `%dns`, `%dhcp`, `%wins` and `%gateway` \
+         beside what that takes, each with `[protocol/port]` behind it if need be. They are followed when they \
+         change; a child whose keywords stand for nothing has no traffic.",
+    ),
+    full("remote_ts", "the child's", "The same for `remote_ts`."),
+    full(
+        "unprotected",
+        "never",
+        "`when_silent`: while the peer does not answer IKE at all, **this traffic goes in clear and is taken in clear** \
+         (a soft SA). Whoever can keep IKE from being answered can so read and forge it.",
+    ),
+    full("unprotected_after", "3s", "How long the peer is silent before that."),
+    full("unprotected_for", "5m", "After this the next packet asks the peer again."),
+];
+
 /// `gateway.ike`: what strongswan.conf(5) has under `charon`.
 pub(crate) const IKE: &[Key] = &[
     full("retransmit_timeout", "4.0", "Seconds before the first retransmission."),
@@ -366,6 +401,8 @@ pub(crate) const TABLES: &[Table] = &[
     Table { section: "gateway.statistics", keys: STATISTICS },
     Table { section: "gateway.vici", keys: VICI },
     Table { section: "gateway.limits", keys: LIMITS },
+    Table { section: "gateway.filters", keys: FILTERS },
+    Table { section: "gateway.filters.<filter>", keys: FILTER },
     Table { section: "gateway.ike", keys: IKE },
 ];
 

@@ -12,6 +12,7 @@
 //! | `keys` | the tables of keys, which the reference is generated from |
 //! | `fields` | one section against its table |
 //! | `connection`, `secrets`, `gateway` | one top-level section each |
+//! | `filters` | `gateway.filters`: keywords in selectors, soft SAs |
 //! | `authentication`, `credentials` | who proves what by which certificates, and the files they are in |
 //! | `value`, `identity`, `display` | what values mean, and how they are written |
 //! | `store` | what is loaded: files and VICI together, and what a reload changes |
@@ -24,6 +25,7 @@ mod credentials;
 mod diagnostic;
 pub mod display;
 mod fields;
+mod filters;
 mod gateway;
 pub mod identity;
 mod keys;
@@ -41,6 +43,7 @@ mod tests_of_credentials;
 
 pub use credentials::Credential;
 pub use diagnostic::{Diagnostic, Diagnostics, Location, Severity, Source};
+pub use filters::{Filter, Filters, GenericSelector};
 pub use gateway::{
     DEFAULT_HOST_INTERFACE, DEFAULT_STATISTICS_FILE, DEFAULT_VICI_SOCKET, Gateway, GatewayLimits,
     Idle, OnFailure, Port, PortMode, patience,
@@ -177,6 +180,25 @@ impl Configuration {
         }
         if findings.has_errors() {
             return Err(findings);
+        }
+        if let Some(section) = root.section("gateway").and_then(|g| g.section("filters")) {
+            let children = connections.iter().map(|c| (&c.name, &c.children));
+            let left = left_out.iter().map(|c| (&c.name, &c.children));
+            let named: HashSet<_> = children
+                .chain(left)
+                .flat_map(|(name, all)| all.iter().map(move |c| (name.as_str(), c.name.as_str())))
+                .collect();
+            for filter in &gateway.filters.all {
+                if !named.contains(&(filter.connection.as_str(), filter.child.as_str())) {
+                    let at = section.section(&filter.name).map_or(&section.at, |s| &s.at);
+                    let path = format!("gateway.filters.{}", filter.name);
+                    let (c, child) =
+                        (fields::shown(&filter.connection), fields::shown(&filter.child));
+                    let message =
+                        format!("no connection '{c}' with a child '{child}' is in these files");
+                    findings.warn(at, &path, message);
+                }
+            }
         }
         if let Some(section) = root.section("connections") {
             warn_without_secret(section, &connections, &secrets, &mut findings);

@@ -3,6 +3,7 @@
 use super::gateway::Gateway;
 use super::secrets::psks;
 use super::{Configuration, Credential, Secret};
+use crate::host::surroundings::Surroundings;
 use ike::certificate::Credentials;
 use ike::config::{Config, Connection, Settings};
 use std::collections::{HashMap, HashSet};
@@ -55,10 +56,11 @@ impl Store {
         }
     }
 
-    /// What the engine is told.
-    pub fn engine_config(&self) -> Config {
+    /// What the engine is told, with what filters say and `around` as it is now.
+    pub fn engine_config(&self, around: &Surroundings) -> Config {
+        let filters = &self.gateway.filters;
         Config {
-            connections: self.connections.iter().map(|(c, _)| c.clone()).collect(),
+            connections: self.connections.iter().map(|(c, _)| filters.apply(c, around)).collect(),
             psks: psks(self.secrets.iter().map(|(s, _)| s)),
             credentials: Arc::clone(&self.credentials),
             settings: self.settings.clone(),
@@ -260,7 +262,10 @@ mod tests {
         assert_eq!(names(store.connections()), ["a", "b", "d", "v"]);
         assert_eq!(store.unload_connection("a").unwrap().name, "a");
         assert!(store.unload_connection("a").is_none());
-        assert_eq!(names(&store.engine_config().connections), ["b", "d", "v"]);
+        assert_eq!(
+            names(&store.engine_config(&Surroundings::default()).connections),
+            ["b", "d", "v"]
+        );
     }
 
     #[test]
@@ -271,13 +276,13 @@ mod tests {
         store.load_secret(secret("x"));
         store.load_secret(secret(""));
         assert_eq!(store.secret_names().collect::<Vec<_>>(), ["ike-1", "eap-1", "x"]);
-        assert_eq!(store.engine_config().psks.len(), 3);
+        assert_eq!(store.engine_config(&Surroundings::default()).psks.len(), 3);
         assert!(store.unload_secret("x") && !store.unload_secret("x") && !store.unload_secret(""));
         store.load_secret(secret("y"));
         store.reload(configuration(&[], "ike-2 { secret = a }"));
         // ike-1 was replaced over VICI, so it stays like the others of VICI.
         assert_eq!(store.secret_names().collect::<Vec<_>>(), ["ike-2", "ike-1", "y"]);
         store.clear_secrets();
-        assert!(store.engine_config().psks.is_empty());
+        assert!(store.engine_config(&Surroundings::default()).psks.is_empty());
     }
 }

@@ -313,9 +313,9 @@ fn messages_name_file_line_key_and_remedy() {
             "t.conf:2: gateway.ports.wan: a port is a section; write 'wan { interface = ita0 }'",
         ),
         (
-            "gateway { filters { x { } } }",
-            "t.conf:1: gateway.filters: unknown section; there are: ports, host, statistics, \
-             vici, limits, ike",
+            "gateway { filtres { x { } } }",
+            "t.conf:1: gateway.filtres: unknown section; there are: ports, host, statistics, \
+             vici, limits, ike, filters",
         ),
         (
             "gateway { ike { retransmit_base = -1 } }",

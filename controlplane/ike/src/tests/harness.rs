@@ -175,6 +175,9 @@ impl Host {
             Event::RequestDone { request, result } => {
                 assert!(self.done.insert(request, result).is_none(), "answered twice");
             }
+            Event::Unprotected { child, .. } => {
+                self.events.push(format!("child {child} unprotected"));
+            }
             Event::PeerMoved { path, .. } => {
                 self.events.push(format!("moved to {}", path.remote));
             }
@@ -531,6 +534,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> Child {
         replay_window: 64,
         headers: HeaderRules::default(),
         priority: 0,
+        unprotected: None,
     }
 }
 

@@ -32,6 +32,7 @@ use crate::v2::prove::{self, Requested};
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::{Due, Sent};
 use keyexchange::{Group, KeyExchangeError, PrivateKey};
+use std::time::Instant;
 
 /// What HASH_I, HASH_R and the keys of phase 1 are made of.
 pub(crate) struct Phase1 {
@@ -75,6 +76,7 @@ pub(crate) struct Attempt {
 /// The first message is on its way.
 pub(crate) struct SaSent {
     pub(crate) sent: Sent,
+    begun: Instant,
     sa: Vec<u8>,
     attempt: Attempt,
 }
@@ -143,7 +145,7 @@ pub(crate) fn start(
     cx.transmit(head.path, message.clone());
     let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
     let attempt = Attempt { tries, replaces, method, refusal: None };
-    Some(State::SaSent(Box::new(SaSent { sent, sa, attempt })))
+    Some(State::SaSent(Box::new(SaSent { sent, begun: cx.now, sa, attempt })))
 }
 
 pub(super) fn header(head: &Head, flags: Flags) -> Header {
@@ -327,9 +329,27 @@ impl SaSent {
         State::Keying(Box::new(Keying { job, sa, choice, abilities, attempt }))
     }
 
+    /// As of IKEv2: who refuses in clear speaks IKE.
+    fn is_unanswered(&self) -> bool {
+        self.attempt.refusal.is_none()
+    }
+
+    pub(crate) fn deadline(&self, head: &Head) -> Instant {
+        let unprotected = if self.is_unanswered() { head.unprotected_at(self.begun) } else { None };
+        unprotected.map_or(self.sent.deadline(), |at| at.min(self.sent.deadline()))
+    }
+
     pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        if self.is_unanswered()
+            && head.peer_is_silent(cx, Some(cx.now.saturating_duration_since(self.begun)))
+        {
+            return self.attempt.failed(head, cx, Failure::Unprotected);
+        }
         match repeat(&mut self.sent, head, cx) {
             Some(()) => State::SaSent(self),
+            None if self.is_unanswered() && head.peer_is_silent(cx, None) => {
+                self.attempt.failed(head, cx, Failure::Unprotected)
+            }
             None => self.attempt.give_up(head, cx),
         }
     }

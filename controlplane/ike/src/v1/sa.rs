@@ -210,7 +210,7 @@ impl IsakmpSa {
     /// When [`IsakmpSa::handle_timeout`] has something to do.
     pub(crate) fn deadline(&self, keep_alive: Duration) -> Option<Instant> {
         match &self.state {
-            State::SaSent(state) => Some(state.sent.deadline()),
+            State::SaSent(state) => Some(state.deadline(&self.head)),
             State::KeySent(state) => Some(state.sent.deadline()),
             State::AuthSent(state) => Some(state.sent.deadline()),
             State::KeyExpected(state) => Some(state.until),

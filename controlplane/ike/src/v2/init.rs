@@ -24,6 +24,7 @@ use crate::proposal::Chosen;
 use crate::proposal::select::{self, KeyExchangeUse};
 use core::net::SocketAddr;
 use keyexchange::{Group, KeyExchangeError, PrivateKey};
+use std::time::Instant;
 
 /// Octets of our nonces: at least half the key size of the largest PRF (RFC 7296 §2.10).
 pub(crate) const NONCE_LEN: usize = 32;
@@ -58,6 +59,7 @@ pub(crate) struct InitSent {
     request: Vec<u8>,
     key: Box<PrivateKey>,
     attempt: Attempt,
+    begun: Instant,
     /// An unauthenticated refusal, and after how many repeats it came. It ends the attempt only when it comes again
     /// for a repeated request (RFC 7296 §2.21.1, §2.4).
     refusal: Option<(NotifyType, u32)>,
@@ -135,7 +137,14 @@ fn send(head: &mut Head, cx: &mut Cx<'_>, key: Box<PrivateKey>, attempt: Attempt
     };
     cx.transmit(head.path, request.clone());
     let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![request.clone()]);
-    State::InitSent(Box::new(InitSent { sent, request, key, attempt, refusal: None }))
+    State::InitSent(Box::new(InitSent {
+        sent,
+        request,
+        key,
+        attempt,
+        begun: cx.now,
+        refusal: None,
+    }))
 }
 
 /// KE and nonce, in this order.
@@ -332,7 +341,22 @@ impl InitSent {
         }
     }
 
+    /// Whether nothing at all has come for our messages, neither a cookie nor a refusal: then nobody there speaks IKE.
+    fn is_unanswered(&self) -> bool {
+        self.attempt.restarts == 0 && self.refusal.is_none()
+    }
+
+    pub(crate) fn deadline(&self, head: &Head) -> Instant {
+        let unprotected = if self.is_unanswered() { head.unprotected_at(self.begun) } else { None };
+        unprotected.map_or(self.sent.deadline(), |at| at.min(self.sent.deadline()))
+    }
+
     pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        if self.is_unanswered()
+            && head.peer_is_silent(cx, Some(cx.now.saturating_duration_since(self.begun)))
+        {
+            return head.fail(cx, Failure::Unprotected);
+        }
         match self.sent.due(cx.now, &cx.config.settings) {
             Due::NotYet => {}
             Due::Repeat(datagrams) => {
@@ -341,7 +365,12 @@ impl InitSent {
                     cx.transmit(head.path, datagram.clone());
                 }
             }
-            Due::GiveUp => return give_up(head, cx, self.attempt.tries),
+            Due::GiveUp => {
+                if self.is_unanswered() && head.peer_is_silent(cx, None) {
+                    return head.fail(cx, Failure::Unprotected);
+                }
+                return give_up(head, cx, self.attempt.tries);
+            }
         }
         State::InitSent(self)
     }

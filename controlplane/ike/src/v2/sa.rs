@@ -116,6 +116,34 @@ impl Head {
         }
     }
 
+    /// From when on a child that waits may go unprotected, if nothing is heard of the peer since `begun`.
+    pub(crate) fn unprotected_at(&self, begun: Instant) -> Option<Instant> {
+        let after = |queued: &Queued| match &queued.task {
+            Task::CreateChild { config, .. } => Some(config.unprotected?.after),
+            _ => None,
+        };
+        self.tasks.iter().filter_map(|queued| begun.checked_add(after(queued)?)).min()
+    }
+
+    /// Nothing was heard of the peer for `silence`, or is waited for no longer: the children that may go unprotected do.
+    /// Whether nobody waits for the SA any more.
+    pub(crate) fn peer_is_silent(&mut self, cx: &mut Cx<'_>, silence: Option<Duration>) -> bool {
+        let due = |queued: &Queued| match &queued.task {
+            Task::CreateChild { config, .. } => config
+                .unprotected
+                .is_some_and(|policy| silence.is_none_or(|silence| policy.after <= silence)),
+            _ => false,
+        };
+        let (over, stay): (VecDeque<_>, VecDeque<_>) =
+            core::mem::take(&mut self.tasks).into_iter().partition(due);
+        self.tasks = stay;
+        let any = !over.is_empty();
+        for queued in over {
+            self.fail_task(cx, queued.task, Failure::Unprotected);
+        }
+        any && self.tasks.is_empty() && self.waiters.is_empty()
+    }
+
     pub(crate) fn acquired(&self, cx: &mut Cx<'_>, child: &str, result: Result<Outcome, Failure>) {
         let connection = self.connection.name.clone();
         cx.effect(Effect::Acquired { connection, child: child.to_owned(), result });
@@ -299,7 +327,7 @@ impl IkeSa {
     /// When [`IkeSa::handle_timeout`] has something to do.
     pub(crate) fn deadline(&self, keep_alive: Duration) -> Option<Instant> {
         match &self.state {
-            State::InitSent(state) => Some(state.sent.deadline()),
+            State::InitSent(state) => Some(state.deadline(&self.head)),
             State::AuthSent(state) => Some(state.sent.deadline()),
             State::AuthExpected(state) => Some(state.until),
             State::Established(state) => state.deadline(&self.head, keep_alive),
