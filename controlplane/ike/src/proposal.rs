@@ -13,7 +13,7 @@ pub(crate) mod select;
 #[cfg(test)]
 mod tests;
 
-pub use keyword::{ParsedList, esp_supported};
+pub use keyword::{ParsedList, Weak, esp_supported};
 pub use name::{encryption_name, group_name, integrity_name, prf_name};
 
 use ipsec::algorithm::{Cipher, Integrity};
@@ -88,6 +88,11 @@ pub(crate) const fn integrity_key_len(id: u16) -> usize {
     }
 }
 
+/// Groups below 2048 bits are within reach of a state (RFC 8247 §2.4).
+pub(crate) const fn is_weak_group(id: u16) -> bool {
+    matches!(id, 2 | 5)
+}
+
 /// What a proposal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProposalProtocol {
@@ -117,11 +122,11 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Whether a weak algorithm of ESP or AH is among it (RFC 8221 §5, §6).
+    /// Whether a weak algorithm is among it (RFC 8221 §5, §6, RFC 8247 §2).
     pub fn is_weak(&self) -> bool {
-        self.protocol != ProposalProtocol::Ike
-            && (self.encryption.iter().any(|e| e.cipher().is_some_and(Cipher::is_weak))
-                || self.integrity.iter().any(|id| integrity(*id).is_some_and(Integrity::is_weak)))
+        self.encryption.iter().any(|e| e.cipher().is_some_and(Cipher::is_weak))
+            || self.integrity.iter().any(|id| integrity(*id).is_some_and(Integrity::is_weak))
+            || self.groups.iter().any(|id| is_weak_group(*id))
     }
 
     /// Whether it has a suite that IKEv1 can name: a cipher with a hash, and a group of RFC 2409's kind.
@@ -161,10 +166,11 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Whether an algorithm of it is weak (RFC 8221 §5, §6).
+    /// Whether an algorithm of it is weak (RFC 8221 §5, §6, RFC 8247 §2).
     pub fn is_weak(&self) -> bool {
         self.encryption.and_then(Encryption::cipher).is_some_and(Cipher::is_weak)
             || self.integrity.and_then(integrity).is_some_and(Integrity::is_weak)
+            || self.group.is_some_and(is_weak_group)
     }
 }
 

@@ -499,7 +499,7 @@ mod tests {
             let key = keys.e.encryption_key(16).unwrap();
             assert_eq!(*key, bytes(&row, "cipher_key"));
             let cipher = V1Cipher::aes_cbc(&key).unwrap();
-            let mut phase1 = Iv::phase1(hash, &gx_i, &gx_r);
+            let mut phase1 = Iv::phase1(hash, 16, &gx_i, &gx_r);
             assert_eq!(phase1.bytes()[..], bytes(&row, "phase1_iv"));
 
             let mut later: std::collections::HashMap<MessageId, Iv> = Default::default();
@@ -596,7 +596,7 @@ mod tests {
     #[test]
     fn ikev1_partial_blocks_are_refused() {
         let cipher = V1Cipher::aes_cbc(&[1; 16]).unwrap();
-        let iv = Iv::from_bytes([0; 16]);
+        let iv = Iv::from_bytes(&[0; 16]).unwrap();
         for length in [0, 1, 15, 17, 31] {
             assert!(cipher.decrypt(iv, &vec![0; length]).is_err(), "{length}");
         }

@@ -5,14 +5,13 @@
 //! | [`inbound`] | the receiving SA: sizes, replay, trailer, tunnel strip, selectors |
 //! | [`outbound`] | the sending SA: sequence numbers, padding, tunnel headers |
 //! | `suite` | the keyed transforms, chosen once when an SA is installed |
-//! | [`transform`], `cbc_mac`, `ccm`, `gmac`, `legacy` | the transforms beside AES-GCM |
+//! | [`transform`], `cbc_mac`, `ccm`, `gmac` | the transforms beside AES-GCM |
 //! | `serial` | ESP over those, packet by packet |
 
 mod cbc_mac;
 mod ccm;
 pub(crate) mod gmac;
 pub mod inbound;
-mod legacy;
 pub mod outbound;
 pub(crate) mod serial;
 pub(crate) mod suite;

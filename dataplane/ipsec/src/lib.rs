@@ -19,7 +19,7 @@
 //! | [`spd`] | policies, compiled, and the flow cache |
 //! | [`esp`], `ah` | what is done to a packet under one SA |
 //! | [`replay`] | anti-replay windows |
-//! | [`aead`] | the batched AES-GCM engine |
+//! | [`aead`], [`legacy`] | the batched AES-GCM engine; 3DES and MD5 |
 //! | [`drop_cause`], [`accounting`] | what is counted |
 //! | [`packet`], [`prefetch`](mod@prefetch) | what a packet is to this crate; asking for memory ahead |
 //!
@@ -36,6 +36,7 @@ pub mod drop_cause;
 pub mod esp;
 pub mod flow;
 pub mod inbound;
+pub mod legacy;
 pub mod outbound;
 pub mod packet;
 #[expect(unsafe_code, reason = "one instruction that is a hint")]

@@ -274,14 +274,19 @@ fn ike_decrypt(request: &Request<'_>) -> Result<Answer, Fault> {
     let key = encryption.bytes("key")?;
     match Message::parse_any_spi(&datagram)? {
         Message::V1(message) => {
-            if encryption.text("alg")? != "AES_CBC" {
-                return Err(Fault::Unsupported);
-            }
+            let cipher = match encryption.text("alg")? {
+                "AES_CBC" => V1Cipher::aes_cbc(&key)?,
+                "3DES_CBC" => V1Cipher::triple_des_cbc(&key)?,
+                _ => return Err(Fault::Unsupported),
+            };
             let v1::Body::Encrypted { first, ciphertext } = message.body else {
                 return Err(Fault::Malformed);
             };
-            let iv = Iv::from_bytes(request.array("iv")?);
-            let (plain, next) = V1Cipher::aes_cbc(&key)?.decrypt(iv, ciphertext)?;
+            let iv = request.bytes("iv")?;
+            if iv.len() != cipher.block_len() {
+                return Err(Fault::Malformed);
+            }
+            let (plain, next) = cipher.decrypt(Iv::from_bytes(&iv)?, ciphertext)?;
             let (chain, _) = Chain::parse_v1(first, &plain)?;
             let mut answer = several(&[("plain", chain.bytes()), ("next_iv", next.bytes())]);
             answer.insert("payloads".to_owned(), payloads(&chain));

@@ -14,7 +14,7 @@ use ike::config::{
     Child, ChildAction, ChildMode, Connection, SendCertificate, Settings, TrafficSelector, Unique,
     Version,
 };
-use ike::proposal::{Proposal, ProposalError, ProposalProtocol};
+use ike::proposal::{Proposal, ProposalError, ProposalProtocol, Weak};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
 use ipsec::selector::{AddressRange, Ports};
 use std::sync::Arc;
@@ -59,8 +59,8 @@ pub(crate) fn resolve(
         f.error("local_port", message);
     }
     let remote_port = port(&mut f, "remote_port").unwrap_or(500);
-    let proposals =
-        proposals(&mut f, "proposals", ProposalProtocol::Ike, false).unwrap_or_default();
+    let weak = Weak { allowed: settings.legacy, ikev1: version == Version::Ikev1 };
+    let proposals = proposals(&mut f, "proposals", ProposalProtocol::Ike, weak).unwrap_or_default();
     if version == Version::Ikev1 && !proposals.is_empty() {
         let usable = proposals.iter().any(Proposal::is_for_ikev1);
         if !usable {
@@ -106,7 +106,7 @@ pub(crate) fn resolve(
     if version == Version::Ikev1 && local.method != remote.method {
         f.error("version", "IKEv1 has one method for both sides; write the same `auth` in both");
     }
-    let children = children(&mut f, &remote_addrs, settings);
+    let children = children(&mut f, &remote_addrs, settings, weak);
 
     if let Some(reason) = left_out {
         let message = format!("left out: {}", reason.message);
@@ -224,7 +224,7 @@ fn proposals(
     f: &mut Fields<'_>,
     key: &str,
     protocol: ProposalProtocol,
-    legacy: bool,
+    weak: Weak,
 ) -> Option<Vec<Proposal>> {
     if !f.has(key) {
         return (protocol != ProposalProtocol::Ah).then(|| Proposal::defaults(protocol));
@@ -237,7 +237,7 @@ fn proposals(
             proposals.extend(Proposal::defaults(protocol));
             continue;
         }
-        match Proposal::parse_with(protocol, item, legacy) {
+        match Proposal::parse_with(protocol, item, weak) {
             Ok(proposal) => {
                 if proposal.is_weak() {
                     f.warn(key, format!("'{}' is weak", shown(item)));
@@ -301,6 +301,7 @@ fn children(
     f: &mut Fields<'_>,
     remote_addrs: &[AddressRange],
     settings: &Settings,
+    weak: Weak,
 ) -> Vec<Arc<Child>> {
     let Some(section) = f.section.section("children") else {
         return Vec::new();
@@ -316,7 +317,7 @@ fn children(
         .map(|child| {
             let path = format!("{path}.{}", child.name);
             let mut c = Fields::new(child, keys::CHILD, path, f.findings);
-            Arc::new(self::child(&mut c, remote_addrs, settings))
+            Arc::new(self::child(&mut c, remote_addrs, settings, weak))
         })
         .collect()
 }
@@ -330,7 +331,12 @@ const ACTIONS: &[(&str, ChildAction)] = &[
     ("restart", ChildAction::Start),
 ];
 
-fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings) -> Child {
+fn child(
+    c: &mut Fields<'_>,
+    remote_addrs: &[AddressRange],
+    settings: &Settings,
+    weak: Weak,
+) -> Child {
     c.check(|_| false);
     c.check_sections("", |_| false);
     let mode = c
@@ -355,7 +361,7 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings)
     if !families_meet(&local_ts, &remote_ts) {
         c.error("remote_ts", "is of another address family than local_ts: no packet can match");
     }
-    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), settings.legacy);
+    let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), weak);
     let rekey_time = c.duration("rekey_time").unwrap_or(Duration::from_secs(3600));
     let life_time = c.duration("life_time").unwrap_or(whole_seconds(rekey_time * 11 / 10));
     if !life_time.is_zero() && life_time < rekey_time {
@@ -410,10 +416,10 @@ fn child(c: &mut Fields<'_>, remote_addrs: &[AddressRange], settings: &Settings)
     }
 }
 
-fn child_proposals(c: &mut Fields<'_>, protects: bool, legacy: bool) -> Vec<Proposal> {
-    let ah = proposals(c, "ah_proposals", ProposalProtocol::Ah, legacy);
+fn child_proposals(c: &mut Fields<'_>, protects: bool, weak: Weak) -> Vec<Proposal> {
+    let ah = proposals(c, "ah_proposals", ProposalProtocol::Ah, weak);
     let esp = (ah.is_none() || c.has("esp_proposals"))
-        .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp, legacy))
+        .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp, weak))
         .flatten();
     if ah.is_some() && esp.is_some() {
         c.error("ah_proposals", "a child has AH or ESP proposals, not both");

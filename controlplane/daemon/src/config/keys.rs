@@ -290,7 +290,8 @@ pub(crate) const GATEWAY: &[Key] = &[
     full(
         "legacy",
         "no",
-        "Whether children may use the weak algorithms `3des` and `md5`, for peers that know no others.",
+        "Whether the weak algorithms `3des` and `md5` may be used, in children and in phase 1 of IKEv1, and \
+         in IKEv1 the groups `modp1024` and `modp1536`; for peers that know no others.",
     ),
 ];
 

@@ -405,6 +405,36 @@ fn weak_algorithms_are_done_behind_the_switch_only() {
     }
 }
 
+/// Phase 1 of IKEv1 and the groups 2 and 5 too; without the switch an error says where, and IKEv2 has none of them.
+#[test]
+fn weak_algorithms_of_ikev1_are_done_behind_the_switch_only() {
+    let text = |version: u8, ike: &str, esp: &str, legacy: &str| {
+        format!(
+            "connections {{ c {{ version = {version}\n proposals = {ike}\n children {{ n {{ esp_proposals = {esp} }} }}\n \
+             local {{ auth = psk }} remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\n\
+             gateway {{ legacy = {legacy} }}"
+        )
+    };
+    let weak = |version, legacy| text(version, "3des-md5-modp1024", "3des-sha1-modp1536", legacy);
+    let configuration = parse(&weak(1, "yes")).unwrap();
+    let warned = warnings(&configuration);
+    for what in ["'3des-md5-modp1024' is weak", "'3des-sha1-modp1536' is weak"] {
+        assert!(warned.iter().any(|w| w.contains(what)), "{warned:?}");
+    }
+    let refused = errors(&weak(1, "no"));
+    let said = "t.conf:2: connections.c.proposals: none of the proposals can be done: '3des-md5-modp1024': '3des' is \
+                weak, and needs gateway.legacy = yes";
+    assert!(refused.iter().any(|e| e.contains(said)), "{refused:?}");
+    let groups = text(1, "aes128-sha1-modp1024", "aes128-sha1-modp1024", "no");
+    let refused = errors(&groups);
+    for key in ["proposals: none", "children.n.esp_proposals: none"] {
+        let named = |e: &&String| e.contains(key) && e.contains("'modp1024' is weak, and needs");
+        assert!(refused.iter().any(|e| named(&e)), "{refused:?}");
+    }
+    let refused = errors(&weak(2, "yes"));
+    assert!(refused.iter().any(|e| e.contains("'3des' is not supported")), "{refused:?}");
+}
+
 #[test]
 fn secrets_that_others_can_read_are_refused() {
     let load = |mode, options| {

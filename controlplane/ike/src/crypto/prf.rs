@@ -1,6 +1,7 @@
 //! Pseudorandom functions and their expansion (RFC 7296 §2.13).
 
 use aws_lc_rs::{cmac, hmac};
+use ipsec::legacy::HmacMd5;
 use zeroize::Zeroizing;
 
 use crate::message::PrfId;
@@ -12,6 +13,8 @@ use super::cipher::{AesBlock, BLOCK};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Prf {
+    /// PRF_HMAC_MD5 (RFC 2104): legacy, of IKEv1 only.
+    HmacMd5,
     /// PRF_HMAC_SHA1 (RFC 2104).
     HmacSha1,
     /// PRF_HMAC_SHA2_256 (RFC 4868).
@@ -28,7 +31,8 @@ pub enum Prf {
 
 impl Prf {
     /// Every function.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::HmacMd5,
         Self::HmacSha1,
         Self::HmacSha2_256,
         Self::HmacSha2_384,
@@ -50,6 +54,7 @@ impl Prf {
     /// The IANA number.
     pub const fn id(self) -> PrfId {
         match self {
+            Self::HmacMd5 => PrfId::HmacMd5,
             Self::HmacSha1 => PrfId::HmacSha1,
             Self::HmacSha2_256 => PrfId::HmacSha2_256,
             Self::HmacSha2_384 => PrfId::HmacSha2_384,
@@ -62,6 +67,7 @@ impl Prf {
     /// The IANA name.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::HmacMd5 => "PRF_HMAC_MD5",
             Self::HmacSha1 => "PRF_HMAC_SHA1",
             Self::HmacSha2_256 => "PRF_HMAC_SHA2_256",
             Self::HmacSha2_384 => "PRF_HMAC_SHA2_384",
@@ -78,7 +84,7 @@ impl Prf {
             Self::HmacSha2_256 => 32,
             Self::HmacSha2_384 => 48,
             Self::HmacSha2_512 => 64,
-            Self::Aes128Xcbc | Self::Aes128Cmac => 16,
+            Self::HmacMd5 | Self::Aes128Xcbc | Self::Aes128Cmac => 16,
         }
     }
 
@@ -88,6 +94,10 @@ impl Prf {
     /// [`CryptoFailure`]; the HMAC functions never fail.
     pub fn compute(self, key: &[u8], data: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, CryptoFailure> {
         match self {
+            Self::HmacMd5 => {
+                let hmac = HmacMd5::new(key).ok_or(CryptoFailure)?;
+                Ok(Zeroizing::new(hmac.tag(data).to_vec()))
+            }
             Self::HmacSha1 => Ok(hmac_of(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key, data)),
             Self::HmacSha2_256 => Ok(hmac_of(hmac::HMAC_SHA256, key, data)),
             Self::HmacSha2_384 => Ok(hmac_of(hmac::HMAC_SHA384, key, data)),

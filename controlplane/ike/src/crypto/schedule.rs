@@ -19,9 +19,11 @@ impl Skeyseed {
         let key = match prf {
             // "only the first 64 bits of Ni and the first 64 bits of Nr are used"
             Prf::Aes128Xcbc | Prf::Aes128Cmac => [head(ni), head(nr)].concat(),
-            Prf::HmacSha1 | Prf::HmacSha2_256 | Prf::HmacSha2_384 | Prf::HmacSha2_512 => {
-                [ni, nr].concat()
-            }
+            Prf::HmacMd5
+            | Prf::HmacSha1
+            | Prf::HmacSha2_256
+            | Prf::HmacSha2_384
+            | Prf::HmacSha2_512 => [ni, nr].concat(),
         };
         prf.compute(&key, &[shared]).map(Self)
     }

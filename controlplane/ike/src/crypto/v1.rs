@@ -1,6 +1,7 @@
 //! IKEv1 keys, hashes and encryption (RFC 2409 §5 and appendix B).
 
 use aws_lc_rs::digest;
+use ipsec::legacy::{self, TripleDes};
 use zeroize::Zeroizing;
 
 use crate::message::{IkeSpi, MessageId, ProtocolId};
@@ -220,6 +221,8 @@ fn expand(
 /// The negotiated hash, which makes initialization vectors and NAT-D payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum V1Hash {
+    /// MD5: legacy.
+    Md5,
     /// SHA-1.
     Sha1,
     /// SHA2-256.
@@ -234,6 +237,7 @@ impl V1Hash {
     /// By the number of RFC 2409 appendix A.
     pub const fn from_number(number: u16) -> Option<Self> {
         match number {
+            1 => Some(Self::Md5),
             2 => Some(Self::Sha1),
             4 => Some(Self::Sha2_256),
             5 => Some(Self::Sha2_384),
@@ -245,6 +249,7 @@ impl V1Hash {
     /// The HMAC of the hash, which is the prf unless another is negotiated (RFC 2409 §4).
     pub const fn prf(self) -> Prf {
         match self {
+            Self::Md5 => Prf::HmacMd5,
             Self::Sha1 => Prf::HmacSha1,
             Self::Sha2_256 => Prf::HmacSha2_256,
             Self::Sha2_384 => Prf::HmacSha2_384,
@@ -255,6 +260,7 @@ impl V1Hash {
     /// The hash of concatenated parts.
     pub fn digest(self, parts: &[&[u8]]) -> Vec<u8> {
         let algorithm = match self {
+            Self::Md5 => return legacy::md5(parts).to_vec(),
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
             Self::Sha2_256 => &digest::SHA256,
             Self::Sha2_384 => &digest::SHA384,
@@ -270,60 +276,106 @@ impl V1Hash {
 
 /// An initialization vector of one exchange: the last ciphertext block before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Iv([u8; BLOCK]);
+pub struct Iv {
+    octets: [u8; BLOCK],
+    /// Octets of the cipher's block.
+    block: usize,
+}
 
 impl Iv {
-    /// Of the first encrypted message of phase 1: hash(g^xi | g^xr).
-    pub fn phase1(hash: V1Hash, public_i: &[u8], public_r: &[u8]) -> Self {
-        Self::cut(&hash.digest(&[public_i, public_r]))
+    /// Of the first encrypted message of phase 1, for a cipher with blocks of `block` octets: hash(g^xi | g^xr).
+    pub fn phase1(hash: V1Hash, block: usize, public_i: &[u8], public_r: &[u8]) -> Self {
+        Self::cut(&hash.digest(&[public_i, public_r]), block)
     }
 
     /// Of the first message of a later exchange: hash(last block of phase 1 | M-ID).
     pub fn phase2(self, hash: V1Hash, message_id: MessageId) -> Self {
-        Self::cut(&hash.digest(&[&self.0, &message_id.0.to_be_bytes()]))
+        Self::cut(&hash.digest(&[self.bytes(), &message_id.0.to_be_bytes()]), self.block)
     }
 
-    /// A vector as octets.
-    pub const fn from_bytes(bytes: [u8; BLOCK]) -> Self {
-        Self(bytes)
+    /// A vector as octets, as many as a block has: 8 or 16.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`] for another length.
+    pub fn from_bytes(octets: &[u8]) -> Result<Self, CryptoFailure> {
+        match octets.len() {
+            legacy::BLOCK | BLOCK => Ok(Self::cut(octets, octets.len())),
+            _ => Err(CryptoFailure),
+        }
     }
 
     /// Its octets.
-    pub const fn bytes(&self) -> &[u8; BLOCK] {
-        &self.0
+    pub fn bytes(&self) -> &[u8] {
+        self.octets.get(..self.block).unwrap_or(&self.octets)
     }
 
-    fn cut(digest: &[u8]) -> Self {
-        // Every hash has at least 20 octets.
-        Self(digest.first_chunk().copied().unwrap_or_default())
+    /// The first block of octets; every hash has at least 16.
+    fn cut(from: &[u8], block: usize) -> Self {
+        let block = block.min(BLOCK);
+        let mut octets = [0; BLOCK];
+        for (to, from) in octets.iter_mut().zip(from.iter().take(block)) {
+            *to = *from;
+        }
+        Self { octets, block }
     }
 
-    fn of_ciphertext(ciphertext: &[u8]) -> Option<Self> {
-        ciphertext.last_chunk().copied().map(Self)
+    fn of_ciphertext(ciphertext: &[u8], block: usize) -> Option<Self> {
+        let at = ciphertext.len().checked_sub(block)?;
+        Some(Self::cut(ciphertext.get(at..)?, block))
     }
 }
 
-/// Encryption of one ISAKMP SA, both directions: AES-CBC (RFC 3602).
-pub struct V1Cipher(AesCbc);
+/// Encryption of one ISAKMP SA, both directions.
+pub struct V1Cipher(Mode);
+
+enum Mode {
+    Aes(AesCbc),
+    TripleDes(TripleDes),
+}
 
 impl V1Cipher {
-    /// With a key of 16, 24 or 32 octets from [`SkeyidE::encryption_key`].
+    /// AES-CBC (RFC 3602), with a key of 16, 24 or 32 octets from [`SkeyidE::encryption_key`].
     ///
     /// # Errors
     /// [`CryptoFailure`] for another length.
     pub fn aes_cbc(key: &[u8]) -> Result<Self, CryptoFailure> {
-        AesCbc::new(key).map(Self)
+        AesCbc::new(key).map(|key| Self(Mode::Aes(key)))
+    }
+
+    /// 3DES-CBC (RFC 2409 appendix B, RFC 2451), legacy, with a key of 24 octets.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`] for another length, and for a key that makes it single DES (RFC 2451 §2.3).
+    pub fn triple_des_cbc(key: &[u8]) -> Result<Self, CryptoFailure> {
+        let single = legacy::is_single_des(key);
+        TripleDes::new(key)
+            .filter(|_| !single)
+            .map(|key| Self(Mode::TripleDes(key)))
+            .ok_or(CryptoFailure)
+    }
+
+    /// Octets of a block.
+    pub const fn block_len(&self) -> usize {
+        match self.0 {
+            Mode::Aes(_) => BLOCK,
+            Mode::TripleDes(_) => legacy::BLOCK,
+        }
     }
 
     /// Pads with zeros to whole blocks and encrypts; returns the ciphertext and the next message's vector.
     ///
     /// # Errors
-    /// [`CryptoFailure`], also for nothing to encrypt.
+    /// [`CryptoFailure`], also for nothing to encrypt and for a vector of another cipher.
     pub fn encrypt(&self, iv: Iv, payloads: &[u8]) -> Result<(Vec<u8>, Iv), CryptoFailure> {
         let mut out = payloads.to_vec();
-        out.resize(payloads.len().next_multiple_of(BLOCK), 0);
-        self.0.encrypt(&iv.0, &mut out)?;
-        let next = Iv::of_ciphertext(&out).ok_or(CryptoFailure)?;
+        out.resize(payloads.len().next_multiple_of(self.block_len()), 0);
+        match &self.0 {
+            Mode::Aes(key) => key.encrypt(&octets(&iv)?, &mut out)?,
+            Mode::TripleDes(key) => {
+                key.encrypt(octets(&iv)?, &mut out).map_err(|_| CryptoFailure)?;
+            }
+        }
+        let next = Iv::of_ciphertext(&out, self.block_len()).ok_or(CryptoFailure)?;
         Ok((out, next))
     }
 
@@ -331,18 +383,27 @@ impl V1Cipher {
     /// authenticated here: the HASH payload inside is what does it.
     ///
     /// # Errors
-    /// [`CryptoFailure`] for nothing or for less than whole blocks.
+    /// [`CryptoFailure`] for nothing, for less than whole blocks and for a vector of another cipher.
     pub fn decrypt(
         &self,
         iv: Iv,
         ciphertext: &[u8],
     ) -> Result<(Zeroizing<Vec<u8>>, Iv), CryptoFailure> {
-        let next = Iv::of_ciphertext(ciphertext).ok_or(CryptoFailure)?;
-        if !ciphertext.len().is_multiple_of(BLOCK) {
+        let next = Iv::of_ciphertext(ciphertext, self.block_len()).ok_or(CryptoFailure)?;
+        if !ciphertext.len().is_multiple_of(self.block_len()) {
             return Err(CryptoFailure);
         }
         let mut out = Zeroizing::new(ciphertext.to_vec());
-        self.0.decrypt(&iv.0, &mut out)?;
+        match &self.0 {
+            Mode::Aes(key) => key.decrypt(&octets(&iv)?, &mut out)?,
+            Mode::TripleDes(key) => {
+                key.decrypt(octets(&iv)?, &mut out).map_err(|_| CryptoFailure)?;
+            }
+        }
         Ok((out, next))
     }
+}
+
+fn octets<const N: usize>(iv: &Iv) -> Result<[u8; N], CryptoFailure> {
+    iv.bytes().try_into().map_err(|_| CryptoFailure)
 }

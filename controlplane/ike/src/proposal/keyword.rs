@@ -24,17 +24,17 @@ impl Proposal {
     /// # Errors
     /// Unknown words, nothing left of a needed type, missing transforms.
     pub fn parse(protocol: ProposalProtocol, text: &str) -> Result<Self, ProposalError> {
-        Self::parse_with(protocol, text, false)
+        Self::parse_with(protocol, text, Weak::default())
     }
 
-    /// The same; with `legacy` ESP and AH may use 3DES and HMAC-MD5 too.
+    /// The same, where weak algorithms may be allowed.
     ///
     /// # Errors
     /// As there.
     pub fn parse_with(
         protocol: ProposalProtocol,
         text: &str,
-        legacy: bool,
+        weak: Weak,
     ) -> Result<Self, ProposalError> {
         let mut proposal = Self {
             protocol,
@@ -47,6 +47,10 @@ impl Proposal {
         let mut refused: [Option<&str>; 4] = [None; 4];
         for word in text.split('-').map(str::trim) {
             let keyword = keyword(word).ok_or_else(|| ProposalError::Unknown(word.to_owned()))?;
+            if weak.forbids(keyword, protocol) {
+                refused[keyword.kind()] = Some(word);
+                continue;
+            }
             match (keyword, protocol) {
                 (Keyword::Esn(_), ProposalProtocol::Ike)
                 | (Keyword::Prf(_), ProposalProtocol::Esp | ProposalProtocol::Ah) => {}
@@ -54,16 +58,6 @@ impl Proposal {
                     if let Some(id) = ah_gmac(e) {
                         add(&mut proposal.integrity, id);
                     }
-                }
-                (Keyword::Encryption(e), ProposalProtocol::Esp)
-                    if e.cipher().is_some_and(Cipher::is_weak) && !legacy =>
-                {
-                    refused[0] = Some(word);
-                }
-                (Keyword::Integrity(id), ProposalProtocol::Esp | ProposalProtocol::Ah)
-                    if super::integrity(id).is_some_and(Integrity::is_weak) && !legacy =>
-                {
-                    refused[1] = Some(word);
                 }
                 (Keyword::Esn(on), ProposalProtocol::Esp | ProposalProtocol::Ah) => {
                     add(&mut proposal.esn, on);
@@ -87,18 +81,18 @@ impl Proposal {
                 }
             }
         }
-        proposal.complete(refused)
+        proposal.complete(refused, weak)
     }
 
     /// Fills in what swanctl lets one leave out, and checks what it does not.
-    fn complete(mut self, refused: [Option<&str>; 4]) -> Result<Self, ProposalError> {
-        let missing = |slot: Option<&str>, what| match slot {
-            Some(word @ ("3des" | "md5")) if self.protocol != ProposalProtocol::Ike => {
+    fn complete(mut self, refused: [Option<&str>; 4], weak: Weak) -> Result<Self, ProposalError> {
+        let fault = |word: &str| match keyword(word) {
+            Some(keyword) if weak.needs_switch(keyword, self.protocol) => {
                 ProposalError::Weak(word.to_owned())
             }
-            Some(word) => ProposalError::Unsupported(word.to_owned()),
-            None => ProposalError::Missing(what),
+            _ => ProposalError::Unsupported(word.to_owned()),
         };
+        let missing = |slot: Option<&str>, what| slot.map_or(ProposalError::Missing(what), fault);
         let needs_cipher = self.protocol != ProposalProtocol::Ah;
         if needs_cipher && self.encryption.is_empty() {
             return Err(missing(refused[0], "an encryption algorithm"));
@@ -131,7 +125,7 @@ impl Proposal {
             if self.groups.is_empty()
                 && let Some(word) = refused[3]
             {
-                return Err(ProposalError::Unsupported(word.to_owned()));
+                return Err(fault(word));
             }
             if self.esn.is_empty() {
                 self.esn.push(false);
@@ -204,7 +198,8 @@ fn encryption_supported(protocol: ProposalProtocol, e: Encryption) -> bool {
     match protocol {
         ProposalProtocol::Ike => {
             let key_bits = (e.key_bits != 0).then_some(e.key_bits);
-            SkCipher::new(EncryptionId::from_number(e.id), key_bits).is_some()
+            // 3DES is IKEv1's, and was let through to here for it alone.
+            e.id == 3 || SkCipher::new(EncryptionId::from_number(e.id), key_bits).is_some()
         }
         ProposalProtocol::Esp => esp_supported(e),
         ProposalProtocol::Ah => false,
@@ -213,7 +208,10 @@ fn encryption_supported(protocol: ProposalProtocol, e: Encryption) -> bool {
 
 fn integrity_supported(protocol: ProposalProtocol, id: u16) -> bool {
     match protocol {
-        ProposalProtocol::Ike => SkIntegrity::from_id(IntegrityId::from_number(id)).is_some(),
+        // HMAC-MD5 is IKEv1's, as 3DES is.
+        ProposalProtocol::Ike => {
+            id == 1 || SkIntegrity::from_id(IntegrityId::from_number(id)).is_some()
+        }
         ProposalProtocol::Esp | ProposalProtocol::Ah => match super::integrity(id) {
             Some(
                 Integrity::AesCmac96
@@ -244,10 +242,9 @@ fn prf_supported(id: u16) -> bool {
     Prf::from_id(PrfId::from_number(id)).is_some()
 }
 
-/// Groups below 2048 bits are within reach of a state (RFC 8247 §2.4); a KEM needs an exchange beside it (RFC 9370).
+/// A KEM needs an exchange beside it (RFC 9370).
 fn group_supported(id: u16) -> bool {
-    Group::from_number(id)
-        .is_some_and(|g| !g.is_kem() && !matches!(g, Group::Modp1024 | Group::Modp1536))
+    Group::from_number(id).is_some_and(|g| !g.is_kem())
 }
 
 const fn prf_of_integrity(id: u16) -> Option<u16> {
@@ -263,6 +260,41 @@ const fn prf_of_integrity(id: u16) -> Option<u16> {
     })
 }
 
+/// Which weak algorithms a proposal may have. 3DES and HMAC-MD5 are done in the children of both versions, in phase 1 of
+/// IKEv1 alone; the groups below 2048 bits in IKEv1 alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weak {
+    /// `gateway.legacy`.
+    pub allowed: bool,
+    /// Whether the connection speaks IKEv1.
+    pub ikev1: bool,
+}
+
+impl Weak {
+    fn is_weak(keyword: Keyword) -> bool {
+        match keyword {
+            Keyword::Encryption(e) => e.cipher().is_some_and(Cipher::is_weak),
+            Keyword::Integrity(id) => super::integrity(id).is_some_and(Integrity::is_weak),
+            Keyword::Prf(id) => id == PrfId::HmacMd5.number(),
+            Keyword::Group(id) => super::is_weak_group(id),
+            Keyword::Esn(_) | Keyword::Unsupported => false,
+        }
+    }
+
+    fn forbids(self, keyword: Keyword, protocol: ProposalProtocol) -> bool {
+        Self::is_weak(keyword) && (!self.allowed || !self.is_done(keyword, protocol))
+    }
+
+    fn needs_switch(self, keyword: Keyword, protocol: ProposalProtocol) -> bool {
+        Self::is_weak(keyword) && !self.allowed && self.is_done(keyword, protocol)
+    }
+
+    const fn is_done(self, keyword: Keyword, protocol: ProposalProtocol) -> bool {
+        let child = matches!(protocol, ProposalProtocol::Esp | ProposalProtocol::Ah);
+        self.ikev1 || (child && !matches!(keyword, Keyword::Group(_)))
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Keyword {
     Encryption(Encryption),
@@ -272,6 +304,18 @@ enum Keyword {
     Esn(bool),
     /// A word of charon's for something that has no number in the registries used here.
     Unsupported,
+}
+
+impl Keyword {
+    /// Its place among what is refused.
+    const fn kind(self) -> usize {
+        match self {
+            Self::Encryption(_) => 0,
+            Self::Integrity(_) => 1,
+            Self::Prf(_) => 2,
+            Self::Group(_) | Self::Esn(_) | Self::Unsupported => 3,
+        }
+    }
 }
 
 fn keyword(word: &str) -> Option<Keyword> {

@@ -1,4 +1,5 @@
 use super::*;
+
 use ProposalProtocol::{Esp, Ike};
 
 fn shown(protocol: ProposalProtocol, text: &str) -> String {
@@ -73,7 +74,8 @@ fn a_proposal_that_cannot_be_done_is_left_out_while_another_remains() {
 /// What is weak is done behind the switch only, and named so.
 #[test]
 fn weak_algorithms_need_the_switch() {
-    let parse = |protocol, text| Proposal::parse_with(protocol, text, true);
+    let parse =
+        |protocol, text| Proposal::parse_with(protocol, text, Weak { allowed: true, ikev1: false });
     for (protocol, text, expected) in [
         (Esp, "3des-sha1", "ESP:3DES_CBC/HMAC_SHA1_96/NO_EXT_SEQ (weak)"),
         (Esp, "aes128-md5", "ESP:AES_CBC_128/HMAC_MD5_96/NO_EXT_SEQ (weak)"),
@@ -82,7 +84,34 @@ fn weak_algorithms_need_the_switch() {
     ] {
         assert_eq!(parse(protocol, text).unwrap().to_string(), expected);
     }
-    assert!(parse(Ike, "3des-sha1-modp2048").is_err(), "it is for ESP and AH");
+    for (protocol, text) in [
+        (Ike, "3des-sha1-modp2048"),
+        (Ike, "aes128-md5-modp2048"),
+        (Ike, "aes128-sha1-modp1024"),
+        (Esp, "aes128-sha1-modp1536"),
+    ] {
+        assert!(parse(protocol, text).is_err(), "{text} is for IKEv1");
+    }
+}
+
+/// Phase 1 of IKEv1 has them too, and the groups below 2048 bits, in quick mode as well.
+#[test]
+fn weak_algorithms_of_ikev1_need_the_switch() {
+    for (protocol, text, expected) in [
+        (Ike, "3des-md5-modp1024", "IKE:3DES_CBC/HMAC_MD5_96/PRF_HMAC_MD5/MODP_1024 (weak)"),
+        (Ike, "3des-sha1-modp2048", "IKE:3DES_CBC/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_2048 (weak)"),
+        (Ike, "aes256-md5-ecp256", "IKE:AES_CBC_256/HMAC_MD5_96/PRF_HMAC_MD5/ECP_256 (weak)"),
+        (
+            Ike,
+            "aes128-sha1-modp1536",
+            "IKE:AES_CBC_128/HMAC_SHA1_96/PRF_HMAC_SHA1/MODP_1536 (weak)",
+        ),
+        (Esp, "aes128-sha1-modp1024", "ESP:AES_CBC_128/HMAC_SHA1_96/MODP_1024/NO_EXT_SEQ (weak)"),
+    ] {
+        let parse = |allowed| Proposal::parse_with(protocol, text, Weak { allowed, ikev1: true });
+        assert_eq!(parse(true).unwrap().to_string(), expected);
+        assert!(matches!(parse(false), Err(ProposalError::Weak(_))), "{text}");
+    }
 }
 
 #[test]

@@ -314,7 +314,7 @@ impl AuthExpected {
         };
         let Phase1 { public_i, public_r, .. } = &self.phase1;
         let suite = &self.choice.suite;
-        let iv = Iv::phase1(suite.hash, public_i, public_r);
+        let iv = suite.first_iv(public_i, public_r);
         if suite.method != Method::Psk {
             return match self.signed(head, cx, path, (first, ciphertext, iv)) {
                 Ok((job, authenticated, own)) => {

@@ -1,7 +1,7 @@
 //! The keys of an ISAKMP SA in use: encryption with its chain of vectors, and HASH payloads (RFC 2409 §5.5, §5.7,
 //! appendix B).
 
-use super::suite::Suite;
+use super::suite::{Cipher, Suite};
 use crate::crypto::CryptoFailure;
 use crate::crypto::v1::{Iv, SkeyidA, SkeyidD, V1Cipher, V1Hash, V1Keys};
 use crate::message::v1::{Hash, Payloads};
@@ -91,7 +91,11 @@ pub(crate) struct Session {
 impl Sealer {
     pub(crate) fn new(suite: &Suite, keys: &V1Keys) -> Result<Self, CryptoFailure> {
         let key = keys.e.encryption_key(suite.encryption.key_len())?;
-        Ok(Self { cipher: V1Cipher::aes_cbc(&key)?, hash: suite.hash })
+        let cipher = match suite.cipher {
+            Cipher::AesCbc => V1Cipher::aes_cbc(&key)?,
+            Cipher::TripleDesCbc => V1Cipher::triple_des_cbc(&key)?,
+        };
+        Ok(Self { cipher, hash: suite.hash })
     }
 }
 

@@ -3,7 +3,7 @@
 //! A proposal of the configuration lists algorithms by kind, as IKEv2 sends them; IKEv1 sends whole suites, so that one
 //! proposal becomes a transform for each combination. The hash is the integrity algorithm's, and makes the prf too.
 
-use crate::crypto::v1::V1Hash;
+use crate::crypto::v1::{Iv, V1Hash};
 use crate::message::ProtocolId;
 use crate::message::v1::{
     Attribute, AttributeType, AttributeValue, Proposal as WireProposal, SaView, Transform,
@@ -20,8 +20,39 @@ const MAX_OFFERED: usize = 100;
 /// The one transform identifier of phase 1 (RFC 2407 §4.4.2).
 const KEY_IKE: u8 = 1;
 
-/// Encryption algorithm numbers of RFC 2409 appendix A, RFC 3602 §5.
-const AES_CBC: u16 = 7;
+/// What encrypts phase 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cipher {
+    /// RFC 3602.
+    AesCbc,
+    /// RFC 2451: legacy.
+    TripleDesCbc,
+}
+
+impl Cipher {
+    const fn of(encryption: Encryption) -> Option<Self> {
+        match encryption.id {
+            3 => Some(Self::TripleDesCbc),
+            12 => Some(Self::AesCbc),
+            _ => None,
+        }
+    }
+
+    /// Encryption algorithm numbers of RFC 2409 appendix A, RFC 3602 §5.
+    const fn number(self) -> u16 {
+        match self {
+            Self::TripleDesCbc => 5,
+            Self::AesCbc => 7,
+        }
+    }
+
+    const fn block_len(self) -> usize {
+        match self {
+            Self::TripleDesCbc => 8,
+            Self::AesCbc => 16,
+        }
+    }
+}
 
 /// Life type: seconds.
 pub(super) const SECONDS: u16 = 1;
@@ -59,6 +90,7 @@ impl Method {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Suite {
     pub(crate) encryption: Encryption,
+    pub(crate) cipher: Cipher,
     /// The integrity transform (IKEv2 numbers) whose hash it is.
     integrity: u16,
     pub(crate) hash: V1Hash,
@@ -67,6 +99,16 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
+    /// The vector of the first encrypted message (RFC 2409 appendix B).
+    pub(crate) fn first_iv(&self, public_i: &[u8], public_r: &[u8]) -> Iv {
+        Iv::phase1(self.hash, self.cipher.block_len(), public_i, public_r)
+    }
+
+    /// Its key length attribute: none where the cipher has one length only.
+    fn key_bits(&self) -> Option<u16> {
+        Some(self.encryption.key_bits).filter(|bits| *bits != 0)
+    }
+
     /// As the views show it.
     pub(crate) fn chosen(&self) -> Chosen {
         Chosen {
@@ -126,6 +168,7 @@ impl Life {
 
 const fn hash_of(integrity: u16) -> Option<V1Hash> {
     Some(match integrity {
+        1 => V1Hash::Md5,
         2 => V1Hash::Sha1,
         12 => V1Hash::Sha2_256,
         13 => V1Hash::Sha2_384,
@@ -136,6 +179,7 @@ const fn hash_of(integrity: u16) -> Option<V1Hash> {
 
 const fn hash_number(hash: V1Hash) -> u16 {
     match hash {
+        V1Hash::Md5 => 1,
         V1Hash::Sha1 => 2,
         V1Hash::Sha2_256 => 4,
         V1Hash::Sha2_384 => 5,
@@ -153,17 +197,12 @@ fn suites(proposals: &[Proposal], method: Method) -> impl Iterator<Item = Suite>
     proposals.iter().flat_map(move |proposal| {
         let groups = proposal.groups.iter().filter_map(|id| Group::from_number(*id));
         groups.filter(|group| !group.is_kem()).flat_map(move |group| {
-            let ciphers = proposal.encryption.iter().filter(|e| e.id == 12);
-            ciphers.flat_map(move |encryption| {
+            let ciphers = proposal.encryption.iter();
+            let ciphers = ciphers.filter_map(|e| Some((*e, Cipher::of(*e)?)));
+            ciphers.flat_map(move |(encryption, cipher)| {
                 proposal.integrity.iter().filter_map(move |integrity| {
                     let hash = hash_of(*integrity)?;
-                    Some(Suite {
-                        encryption: *encryption,
-                        integrity: *integrity,
-                        hash,
-                        group,
-                        method,
-                    })
+                    Some(Suite { encryption, cipher, integrity: *integrity, hash, group, method })
                 })
             })
         })
@@ -180,8 +219,10 @@ pub(crate) fn offer(proposals: &[Proposal], method: Method, life: Life) -> WireP
             let mut basic = |kind: AttributeType, value| {
                 Attribute::basic(kind.number(), value).emit(&mut attributes);
             };
-            basic(AttributeType::EncryptionAlgorithm, AES_CBC);
-            basic(AttributeType::KeyLength, suite.encryption.key_bits);
+            basic(AttributeType::EncryptionAlgorithm, suite.cipher.number());
+            if let Some(bits) = suite.key_bits() {
+                basic(AttributeType::KeyLength, bits);
+            }
             basic(AttributeType::HashAlgorithm, hash_number(suite.hash));
             basic(AttributeType::GroupDescription, suite.group.number());
             basic(AttributeType::AuthenticationMethod, suite.method.number());
@@ -244,8 +285,8 @@ struct Offered {
 
 impl Offered {
     fn fits(&self, suite: &Suite) -> bool {
-        self.encryption == Some(AES_CBC)
-            && self.key_bits == Some(suite.encryption.key_bits)
+        self.encryption == Some(suite.cipher.number())
+            && self.key_bits == suite.key_bits()
             && self.hash == Some(hash_number(suite.hash))
             && self.group == Some(suite.group.number())
             && self.method == Some(suite.method.number())

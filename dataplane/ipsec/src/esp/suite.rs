@@ -1,6 +1,5 @@
 //! The keyed transforms of an SA, chosen once (RFC 8221).
 
-use super::legacy;
 use super::serial::{Salt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
@@ -88,7 +87,7 @@ impl Suite {
             }
             Cipher::AesCbc | Cipher::AesCtr | Cipher::Null | Cipher::TripleDesCbc => {
                 let mac = separate_mac(cipher, integrity.as_ref())?;
-                if cipher == Cipher::TripleDesCbc && legacy::is_single_des(key) {
+                if cipher == Cipher::TripleDesCbc && crate::legacy::is_single_des(key) {
                     return Err(SaError::WeakKey(cipher));
                 }
                 let icv = mac.icv_len as u8;

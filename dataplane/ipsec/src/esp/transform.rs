@@ -2,12 +2,12 @@
 //! truncation to the ICV) is in `serial`.
 //!
 //! They are the crypto library's, except that it has no XCBC and its CMAC allocates per message: those two
-//! are written over the AES block function; and the two of `legacy`.
+//! are written over the AES block function; and the two of [`legacy`](crate::legacy).
 
 use super::cbc_mac::{CbcMac, Subkeys};
 use super::ccm::Ccm;
-use super::legacy::{self, HmacMd5, TripleDes};
 use crate::algorithm::{Cipher, Integrity};
+use crate::legacy::{self, HmacMd5, TripleDes};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,

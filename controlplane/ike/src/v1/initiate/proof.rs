@@ -128,7 +128,7 @@ impl Fifth {
     ) -> Result<State, Failure> {
         let Self { phase1, choice, abilities, attempt, keys, sealer, local_id, id } = self;
         let remote_id = &head.connection.remote.id;
-        let iv = Iv::phase1(choice.suite.hash, &phase1.public_i, &phase1.public_r);
+        let iv = choice.suite.first_iv(&phase1.public_i, &phase1.public_r);
         let mut list = PayloadList::new();
         list.push_raw(PayloadType::Identification.number(), false, &id);
         push(cx, &mut list);

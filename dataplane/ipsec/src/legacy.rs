@@ -1,27 +1,31 @@
 //! Transforms that no new SA should have, for peers that know no others: 3DES-CBC (RFC 2451; blocks of 64 bits collide
 //! after a few gigabytes under one key) and HMAC-MD5 (RFC 2403; RFC 8221 §6 says MUST NOT). What negotiates and configures
-//! SAs lets them in behind a switch only; here they are like any other.
+//! SAs lets them in behind a switch only; here they are like any other. IKEv1 (RFC 2409) uses them too.
 
-use super::transform::Failed;
+use crate::esp::transform::Failed;
 use des::TdesEde3;
 use des::cipher::{Block, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use hmac::{Hmac, Mac as _};
-use md5::Md5;
+use md5::{Digest as _, Md5};
 
 /// Bytes of a block, and of an IV.
-pub(crate) const BLOCK: usize = 8;
+pub const BLOCK: usize = 8;
 
 /// 3DES in CBC mode. The library looks its S-boxes up by secret index, so its time may tell of the key to who shares the core:
 /// one more reason for the switch.
-pub(crate) struct TripleDes(TdesEde3);
+pub struct TripleDes(TdesEde3);
 
 impl TripleDes {
     /// `None` for keys of another length than 24 bytes.
-    pub(crate) fn new(key: &[u8]) -> Option<Self> {
+    pub fn new(key: &[u8]) -> Option<Self> {
         Some(Self(TdesEde3::new_from_slice(key).ok()?))
     }
 
-    pub(crate) fn encrypt(&self, iv: [u8; BLOCK], text: &mut [u8]) -> Result<(), Failed> {
+    /// In place, over whole blocks.
+    ///
+    /// # Errors
+    /// [`Failed`] for less than whole blocks.
+    pub fn encrypt(&self, iv: [u8; BLOCK], text: &mut [u8]) -> Result<(), Failed> {
         let (blocks, []) = text.as_chunks_mut::<BLOCK>() else { return Err(Failed) };
         let mut chain = iv;
         for block in blocks {
@@ -33,7 +37,11 @@ impl TripleDes {
         Ok(())
     }
 
-    pub(crate) fn decrypt(&self, iv: [u8; BLOCK], text: &mut [u8]) -> Result<(), Failed> {
+    /// The reverse.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decrypt(&self, iv: [u8; BLOCK], text: &mut [u8]) -> Result<(), Failed> {
         let (blocks, []) = text.as_chunks_mut::<BLOCK>() else { return Err(Failed) };
         let mut chain = iv;
         for block in blocks {
@@ -48,28 +56,38 @@ impl TripleDes {
 
 /// RFC 2451 §2.3: a key whose first or last two thirds are equal makes it single DES, and must be refused. The lowest
 /// bit of each byte is parity and takes no part.
-pub(crate) fn is_single_des(key: &[u8]) -> bool {
+pub fn is_single_des(key: &[u8]) -> bool {
     let (thirds, _) = key.as_chunks::<BLOCK>();
     let significant = |third: &[u8; BLOCK]| u64::from_be_bytes(*third) & 0xfefe_fefe_fefe_fefe;
     thirds.windows(2).any(|pair| significant(&pair[0]) == significant(&pair[1]))
 }
 
 /// HMAC-MD5 with its key taken in.
-pub(crate) struct HmacMd5(Hmac<Md5>);
+pub struct HmacMd5(Hmac<Md5>);
 
 impl HmacMd5 {
     /// Of any length, as HMAC has it.
-    pub(crate) fn new(key: &[u8]) -> Option<Self> {
+    pub fn new(key: &[u8]) -> Option<Self> {
         Some(Self(Hmac::new_from_slice(key).ok()?))
     }
 
-    pub(crate) fn tag(&self, pieces: &[&[u8]]) -> [u8; 16] {
+    /// The whole code of text in pieces.
+    pub fn tag(&self, pieces: &[&[u8]]) -> [u8; 16] {
         let mut hmac = self.0.clone();
         for piece in pieces {
             hmac.update(piece);
         }
         hmac.finalize().into_bytes().into()
     }
+}
+
+/// The bare hash of text in pieces (RFC 1321), of which IKEv1 makes initialization vectors.
+pub fn md5(pieces: &[&[u8]]) -> [u8; 16] {
+    let mut hash = Md5::new();
+    for piece in pieces {
+        hash.update(piece);
+    }
+    hash.finalize().into()
 }
 
 fn xor(a: [u8; BLOCK], b: [u8; BLOCK]) -> [u8; BLOCK] {
