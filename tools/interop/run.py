@@ -20,6 +20,7 @@ import certificates
 import ikev1
 import policies
 import ports
+import ikev1_modes
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, site
 from traffic import accounted, moved_exactly, numbered_traffic, outcome
@@ -683,6 +684,7 @@ TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
+TESTS.update(ikev1_modes.TESTS)
 
 
 def missing_tools():

@@ -1,0 +1,139 @@
+"""IKEv1 as old equipment speaks it, opposite strongSwan in both roles: weak suites, fragments, IPv6 and what else has no file
+of its own in the scenarios."""
+
+from lab import Charon, Culvert, check, eventually
+
+TESTS = {}
+
+FIGURES = ("main_mode.ike_main_mode", "main_mode.ike_quick_mode", "main_mode.negotiation_failures",
+           "main_mode.authentication_failures", "quick_mode.active_sas")
+
+
+def conf(side, ike="aes128-sha256-modp2048", esp="aes128-sha256-modp2048", connection="", local="", remote="", child="",
+         secrets="", auth="psk", v6=False):
+    """One end of a tunnel between 10.77.1.0/24 and 10.77.2.0/24; `side` is a (the initiator) or b."""
+    own, other = (1, 2) if side == "a" else (2, 1)
+    peer = "b" if side == "a" else "a"
+    wire = "fd77::{}" if v6 else "192.168.77.{}"
+    return f"""
+connections {{
+  gw {{
+    version = 1
+    local_addrs = {wire.format(own)}
+    remote_addrs = {wire.format(other)}
+    proposals = {ike}
+    rekey_time = 0
+    {connection}
+    local {{
+      auth = {auth}
+      id = {side}.interop.test
+      {local}
+    }}
+    remote {{
+      auth = {auth}
+      id = {peer}.interop.test
+      {remote}
+    }}
+    children {{
+      net {{
+        local_ts = 10.77.{own}.0/24
+        remote_ts = 10.77.{other}.0/24
+        esp_proposals = {esp}
+        rekey_time = 0
+        {child}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-1 {{
+    id-1 = a.interop.test
+    id-2 = b.interop.test
+    secret = interop-psk-0123456789
+  }}
+  {secrets}
+}}
+"""
+
+
+class Ends:
+    """Culvert in its role and strongSwan at the other end."""
+
+    def __init__(self, lab, role, gateway="", **more):
+        self.hosts = dict(zip("ab", lab.pair()))
+        self.role = role
+        own, other = ("a", "b") if role == "initiator" else ("b", "a")
+        make = more.pop("conf", conf)
+        theirs = more.pop("theirs", {})
+        self.ours = Culvert(self.hosts[own], make(own, **more), gateway)
+        self.peer = Charon(self.hosts[other], make(other, **{**more, **theirs}))
+        self.here = self.hosts[own]
+        self.net = ("10.77.1.1", "10.77.2.1") if own == "a" else ("10.77.2.1", "10.77.1.1")
+
+    def initiate(self, ok=True):
+        if self.role == "initiator":
+            done = self.ours.initiate(ok=False)
+        else:
+            done = self.peer.swanctl("--initiate", "--child", "net", "--timeout", 10, ok=False)
+        up = done.returncode == 0
+        check(up == ok, f"up: {up}; {done.stdout[-300:]} {done.stderr[-300:]} {self.ours.tail()}")
+
+    def works(self):
+        """Comes up with nothing wrong, carries traffic, ends."""
+        self.initiate()
+        eventually("the children", lambda: self.ours.rows("quick_mode.active_sas") == [1], seconds=3)
+        found = dict(zip(FIGURES, self.ours.rows(*FIGURES)))
+        check(list(found.values()) == [1, 1, 0, 0, 1], f"{found}")
+        self.here.ping(*self.net, size=500)
+        moved = ("quick_mode.confidential_bytes_sent", "quick_mode.confidential_bytes_received")
+        eventually("three pings of 528 bytes", lambda: self.ours.rows(*moved) == [3 * 528] * 2, seconds=2)
+
+    def ends(self):
+        self.ours.command("terminate", "--ike", "gw")
+        eventually("strongSwan's SA to go", lambda: not self.peer.swanctl("--list-sas").stdout.strip())
+        check(self.ours.rows("quick_mode.active_sas", "quick_mode.key_deletions") == [0, 1], "one pair deleted")
+
+
+def both_roles(function):
+    for role in ("initiator", "responder"):
+        def run(lab, role=role):
+            function(lab, role)
+
+        TESTS[f"{function.__name__}_{role}"] = run
+    return function
+
+
+def test(function):
+    TESTS[function.__name__] = function
+    return function
+
+
+LEGACY = "  legacy = yes\n"
+
+
+def weak(lab, role, ike, esp):
+    ends = Ends(lab, role, LEGACY, ike=ike, esp=esp)
+    ends.works()
+    said = ends.ours.log.read_text()
+    check("(weak)" in said, "the log names what is weak")
+    ends.ends()
+
+
+@both_roles
+def ikev1_3des_md5_modp1024(lab, role):
+    """3DES, HMAC-MD5 and group 2 in both phases."""
+    weak(lab, role, "3des-md5-modp1024", "3des-md5-modp1024")
+
+
+@both_roles
+def ikev1_3des_sha1_modp1536(lab, role):
+    """3DES with SHA-1 and group 5, as most old equipment has it."""
+    weak(lab, role, "3des-sha1-modp1536", "3des-sha1-modp1536")
+
+
+@both_roles
+def ikev1_over_ipv6(lab, role):
+    """Main mode between IPv6 addresses, with IPv4 inside."""
+    ends = Ends(lab, role, v6=True)
+    ends.works()
+    ends.ends()
