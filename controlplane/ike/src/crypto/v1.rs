@@ -329,8 +329,8 @@ impl Iv {
 pub struct V1Cipher(Mode);
 
 enum Mode {
-    Aes(AesCbc),
-    TripleDes(TripleDes),
+    Aes(Box<AesCbc>),
+    TripleDes(Box<TripleDes>),
 }
 
 impl V1Cipher {
@@ -339,7 +339,7 @@ impl V1Cipher {
     /// # Errors
     /// [`CryptoFailure`] for another length.
     pub fn aes_cbc(key: &[u8]) -> Result<Self, CryptoFailure> {
-        AesCbc::new(key).map(|key| Self(Mode::Aes(key)))
+        AesCbc::new(key).map(|key| Self(Mode::Aes(Box::new(key))))
     }
 
     /// 3DES-CBC (RFC 2409 appendix B, RFC 2451), legacy, with a key of 24 octets.
@@ -350,7 +350,7 @@ impl V1Cipher {
         let single = legacy::is_single_des(key);
         TripleDes::new(key)
             .filter(|_| !single)
-            .map(|key| Self(Mode::TripleDes(key)))
+            .map(|key| Self(Mode::TripleDes(Box::new(key))))
             .ok_or(CryptoFailure)
     }
 
