@@ -269,7 +269,7 @@ fn connection(page: &mut Page, c: &Connection) {
     let options: Vec<&str> = [
         (c.encap, "UDP encapsulation forced"),
         (c.mobike, "MOBIKE"),
-        (c.fragmentation, "fragmentation"),
+        (c.fragmentation.accepts(), "fragmentation"),
     ]
     .into_iter()
     .filter_map(|(on, name)| on.then_some(name))

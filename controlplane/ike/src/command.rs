@@ -207,6 +207,7 @@ impl Engine {
             spi_i: IkeSpi(self.random.array()),
             spi_r: IkeSpi::ZERO,
             path,
+            in_pieces: false,
             nat: Nat::default(),
             connection,
             tasks: VecDeque::new(),
@@ -241,7 +242,7 @@ impl Engine {
         let id = head.id;
         let state =
             self.with_cx(now, spis, |cx| v1::initiate::start(&mut head, cx, 1, replaces))?;
-        self.insert(Sa::V1(Box::new(IsakmpSa { head, state })));
+        self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
         Some(id)
     }
 

@@ -120,6 +120,32 @@ pub enum SendCertificate {
     Never,
 }
 
+/// `fragmentation`: what is done about messages too long for one datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// They are sent whole; fragments of the peer are not taken.
+    No,
+    /// The peer's are taken; ours are sent whole.
+    Accept,
+    /// Ours are sent in fragments too, to a peer that announces that it takes them.
+    #[default]
+    Yes,
+    /// The same, and the first message of IKEv1 before the peer has announced anything.
+    Force,
+}
+
+impl Fragmentation {
+    /// Whether fragments of the peer are taken.
+    pub const fn accepts(self) -> bool {
+        !matches!(self, Self::No)
+    }
+
+    /// Whether messages of ours are sent in fragments.
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::Yes | Self::Force)
+    }
+}
+
 /// One entry of `connections`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -147,8 +173,8 @@ pub struct Connection {
     pub encap: bool,
     /// RFC 4555 (announced only once implemented).
     pub mobike: bool,
-    /// RFC 7383 fragmentation: announced and accepted.
-    pub fragmentation: bool,
+    /// Messages in fragments (RFC 7383, and what IKEv1 has for it).
+    pub fragmentation: Fragmentation,
     /// Liveness checks after this idle time; zero for none.
     pub dpd_delay: Duration,
     /// IKEv1: a peer that is silent for this long while it is asked whether it lives is dead; zero leaves that to the

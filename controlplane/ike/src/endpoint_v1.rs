@@ -1,16 +1,20 @@
 //! The way in for IKEv1 datagrams: cookies, first messages, limits.
 
+use crate::config::Connection;
 use crate::endpoint::NoSpis;
 use crate::engine::Engine;
 use crate::event::{IkeId, Path, SpiSource};
-use crate::message::v1::{Body, Message, NotifyType};
-use crate::message::{ExchangeType, Header, MessageId};
+use crate::message::v1::{Body, Fragment, Message, NotifyType};
+use crate::message::{ExchangeType, Header, IkeSpi, MessageId};
 use crate::sa::Sa;
 use crate::v1::authenticate::connects;
-use crate::v1::respond::{Request, refusal};
-use crate::v1::sa::IsakmpSa;
-use crate::v2::window::digest_of;
+use crate::v1::fragment::{self, Assembling};
+use crate::v1::respond::{LONGEST_HALF_OPEN, Request, refusal};
+use crate::v1::sa::{IsakmpSa, State};
+use crate::v2::sa::{Head, Nat};
+use crate::v2::window::{Digest, digest_of};
 use crate::view::Role;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,8 +32,21 @@ impl Engine {
         datagram: &[u8],
         spis: &mut dyn SpiSource,
     ) {
+        match fragment::piece(message) {
+            Some(piece) => self.receive_piece(now, path, &message.header, &piece, spis),
+            None => self.receive_whole(now, path, message, digest_of(datagram), spis),
+        }
+    }
+
+    fn receive_whole(
+        &mut self,
+        now: Instant,
+        path: Path,
+        message: &Message<'_>,
+        digest: Digest,
+        spis: &mut dyn SpiSource,
+    ) {
         let header = &message.header;
-        let digest = digest_of(datagram);
         let id = if header.spi_r.is_zero() {
             match self.first_or_repeated(path, header) {
                 Some(id) => id,
@@ -49,6 +66,78 @@ impl Engine {
                 sa.handle_message(cx, path, message, digest);
             }
         });
+    }
+
+    /// A piece of a message: kept at the SA that its cookies name, until the message is whole.
+    fn receive_piece(
+        &mut self,
+        now: Instant,
+        path: Path,
+        header: &Header,
+        piece: &Fragment<'_>,
+        spis: &mut dyn SpiSource,
+    ) {
+        let (id, unknown) = if header.spi_r.is_zero() {
+            let known = self.first_or_repeated(path, header);
+            (known.or_else(|| self.begin_assembling(now, path, header)), 0)
+        } else {
+            (self.by_cookies(header), 1)
+        };
+        let Some(id) = id else {
+            self.stats.invalid_cookies_received += unknown;
+            return;
+        };
+        let mut whole = None;
+        self.step(now, spis, id, |sa, cx| {
+            if let Sa::V1(sa) = sa {
+                whole = sa.take_piece(cx, header, piece);
+            }
+        });
+        let Some((datagram, digest)) = whole else { return };
+        match fragment::whole(&datagram, (header.spi_i, header.spi_r)) {
+            Some(message) => self.receive_whole(now, path, &message, digest, spis),
+            None => self.stats.invalid_packets_received += 1,
+        }
+    }
+
+    /// A stranger's first message comes in pieces: an entry of the half-open table keeps them.
+    fn begin_assembling(&mut self, now: Instant, path: Path, header: &Header) -> Option<IkeId> {
+        let config = Arc::clone(&self.config);
+        let takes = |c: &&Arc<Connection>| connects(c, path) && c.fragmentation.accepts();
+        let Some(connection) = config.connections.iter().find(takes) else {
+            self.stats.invalid_packets_received += 1;
+            return None;
+        };
+        if !self.has_room_for(path) {
+            self.stats.initiations_dropped += 1;
+            return None;
+        }
+        let id = IkeId(self.registry.ike.next());
+        let head = Head {
+            id,
+            role: Role::Responder,
+            spi_i: header.spi_i,
+            spi_r: IkeSpi(self.random.array()),
+            path,
+            in_pieces: false,
+            nat: Nat::default(),
+            connection: Arc::clone(connection),
+            tasks: VecDeque::new(),
+            waiters: Vec::new(),
+        };
+        let until = now + config.settings.half_open_timeout.min(LONGEST_HALF_OPEN);
+        let state = State::Assembling(Assembling { until });
+        self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+        Some(id)
+    }
+
+    /// Whether one more stranger may have state here.
+    fn has_room_for(&self, path: Path) -> bool {
+        let settings = &self.config.settings;
+        let blocked = settings.block_threshold != 0
+            && self.table.half_open_from(path.remote.ip()) >= settings.block_threshold;
+        let full = self.table.half_open() >= settings.half_open_limit / SHARE_OF_HALF_OPEN;
+        !self.shutting_down && !blocked && !full
     }
 
     /// A message without a responder's cookie: the repeat of a first one, or a word in clear to an initiator.
@@ -109,11 +198,7 @@ impl Engine {
             self.stats.invalid_packets_received += 1;
             return;
         }
-        let settings = &self.config.settings;
-        let blocked = settings.block_threshold != 0
-            && self.table.half_open_from(path.remote.ip()) >= settings.block_threshold;
-        let full = self.table.half_open() >= settings.half_open_limit / SHARE_OF_HALF_OPEN;
-        if self.shutting_down || blocked || full {
+        if !self.has_room_for(path) {
             self.stats.initiations_dropped += 1;
             return;
         }
@@ -129,7 +214,7 @@ impl Engine {
         };
         let accepted = self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
         if let Some((head, state)) = accepted {
-            self.insert(Sa::V1(Box::new(IsakmpSa { head, state })));
+            self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
         }
     }
 }

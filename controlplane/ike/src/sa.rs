@@ -129,7 +129,7 @@ impl Sa {
     /// Fragments that wait for their others.
     pub(crate) fn fragments_held(&self) -> usize {
         match self {
-            Self::V1(_) => 0,
+            Self::V1(sa) => sa.pieces.held(),
             Self::V2(sa) => sa.fragments_held(),
         }
     }

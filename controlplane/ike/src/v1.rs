@@ -20,6 +20,7 @@
 //! | `initiate`, `respond` | main mode as initiator and as responder |
 //! | `authenticate` | which preshared key, and whose identity |
 //! | `suite`, `offer` | what is offered and chosen in phase 1 and in phase 2 |
+//! | `fragment` | messages in pieces |
 //! | `vendor` | vendor IDs, NAT detection |
 //! | `session` | keys in use: encryption with its chain of vectors, HASH payloads |
 //! | `established` | messages, timers and children of an established ISAKMP SA |
@@ -36,6 +37,7 @@ pub(crate) use suite::usable as is_usable;
 pub(crate) mod authenticate;
 mod clients;
 pub(crate) mod established;
+pub(crate) mod fragment;
 mod informational;
 pub(crate) mod initiate;
 mod offer;

@@ -11,8 +11,8 @@ use super::value::{self, Endpoint};
 use super::{LeftOut, authentication};
 use core::time::Duration;
 use ike::config::{
-    Child, ChildAction, ChildMode, Connection, SendCertificate, Settings, TrafficSelector, Unique,
-    Version,
+    Child, ChildAction, ChildMode, Connection, Fragmentation, SendCertificate, Settings,
+    TrafficSelector, Unique, Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol, Weak};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
@@ -70,8 +70,16 @@ pub(crate) fn resolve(
     let encap = f.boolean("encap").unwrap_or(false);
     let mobike = f.boolean("mobike").unwrap_or(true);
     let fragmentation = f
-        .word("fragmentation", &[("yes", true), ("accept", true), ("force", true), ("no", false)])
-        .unwrap_or(true);
+        .word(
+            "fragmentation",
+            &[
+                ("yes", Fragmentation::Yes),
+                ("accept", Fragmentation::Accept),
+                ("force", Fragmentation::Force),
+                ("no", Fragmentation::No),
+            ],
+        )
+        .unwrap_or_default();
     let dpd_delay = f.duration("dpd_delay").unwrap_or_default();
     let dpd_timeout = f.duration("dpd_timeout").unwrap_or_default();
     let unique = f

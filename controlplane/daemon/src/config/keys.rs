@@ -75,7 +75,8 @@ pub(crate) const CONNECTION: &[Key] = &[
     full(
         "fragmentation",
         "yes",
-        "RFC 7383: `yes`, `accept`, `force` or `no`. `accept` and `force` are taken as `yes`.",
+        "Long messages in fragments (RFC 7383, in IKEv1 by vendor ID): `yes`, `accept` (the peer's only), \
+         `no`, or `force` (in IKEv1 the first message already; in IKEv2 as `yes`).",
     ),
     ignored("childless", "allow", "Childless initiation (RFC 6023): `allow`, `force` or `never`."),
     full("send_certreq", "yes", "Sends certificate requests."),

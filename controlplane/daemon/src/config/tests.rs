@@ -1,6 +1,6 @@
 use super::*;
 use core::time::Duration;
-use ike::config::{AuthRound, ChildAction, ChildMode, Unique, Version};
+use ike::config::{AuthRound, ChildAction, ChildMode, Fragmentation, Unique, Version};
 use ike::proposal::{Proposal, ProposalProtocol};
 use ipsec::sa::Mode;
 use ipsec::selector::{AddressRange, Ports};
@@ -59,7 +59,7 @@ fn scenario_psk() {
     );
     assert_eq!(gw.local, AuthRound::new(AuthMethod::Psk, fqdn("a.interop.test")));
     assert_eq!(gw.remote, AuthRound::new(AuthMethod::Psk, fqdn("b.interop.test")));
-    assert!(!gw.mobike && !gw.encap && gw.fragmentation);
+    assert!(!gw.mobike && !gw.encap && gw.fragmentation == Fragmentation::Yes);
     assert_eq!((gw.rekey_time, gw.reauth_time), (Duration::ZERO, Duration::ZERO));
     assert_eq!((gw.unique, gw.keyingtries), (Unique::No, 1));
     let net = &gw.children[0];

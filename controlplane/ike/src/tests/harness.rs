@@ -2,8 +2,8 @@
 
 use crate::Engine;
 use crate::config::{
-    AuthMethod, AuthRound, Child, ChildAction, ChildMode, Config, Connection, Identity, Psk,
-    SendCertificate, Settings, TrafficSelector, Unique, Version,
+    AuthMethod, AuthRound, Child, ChildAction, ChildMode, Config, Connection, Fragmentation,
+    Identity, Psk, SendCertificate, Settings, TrafficSelector, Unique, Version,
 };
 use crate::event::{
     Activate, Command, Event, Failure, InstallRefused, Origin, Outcome, Path, RequestId,
@@ -571,7 +571,7 @@ pub(super) fn connection(who: Who) -> Connection {
         ],
         encap: false,
         mobike: false,
-        fragmentation: true,
+        fragmentation: Fragmentation::Yes,
         dpd_delay: Duration::ZERO,
         dpd_timeout: Duration::ZERO,
         rekey_time: Duration::ZERO,

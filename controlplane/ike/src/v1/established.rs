@@ -1,5 +1,6 @@
 //! An established ISAKMP SA: its messages, its tasks, its timers and how it ends.
 
+use super::fragment;
 use super::quick::{Exchange, Quick};
 use super::sa::{Closed, State, Verified};
 use super::session::Session;
@@ -194,7 +195,7 @@ impl Established {
                     && *fifth == digest
                 {
                     cx.stats.answers_repeated += 1;
-                    cx.transmit(path, sixth.clone());
+                    fragment::send(head, cx, path, sixth);
                 }
                 State::Established(self)
             }
@@ -283,7 +284,7 @@ impl Established {
     }
 
     pub(crate) fn send(&mut self, head: &Head, cx: &mut Cx<'_>, datagram: Vec<u8>) {
-        cx.transmit(head.path, datagram);
+        fragment::send(head, cx, head.path, &datagram);
         self.last_outbound = cx.now;
     }
 

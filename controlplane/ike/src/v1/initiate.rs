@@ -14,11 +14,13 @@ mod proof;
 use proof::begin_fifth;
 pub(crate) use proof::{AuthSent, Signing, Verifying};
 
+use super::fragment;
 use super::sa::State;
 use super::session::Cookies;
 use super::signature::{self};
 use super::suite::{self, Choice, Life, Method};
 use super::vendor::{self, Abilities};
+use crate::config::Fragmentation;
 use crate::context::{Cx, Effect};
 use crate::event::{Failure, IkeId, Level, Path};
 use crate::job::{Product, Work};
@@ -140,9 +142,11 @@ pub(crate) fn start(
     let sa = payload.body();
     let mut list = PayloadList::new();
     list.push(&payload);
-    vendor::push_all(&mut list);
+    vendor::push_all(&mut list, &head.connection);
     let message = list.into_message(&header(head, Flags::NONE)).ok()?;
-    cx.transmit(head.path, message.clone());
+    // Before anything is known of the peer.
+    head.in_pieces = head.connection.fragmentation == Fragmentation::Force;
+    fragment::send(head, cx, head.path, &message);
     let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
     let attempt = Attempt { tries, replaces, method, refusal: None };
     Some(State::SaSent(Box::new(SaSent { sent, begun: cx.now, sa, attempt })))
@@ -289,10 +293,7 @@ fn repeat(sent: &mut Sent, head: &Head, cx: &mut Cx<'_>) -> Option<()> {
         Due::Repeat(datagrams) => {
             cx.stats.retransmissions += 1;
             for datagram in datagrams {
-                cx.out.transmits.push_back(crate::event::Transmit {
-                    path: head.path,
-                    datagram: datagram.clone(),
-                });
+                fragment::send(head, cx, head.path, datagram);
             }
         }
         Due::GiveUp => return None,
@@ -323,6 +324,7 @@ impl SaSent {
             return State::SaSent(self);
         };
         head.spi_r = spi_r;
+        head.in_pieces = abilities.fragments && head.connection.fragmentation.sends();
         head.path.local.set_ip(path.local.ip());
         let job = cx.job(head.id, false, Work::Generate(choice.suite.group));
         let Self { sa, attempt, .. } = *self;
@@ -376,7 +378,7 @@ impl Keying {
         let Ok(message) = list.into_message(&header(head, Flags::NONE)) else {
             return attempt.failed(head, cx, Failure::Local);
         };
-        cx.transmit(head.path, message.clone());
+        fragment::send(head, cx, head.path, &message);
         let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
         State::KeySent(Box::new(KeySent { sent, key, ni, sa, choice, abilities, attempt }))
     }

@@ -6,6 +6,7 @@
 
 use super::authenticate::{self, Authenticated, Refused};
 use super::established::{Established, NewSa};
+use super::fragment;
 use super::initiate::{self, Phase1, clear, encrypted, header};
 use super::sa::{Closed, State, Verified};
 use super::session::{Cookies, Sealer, Session};
@@ -41,6 +42,9 @@ const MAX_REPEATS: u8 = 8;
 /// counts once.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// Longer than a day is no bound on what strangers make us hold.
+pub(crate) const LONGEST_HALF_OPEN: Duration = Duration::from_secs(86_400);
+
 /// A first message that can be answered.
 pub(crate) struct Request {
     connection: Arc<Connection>,
@@ -58,14 +62,14 @@ struct Stored {
 
 impl Stored {
     /// Sends the answer again if this is its question.
-    fn repeat(&mut self, cx: &mut Cx<'_>, path: Path, digest: &Digest) -> bool {
+    fn repeat(&mut self, head: &Head, cx: &mut Cx<'_>, path: Path, digest: &Digest) -> bool {
         if self.digest != *digest {
             return false;
         }
         if self.repeats < MAX_REPEATS {
             self.repeats += 1;
             cx.stats.answers_repeated += 1;
-            cx.transmit(path, self.datagram.clone());
+            fragment::send(head, cx, path, &self.datagram);
         }
         true
     }
@@ -155,7 +159,8 @@ impl Request {
             let choice = suite::choose(&c.proposals, &sa, method)?;
             Some((Arc::clone(c), choice))
         })?;
-        let abilities = Abilities::read(payloads);
+        let mut abilities = Abilities::read(payloads);
+        abilities.fragments &= connection.fragmentation.accepts();
         Some(Self { connection, choice, abilities, sa: sa.body().to_vec() })
     }
 
@@ -173,6 +178,7 @@ impl Request {
             spi_i,
             spi_r: IkeSpi(cx.random.array()),
             path,
+            in_pieces: self.abilities.fragments && self.connection.fragmentation.sends(),
             nat: Nat::default(),
             connection: self.connection,
             tasks: VecDeque::new(),
@@ -182,10 +188,9 @@ impl Request {
         list.push(&SaPayload { proposals: core::slice::from_ref(&self.choice.answer) });
         self.abilities.push(&mut list);
         let datagram = list.into_message(&header(&head, Flags::NONE)).ok()?;
-        cx.transmit(path, datagram.clone());
+        fragment::send(&head, cx, path, &datagram);
         let state = State::KeyExpected(Box::new(KeyExpected {
-            // Longer than a day is no bound on what strangers make us hold.
-            until: cx.now + cx.config.settings.half_open_timeout.min(Duration::from_secs(86_400)),
+            until: cx.now + cx.config.settings.half_open_timeout.min(LONGEST_HALF_OPEN),
             stored: Stored { digest, datagram, repeats: 0 },
             choice: self.choice,
             abilities: self.abilities,
@@ -214,7 +219,7 @@ impl KeyExpected {
         message: &Message<'_>,
         digest: Digest,
     ) -> State {
-        if self.stored.repeat(cx, path, &digest) {
+        if self.stored.repeat(head, cx, path, &digest) {
             return State::KeyExpected(self);
         }
         let group = self.choice.suite.group;
@@ -278,7 +283,7 @@ impl Answering {
             head.fail(cx, Failure::Local);
             return State::Gone;
         };
-        cx.transmit(head.path, datagram.clone());
+        fragment::send(head, cx, head.path, &datagram);
         let cookies = Cookies { i: head.spi_i, r: head.spi_r };
         let phase1 = Phase1 { cookies, sa, ni, nr: nr.to_vec(), public_i, public_r: public };
         let stored = Stored { digest, datagram, repeats: 0 };
@@ -302,7 +307,7 @@ impl AuthExpected {
         message: &Message<'_>,
         digest: Digest,
     ) -> State {
-        if self.stored.repeat(cx, path, &digest) {
+        if self.stored.repeat(head, cx, path, &digest) {
             return State::AuthExpected(self);
         }
         let Some((first, ciphertext)) = encrypted(message) else {
@@ -414,7 +419,7 @@ impl AuthExpected {
             head.fail(cx, Failure::Local);
             return State::Gone;
         };
-        cx.transmit(head.path, datagram.clone());
+        fragment::send(head, cx, head.path, &datagram);
         let session = Session::new(sealer, keys, self.phase1.cookies, base);
         let chosen = self.choice.suite.chosen();
         let abilities = self.abilities;

@@ -1,13 +1,15 @@
 //! An ISAKMP SA: its states, and the dispatch of inputs to them.
 
 use super::established::Established;
+use super::fragment::{self, Assembling, Pieces, Standing};
 use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent, Signing, Verifying};
 use super::respond::{Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
 use crate::context::{Cx, Installing};
 use crate::event::{Failure, InstallId, InstallRefused, Outcome, Path, RequestId};
 use crate::job::Product;
-use crate::message::v1::Message;
+use crate::message::Header;
+use crate::message::v1::{Fragment, Message};
 use crate::v2::sa::Head;
 use crate::v2::window::Digest;
 use keyexchange::KeyExchangeError;
@@ -23,6 +25,8 @@ pub(crate) struct Verified {
 
 /// The states in the order of a negotiation.
 pub(crate) enum State {
+    /// Responder: a stranger's first message comes in pieces.
+    Assembling(Assembling),
     /// Initiator: the first message is on its way.
     SaSent(Box<SaSent>),
     /// Initiator: our key exchange value is being made.
@@ -65,9 +69,36 @@ pub(crate) struct Closed {
 pub(crate) struct IsakmpSa {
     pub(crate) head: Head,
     pub(crate) state: State,
+    /// Of the message that comes in pieces.
+    pub(crate) pieces: Pieces,
 }
 
 impl IsakmpSa {
+    pub(crate) fn new(head: Head, state: State) -> Self {
+        Self { head, state, pieces: Pieces::default() }
+    }
+
+    /// Takes a piece of a message with this SA's cookies; returns the whole message with its digest once it is there.
+    pub(crate) fn take_piece(
+        &mut self,
+        cx: &mut Cx<'_>,
+        header: &Header,
+        piece: &Fragment<'_>,
+    ) -> Option<(Vec<u8>, Digest)> {
+        let standing = match &self.state {
+            State::Closed(_) | State::Gone => return None,
+            State::Established(_) => Standing::Proven,
+            _ if header.spi_r.is_zero() => Standing::Stranger,
+            _ => Standing::Unproven,
+        };
+        let whole = fragment::assemble(&mut self.pieces, &self.head, cx, piece, standing);
+        if whole.is_some() && matches!(self.state, State::Assembling(_)) {
+            // The message makes its own entry.
+            self.state = State::Gone;
+        }
+        whole
+    }
+
     /// Takes a message whose cookies are this SA's. `digest` is the datagram's.
     pub(crate) fn handle_message(
         &mut self,
@@ -84,6 +115,10 @@ impl IsakmpSa {
             State::KeyExpected(state) => state.handle(head, cx, path, message, digest),
             State::AuthExpected(state) => state.handle(head, cx, path, message, digest),
             State::Established(state) => state.handle(head, cx, path, message, digest),
+            state @ State::Assembling(_) => {
+                cx.stats.invalid_packets_received += 1;
+                state
+            }
             State::Closed(state) => {
                 if state.digest != digest {
                     cx.stats.invalid_packets_received += 1;
@@ -135,6 +170,7 @@ impl IsakmpSa {
             State::KeySent(state) => state.timeout(head, cx),
             State::AuthSent(state) => state.timeout(head, cx),
             // No word from where the first message said it came from: like an IKEv2 cookie that nobody returned.
+            State::Assembling(state) if state.until <= cx.now => State::Gone,
             State::KeyExpected(state) if state.until <= cx.now => State::Gone,
             State::AuthExpected(state) if state.until <= cx.now => {
                 head.fail(cx, Failure::Timeout);
@@ -181,6 +217,7 @@ impl IsakmpSa {
             State::Verifying(state) => state.destroy(head, cx, reason),
             State::Established(state) => state.destroy(head, cx, reason),
             state @ (State::Closed(_) | State::Gone) => state,
+            State::Assembling(_) => State::Gone,
             State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
@@ -213,6 +250,7 @@ impl IsakmpSa {
             State::SaSent(state) => Some(state.deadline(&self.head)),
             State::KeySent(state) => Some(state.sent.deadline()),
             State::AuthSent(state) => Some(state.sent.deadline()),
+            State::Assembling(state) => Some(state.until),
             State::KeyExpected(state) => Some(state.until),
             State::AuthExpected(state) => Some(state.until),
             State::Established(state) => state.deadline(&self.head, keep_alive),
@@ -239,7 +277,8 @@ impl IsakmpSa {
     pub(crate) const fn is_half_open(&self) -> bool {
         matches!(
             self.state,
-            State::KeyExpected(_)
+            State::Assembling(_)
+                | State::KeyExpected(_)
                 | State::Answering(_)
                 | State::AuthExpected(_)
                 | State::Proving(_)
@@ -257,7 +296,8 @@ impl IsakmpSa {
             | State::AuthSent(_)
             | State::Verifying(_) => true,
             State::Established(state) => state.is_active(),
-            State::KeyExpected(_)
+            State::Assembling(_)
+            | State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
             | State::Proving(_)

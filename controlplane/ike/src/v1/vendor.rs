@@ -1,6 +1,7 @@
 //! Vendor IDs, and NAT detection, which they announce (RFC 3947 §3, RFC 3706 §5.1).
 
 use super::session::Cookies;
+use crate::config::Connection;
 use crate::crypto::v1::V1Hash;
 use crate::event::Path;
 use crate::message::PayloadList;
@@ -13,6 +14,13 @@ const DPD: [u8; 16] = *b"\xaf\xca\xd7\x13\x68\xa1\xf1\xc9\x6b\x86\x96\xfc\x77\x5
 
 /// Octets of the DPD ID without its version.
 const DPD_NAME: usize = 14;
+
+/// MD5 of "FRAGMENTATION". Windows sends it alone; Cisco and strongSwan put capabilities behind it.
+const FRAGMENTATION: [u8; 16] =
+    *b"\x40\x48\xb7\xd5\x6e\xbc\xe8\x85\x25\xe7\xde\x7f\x00\xd6\xc2\xd3";
+
+/// The capability to put fragments together in phase 1 and behind it.
+const BASE_MODE: u32 = 0x8000_0000;
 
 /// MD5 of "RFC 3947".
 const RFC_3947: [u8; 16] = *b"\x4a\x13\x1c\x81\x07\x03\x58\x45\x5c\x57\x28\xf2\x0e\x95\x45\x2f";
@@ -66,6 +74,8 @@ impl NatT {
 pub(crate) struct Abilities {
     pub(crate) dpd: bool,
     pub(crate) nat_t: Option<NatT>,
+    /// Whether the peer takes messages in pieces.
+    pub(crate) fragments: bool,
 }
 
 impl Abilities {
@@ -81,6 +91,7 @@ impl Abilities {
         abilities.dpd = ids().any(|id| id.get(..DPD_NAME) == DPD.get(..DPD_NAME));
         let known =
             [NatT::Rfc, NatT::Draft(DRAFT_03), NatT::Draft(DRAFT_02_N), NatT::Draft(DRAFT_02)];
+        abilities.fragments = ids().any(takes_fragments);
         abilities.nat_t = known.into_iter().find(|kind| ids().any(|id| id == kind.id()));
         abilities
     }
@@ -94,13 +105,30 @@ impl Abilities {
         if self.dpd {
             list.push(&VendorId { data: &DPD });
         }
+        if self.fragments {
+            list.push(&VendorId { data: &FRAGMENTATION });
+        }
     }
 }
 
 /// What an initiator names.
-pub(crate) fn push_all(list: &mut PayloadList) {
+pub(crate) fn push_all(list: &mut PayloadList, connection: &Connection) {
     for id in [&RFC_3947, &DRAFT_03, &DRAFT_02_N, &DRAFT_02, &DPD] {
         list.push(&VendorId { data: id });
+    }
+    if connection.fragmentation.accepts() {
+        list.push(&VendorId { data: &FRAGMENTATION });
+    }
+}
+
+fn takes_fragments(id: &[u8]) -> bool {
+    match id.split_at_checked(FRAGMENTATION.len()) {
+        Some((name, [])) => name == FRAGMENTATION,
+        Some((name, capabilities)) => {
+            let known = <[u8; 4]>::try_from(capabilities).map(u32::from_be_bytes);
+            name == FRAGMENTATION && known.is_ok_and(|known| known & BASE_MODE != 0)
+        }
+        None => false,
     }
 }
 

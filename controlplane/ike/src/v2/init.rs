@@ -171,7 +171,7 @@ pub(crate) fn push_notifies(list: &mut PayloadList, head: &Head, spi_r: IkeSpi) 
     let destination = nat_detection_hash(head.spi_i, spi_r, head.path.remote);
     list.push(&Notify::new(NotifyType::NatDetectionSourceIp, &source));
     list.push(&Notify::new(NotifyType::NatDetectionDestinationIp, &destination));
-    if head.connection.fragmentation {
+    if head.connection.fragmentation.accepts() {
         list.push(&Notify::new(NotifyType::Ikev2FragmentationSupported, &[]));
     }
     list.push(&Notify::new(NotifyType::SignatureHashAlgorithms, &SignatureHashes::ours()));
@@ -250,7 +250,7 @@ impl InitSent {
                 let forced = head.connection.encap;
                 head.path.local.set_ip(path.local.ip());
                 head.nat = detect_nat(payloads, head.spi_i, head.spi_r, head.path, forced);
-                let abilities = abilities(payloads, head.connection.fragmentation);
+                let abilities = abilities(payloads, head.connection.fragmentation.sends());
                 let job = cx.job(head.id, false, Work::Agree(self.key, peer));
                 State::InitFinishing(Box::new(InitFinishing {
                     job,

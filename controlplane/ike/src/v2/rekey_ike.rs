@@ -477,6 +477,7 @@ fn successor_head(old: &Head, cx: &mut Cx<'_>, role: Role, spi_i: IkeSpi, spi_r:
         spi_i,
         spi_r,
         path: old.path,
+        in_pieces: false,
         nat: old.nat,
         connection: Arc::clone(&old.connection),
         tasks: VecDeque::new(),

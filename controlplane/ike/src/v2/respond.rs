@@ -126,7 +126,7 @@ impl Request {
         let nat = init::detect_nat(payloads, spi_i, IkeSpi::ZERO, path, connection.encap);
         Ok(Self {
             connection: Arc::clone(connection),
-            abilities: init::abilities(payloads, connection.fragmentation),
+            abilities: init::abilities(payloads, connection.fragmentation.sends()),
             selection,
             group,
             peer_value: ke.data.to_vec(),
@@ -150,6 +150,7 @@ impl Request {
             spi_i,
             spi_r: IkeSpi(cx.random.array()),
             path,
+            in_pieces: false,
             nat: self.nat,
             connection: self.connection,
             tasks: VecDeque::new(),

@@ -46,6 +46,8 @@ pub(crate) struct Head {
     pub(crate) spi_i: IkeSpi,
     pub(crate) spi_r: IkeSpi,
     pub(crate) path: Path,
+    /// IKEv1: whether the peer takes messages in pieces (`v1/fragment.rs`).
+    pub(crate) in_pieces: bool,
     pub(crate) nat: Nat,
     pub(crate) connection: Arc<Connection>,
     pub(crate) tasks: VecDeque<Queued>,

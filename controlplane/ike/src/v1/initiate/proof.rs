@@ -11,6 +11,7 @@ use crate::message::v1::{Message, Notify, NotifyType, PayloadType, Payloads};
 use crate::message::{Emit, Flags, PayloadList, ProtocolId};
 use crate::v1::authenticate;
 use crate::v1::established::{Established, NewSa};
+use crate::v1::fragment;
 use crate::v1::sa::{State, Verified};
 use crate::v1::session::{Cookies, Opened, Sealer, Session};
 use crate::v1::signature::{self, Own};
@@ -140,7 +141,7 @@ impl Fifth {
         let (message, iv) = sealer
             .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
             .map_err(Fault::failure)?;
-        cx.transmit(head.path, message.clone());
+        fragment::send(head, cx, head.path, &message);
         let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
         let state =
             AuthSent { sent, phase1, choice, abilities, keys, sealer, iv, local_id, attempt };
