@@ -77,6 +77,7 @@ fn messages_in_pieces() {
         for _ in 0..60 {
             pair.random_step(&mut random);
         }
+        (pair.a.hold_jobs, pair.b.hold_jobs) = (false, false);
         pair.settle();
         pair.advance(Duration::from_secs(120));
         pair.assert_in_use(1, 1);
