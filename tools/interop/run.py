@@ -18,9 +18,9 @@ import traceback
 import attacks
 import certificates
 import ikev1
+import ikev1_modes
 import policies
 import ports
-import ikev1_modes
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, site
 from traffic import accounted, moved_exactly, numbered_traffic, outcome
