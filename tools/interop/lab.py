@@ -107,8 +107,6 @@ class Charon:
     """strongSwan with its userspace ESP (kernel-libipsec), for kernels without ESP of their own."""
 
     def __init__(self, host, conf, settings="", log=1):
-    def __init__(self, host, conf, extra=""):
-        """`extra` is more of strongswan.conf."""
         self.host, self.dir = host, host.lab.dir / f"charon-{host.name}"
         for folder in ("x509", "x509ca", "x509crl", "private", "conf.d", "pubkey", "run"):
             (self.dir / "swanctl" / folder).mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,6 @@ class Charon:
   retransmit_timeout = 1.0
   delete_rekeyed_delay = 1
 {settings}
-  {extra}
   plugins {{
     vici {{ socket = unix://{self.socket} }}
   }}
