@@ -19,8 +19,8 @@ use ipsec::sa::{HeaderRules, Lifetime, Mode, PairId, Protocol, SaParameters, Spi
 use ipsec::selector::{Action, AddressRange, Policy, PolicyId, Ports, Selector};
 use stats::Worker as Row;
 use worker::{
-    Activation, CoreId, Dataplane, DataplaneConfig, Delivery, ForwardingTable, HostPort, Idle,
-    Limits, Link, LocalAddresses, NeighbourTable, PortId, Route, RouteTable, Side, Worker,
+    Activation, Clock, CoreId, Dataplane, DataplaneConfig, Delivery, ForwardingTable, HostPort,
+    Idle, Limits, Link, LocalAddresses, NeighbourTable, PortId, Route, RouteTable, Side, Worker,
     WorkerParts, WorkerPort,
 };
 
@@ -100,13 +100,14 @@ struct Lane {
     pass: Vec<Next>,
     frames: Vec<u8>,
     turns: Vec<Turn>,
+    nanoseconds_a_cycle: f64,
 }
 
 /// A turn that took packets, and turns without any before it.
 #[derive(Clone, Copy, Default)]
 struct Turn {
     packets: usize,
-    nanoseconds: u64,
+    cycles: u64,
 }
 
 /// The gateway of one point.
@@ -162,6 +163,7 @@ impl Bed {
             pass: Vec::with_capacity(plan.frames),
             frames: vec![0; plan.frames * frame_len(direction, size)],
             turns: Vec::with_capacity(plan.frames),
+            nanoseconds_a_cycle: 0.0,
         });
         let mut bed = Self {
             dataplane,
@@ -339,13 +341,15 @@ impl Bed {
             let mut longest = 0;
             for (lane, blocks) in self.lanes.iter().zip(&mut blocks) {
                 let (mut block, mut pass) = (Turn::default(), 0);
+                let nanoseconds = |cycles| cycles as f64 * lane.nanoseconds_a_cycle;
                 for turn in &lane.turns {
-                    latency.saturating_record(turn.nanoseconds);
-                    pass += turn.nanoseconds;
-                    block.nanoseconds += turn.nanoseconds;
+                    let time = nanoseconds(turn.cycles);
+                    latency.saturating_record(time as u64);
+                    pass += time as u64;
+                    block.cycles += turn.cycles;
                     block.packets += turn.packets;
                     if block.packets >= BLOCK {
-                        blocks.push(block.nanoseconds as f64 / block.packets as f64);
+                        blocks.push(nanoseconds(block.cycles) / block.packets as f64);
                         block = Turn::default();
                     }
                 }
@@ -384,22 +388,26 @@ impl Bed {
 }
 
 impl Lane {
-    /// Turns until it has taken a pass, as [`Worker::run`] does, and notes the time of every turn.
+    /// Turns until it has taken a pass, as [`Worker::run`] does, and notes the time of every turn: its cycles, which the clock is read
+    /// for before and after the pass.
     fn drive(&mut self, count: usize) {
         self.turns.clear();
-        let (mut begun, mut taken, mut idle) = (Instant::now(), 0, 0);
-        let mut now = begun;
+        let mut clock = Clock::new();
+        let (start, first) = (Instant::now(), stats::cycles());
+        let (mut begun, mut taken, mut idle) = (first, 0, 0);
         while taken < count && idle < PATIENCE {
-            let packets = self.worker.turn(now).packets;
-            now = Instant::now();
+            let packets = self.worker.turn(clock.now(begun)).packets;
+            let end = self.worker.turned_at();
             if packets == 0 {
                 idle += 1;
                 continue;
             }
             taken += packets;
-            self.turns.push(Turn { packets, nanoseconds: (now - begun).as_nanos() as u64 });
-            begun = now;
+            self.turns.push(Turn { packets, cycles: end.wrapping_sub(begun) });
+            begun = end;
         }
+        self.nanoseconds_a_cycle =
+            start.elapsed().as_nanos() as f64 / begun.wrapping_sub(first).max(1) as f64;
     }
 
     fn drive_and_catch(&mut self, count: usize) -> Vec<Vec<u8>> {

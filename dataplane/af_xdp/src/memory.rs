@@ -203,6 +203,9 @@ struct TransmitLane {
     dirty: bool,
 }
 
+/// How many packets ahead the wire's memory is asked for.
+const PREFETCHED: u32 = 3;
+
 /// Makes a wire.
 ///
 /// # Errors
@@ -304,6 +307,7 @@ impl MemoryPort {
                     break;
                 };
                 moved += 1;
+                lane.packets.peek(PREFETCHED, Frame::prefetch);
                 if own.copy_from(packet.data()).is_some() {
                     out.push(own);
                     received += 1;

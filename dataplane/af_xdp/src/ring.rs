@@ -200,6 +200,18 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         Some(value)
     }
 
+    /// Shows the value that comes `after` others, if it is known to be there.
+    #[inline]
+    pub(crate) fn peek(&self, after: u32, look: impl FnOnce(&T)) {
+        if self.limit.wrapping_sub(self.tail) <= after {
+            return;
+        }
+        let slots = self.memory.slots();
+        let slot = &slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)];
+        // SAFETY: short of `limit`, as in `pop`, so written and left alone; it is read by nobody else, and stays where it is.
+        slot.with(|p| look(unsafe { &*p.cast::<T>() }));
+    }
+
     /// Gives the producer end back the slots that were emptied.
     #[inline]
     pub(crate) fn release(&mut self) {

@@ -134,6 +134,17 @@ impl Frame {
         unsafe { slice::from_raw_parts_mut(start, usize::from(self.len)) }
     }
 
+    /// Asks for the front of the packet, which will be looked at soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.pointer().cast()) };
+        }
+    }
+
     /// Octets of packet.
     #[inline]
     pub const fn len(&self) -> usize {
@@ -211,6 +222,19 @@ impl Frame {
         }
         self.len = len;
         Some(())
+    }
+
+    /// Lets the packet begin `front` octets earlier and be `len` octets long, what is new with whatever it held before; `None`, and
+    /// nothing changed, without the room.
+    #[inline(always)]
+    pub fn reshape(&mut self, front: usize, len: usize) -> Option<&mut [u8]> {
+        let start = usize::from(self.start).checked_sub(front)?;
+        if len > usize::from(self.size) - start {
+            return None;
+        }
+        // Both at most `size`, a u16.
+        (self.start, self.len) = (start as u16, len as u16);
+        Some(self.data_mut())
     }
 
     /// Empties the frame and places its start `headroom` octets into the chunk.

@@ -1,6 +1,7 @@
 //! What an SA has carried, and what a burst adds to the counters of a worker.
 
 use crate::sa::{Lifetime, Limits};
+use core::cell::Cell;
 
 /// What one burst moved, for a worker to add to its counters once per burst.
 ///
@@ -20,6 +21,31 @@ pub struct Totals {
     pub transport_bytes: u64,
     /// Bytes in tunnel mode.
     pub tunnel_bytes: u64,
+}
+
+impl Totals {
+    /// Of packets in ESP tunnels with a combined mode.
+    pub(crate) fn of_plain(packets: u64, bytes: u64) -> Self {
+        Self {
+            packets,
+            bytes,
+            confidential_bytes: bytes,
+            authenticated_bytes: bytes,
+            transport_bytes: 0,
+            tunnel_bytes: bytes,
+        }
+    }
+}
+
+impl core::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.confidential_bytes += other.confidential_bytes;
+        self.authenticated_bytes += other.authenticated_bytes;
+        self.transport_bytes += other.transport_bytes;
+        self.tunnel_bytes += other.tunnel_bytes;
+    }
 }
 
 /// Which byte counters an SA moves; fixed when it is installed.
@@ -101,14 +127,17 @@ impl core::ops::BitOrAssign for Events {
 }
 
 /// Packets and bytes that an SA has carried, against its lifetime.
-#[derive(Clone, Copy, Debug)]
+/// What is counted lies in cells, as a packet is counted while its job borrows the key.
+#[derive(Debug)]
 #[repr(C)]
 pub struct Usage {
-    packets: u64,
-    bytes: u64,
+    packets: Cell<u64>,
+    bytes: Cell<u64>,
     /// Below both of these, no limit is near.
     watch_packets: u64,
     watch_bytes: u64,
+    /// Whether it has changed since it was published.
+    is_due: Cell<bool>,
     soft_packets: u64,
     soft_bytes: u64,
     hard_packets: u64,
@@ -125,10 +154,11 @@ impl Usage {
         let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         let Lifetime { soft, hard } = lifetime;
         let mut usage = Self {
-            packets: 0,
-            bytes: 0,
+            packets: Cell::new(0),
+            bytes: Cell::new(0),
             watch_packets: 0,
             watch_bytes: 0,
+            is_due: Cell::new(false),
             soft_packets: limit(soft.packets),
             soft_bytes: limit(soft.bytes),
             hard_packets: limit(hard.packets),
@@ -149,17 +179,30 @@ impl Usage {
 
     /// Packets carried so far.
     pub fn packets(&self) -> u64 {
-        self.packets
+        self.packets.get()
     }
 
     /// Bytes of plaintext IP packets carried so far.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.get()
+    }
+
+    /// Notes that there is something to publish; whether that is new.
+    #[inline]
+    pub fn fall_due(&self) -> bool {
+        !self.is_due.replace(true)
+    }
+
+    /// Notes that it is published; whether it was to be.
+    pub fn settle(&self) -> bool {
+        self.is_due.replace(false)
     }
 
     /// Replaces the limits of a live SA; what was said stays said unless the new limits are not reached.
     pub(crate) fn set_lifetime(&mut self, lifetime: &Lifetime) {
-        *self = Self { packets: self.packets, bytes: self.bytes, ..Self::new(lifetime) };
+        let (packets, bytes, is_due) =
+            (self.packets.clone(), self.bytes.clone(), self.is_due.clone());
+        *self = Self { packets, bytes, is_due, ..Self::new(lifetime) };
     }
 
     /// Whether one packet of `bytes` more fits below the hard limits. A packet that would pass the byte
@@ -167,22 +210,23 @@ impl Usage {
     #[inline]
     pub(crate) fn admits(&self, bytes: u64) -> bool {
         self.is_far(bytes)
-            || (self.packets < self.hard_packets
-                && self.bytes.saturating_add(bytes) <= self.hard_bytes)
+            || (self.packets() < self.hard_packets
+                && self.bytes().saturating_add(bytes) <= self.hard_bytes)
     }
 
     /// Whether after one packet of `bytes` more no limit is reached.
     #[inline]
     pub(crate) fn is_far(&self, bytes: u64) -> bool {
         // A packet is far shorter than what would wrap below the limit.
-        self.packets + 1 < self.watch_packets && self.bytes.saturating_add(bytes) < self.watch_bytes
+        self.packets() + 1 < self.watch_packets
+            && self.bytes().saturating_add(bytes) < self.watch_bytes
     }
 
     /// Counts one packet after which no limit is reached.
     #[inline]
-    pub(crate) fn charge_far(&mut self, bytes: u64) {
-        self.packets += 1;
-        self.bytes += bytes;
+    pub(crate) fn charge_far(&self, bytes: u64) {
+        self.packets.set(self.packets() + 1);
+        self.bytes.set(self.bytes() + bytes);
     }
 
     /// Says a refusal once.
@@ -199,14 +243,16 @@ impl Usage {
     #[inline]
     pub(crate) fn charge(&mut self, bytes: u64) -> Events {
         let is_far = self.is_far(bytes);
-        self.packets += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.packets.set(self.packets() + 1);
+        self.bytes.set(self.bytes().saturating_add(bytes));
         if is_far { Events::NONE } else { self.look_at_limits() }
     }
 
     #[cold]
     fn look_at_limits(&mut self) -> Events {
-        if !self.soft_said && (self.packets >= self.soft_packets || self.bytes >= self.soft_bytes) {
+        if !self.soft_said
+            && (self.packets() >= self.soft_packets || self.bytes() >= self.soft_bytes)
+        {
             self.soft_said = true;
             self.watch();
             return Events::SOFT_EXPIRED;
@@ -218,6 +264,6 @@ impl Usage {
 impl From<&Usage> for Limits {
     /// What was carried, in the shape of the limits it counts against.
     fn from(usage: &Usage) -> Self {
-        Self { bytes: Some(usage.bytes), packets: Some(usage.packets) }
+        Self { bytes: Some(usage.bytes()), packets: Some(usage.packets()) }
     }
 }

@@ -1,5 +1,7 @@
 //! Why a packet went no further: one variant per cause, which is its drop counter too.
 
+use crate::replay::Replayed;
+
 /// The quick mode statistic that a refused protected packet moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuickModeRow {
@@ -122,6 +124,15 @@ impl DropCause {
     #[inline]
     pub const fn index(self) -> usize {
         self as usize
+    }
+}
+
+impl From<Replayed> for DropCause {
+    fn from(replayed: Replayed) -> Self {
+        match replayed {
+            Replayed::Duplicate => Self::ReplayedDuplicate,
+            Replayed::TooOld => Self::ReplayedTooOld,
+        }
     }
 }
 

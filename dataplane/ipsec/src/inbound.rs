@@ -5,9 +5,11 @@ use crate::aead::{OpenJob, open_burst};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
+pub use crate::esp::inbound::plain::{Entered, Left, Opened};
 use crate::esp::inbound::{Admitted, Inner};
 use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
+use crate::sa::Spi;
 use crate::sad::{InboundSad, Lookup};
 use arrayvec::ArrayVec;
 
@@ -58,6 +60,122 @@ pub fn process_burst<B: PacketBuffer>(
         admit(sad, chunk, &mut stage);
         open(sad, chunk, &mut stage);
         conclude(sad, chunk, &mut stage, totals);
+    }
+}
+
+/// Frames that go the straight way: an untagged one for us with ESP over IPv4 without options. What takes it is opened by
+/// [`Opener::finish`], all SAs together, and concluded by [`Leaving`].
+pub struct Opener<'a> {
+    sad: &'a InboundSad,
+    jobs: ArrayVec<OpenJob<'a>, BURST>,
+}
+
+impl<'a> Opener<'a> {
+    /// One that has nothing yet.
+    #[inline]
+    pub fn new(sad: &'a InboundSad) -> Self {
+        Self { sad, jobs: ArrayVec::new() }
+    }
+
+    /// Takes a frame; `None` where it does not go the straight way.
+    #[inline(always)]
+    pub fn take(&mut self, spi: Spi, frame: &'a mut [u8]) -> Option<Entered> {
+        if self.jobs.is_full() {
+            return None;
+        }
+        self.sad.get(spi)?.enter(frame, &mut self.jobs)
+    }
+
+    /// Runs the cipher over all that was taken. A bit for each of them in their order, from the lowest: whether it was authentic.
+    #[inline]
+    pub fn finish(mut self) -> Verdicts {
+        open_burst(&mut self.jobs);
+        let bit = |(n, job): (usize, &OpenJob<'_>)| u32::from(job.verdict().is_ok()) << n;
+        Verdicts(self.jobs.iter().enumerate().map(bit).sum())
+    }
+}
+
+impl core::fmt::Debug for Opener<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Opener").field("frames", &self.jobs.len()).finish_non_exhaustive()
+    }
+}
+
+/// What the cipher said about the packets that an [`Opener`] took, in their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdicts(u32);
+
+// A bit each.
+const _: () = assert!(BURST == u32::BITS as usize);
+
+impl Verdicts {
+    /// Whether the next packet was authentic.
+    #[inline(always)]
+    pub fn next_is_authentic(&mut self) -> bool {
+        let authentic = self.0 & 1 != 0;
+        self.0 >>= 1;
+        authentic
+    }
+}
+
+/// Concludes packets of one burst that were opened.
+#[derive(Debug, Default)]
+pub struct Leaving {
+    packets: u64,
+    bytes: u64,
+    others: Totals,
+}
+
+impl Leaving {
+    /// What follows the decryption of an authentic packet, where nothing is unusual.
+    ///
+    /// # Errors
+    ///
+    /// [`Left`].
+    #[inline(always)]
+    pub fn leave(
+        &mut self,
+        sad: &mut InboundSad,
+        spi: Spi,
+        entered: &Entered,
+        frame: &[u8],
+    ) -> Result<Opened, Left> {
+        let sa = sad.get_mut(spi).ok_or(Left::Dropped(DropCause::UnknownSpi))?;
+        let opened = sa.leave(entered, frame)?;
+        self.packets += 1;
+        self.bytes += opened.len as u64;
+        Ok(opened)
+    }
+
+    /// What follows decryption of the others. The packet begins with its outer IP header.
+    pub fn conclude<B: PacketBuffer>(
+        &mut self,
+        sad: &mut InboundSad,
+        entered: Entered,
+        authentic: bool,
+        packet: &mut InboundPacket<B>,
+    ) {
+        let Some(sa) = Spi::new(packet.header.spi).and_then(|spi| sad.get_mut(spi)) else {
+            packet.outcome = Outcome::Dropped(DropCause::UnknownSpi);
+            return;
+        };
+        let admitted = entered.admitted(sa, authentic);
+        let mut run = Run::default();
+        let (result, events) =
+            sa.conclude(&packet.header, admitted, &mut packet.buffer, &mut run, &mut self.others);
+        run.end(&mut self.others);
+        packet.events = events;
+        packet.outcome = match result {
+            Ok(inner) => Outcome::Accepted(inner),
+            Err(cause) => Outcome::Dropped(cause),
+        };
+    }
+
+    /// What was accepted.
+    #[inline]
+    pub fn finish(mut self) -> Totals {
+        self.others += Totals::of_plain(self.packets, self.bytes);
+        self.others
     }
 }
 

@@ -4,6 +4,7 @@ use crate::accounting::{Events, Run, Totals};
 use crate::aead::{SealJob, seal_burst};
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
+pub use crate::esp::outbound::plain::Plan;
 use crate::esp::outbound::{Prepared, Refusal};
 use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
@@ -62,6 +63,57 @@ pub fn process_burst<B: PacketBuffer>(
         if seal(sad, chunk, &prepared, totals) {
             finish(sad, chunk, &prepared);
         }
+    }
+}
+
+/// Frames that go the straight way: an untagged one with an IPv4 packet that is to be forwarded through a tunnel. What takes it is sealed by
+/// [`Sealer::finish`], all SAs together.
+pub struct Sealer<'a> {
+    sad: &'a OutboundSad,
+    jobs: ArrayVec<SealJob<'a>, BURST>,
+    packets: u64,
+    bytes: u64,
+}
+
+impl<'a> Sealer<'a> {
+    /// One that has nothing yet.
+    #[inline]
+    pub fn new(sad: &'a OutboundSad) -> Self {
+        Self { sad, jobs: ArrayVec::new(), packets: 0, bytes: 0 }
+    }
+
+    /// Whether a frame goes the straight way with this SA, and how long it will be then. Nothing changes.
+    #[inline(always)]
+    pub fn plan(&self, slot: Slot, frame: &[u8]) -> Option<Plan<'a>> {
+        if self.jobs.is_full() {
+            return None;
+        }
+        self.sad.get(slot)?.plan_frame(frame)
+    }
+
+    /// Takes a frame that has the length of its plan by now, and begins [`Plan::FRONT`] bytes before where it began. What is false of it is
+    /// not to be sent: it has not that length.
+    #[inline(always)]
+    #[must_use]
+    pub fn take(&mut self, plan: &Plan<'a>, frame: &'a mut [u8]) -> bool {
+        // `plan` gives none when there is no room for another job.
+        let begun = plan.begin(frame, &mut self.jobs).is_some();
+        self.packets += u64::from(begun);
+        self.bytes += if begun { plan.carried() } else { 0 };
+        begun
+    }
+
+    /// Runs the cipher over all that was taken; what was sealed.
+    #[inline]
+    pub fn finish(mut self) -> Totals {
+        seal_burst(&mut self.jobs);
+        Totals::of_plain(self.packets, self.bytes)
+    }
+}
+
+impl core::fmt::Debug for Sealer<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sealer").field("frames", &self.jobs.len()).finish_non_exhaustive()
     }
 }
 

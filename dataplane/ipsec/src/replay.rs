@@ -38,7 +38,6 @@ pub struct WindowSize(pub u32);
 
 /// A sequence number that passed the check and whose packet is not yet known to be authentic.
 ///
-/// It is not `Clone`: accepting takes it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a packet is not accepted before the window has its sequence number"]
 pub struct Candidate(u64);
@@ -129,8 +128,8 @@ impl ReplayWindow {
     ///
     /// [`Replayed`].
     #[inline]
-    pub fn accept(&mut self, candidate: Candidate) -> Result<Order, Replayed> {
-        let Candidate(sequence) = candidate;
+    pub fn accept(&mut self, candidate: &Candidate) -> Result<Order, Replayed> {
+        let Candidate(sequence) = *candidate;
         self.examine(sequence)?;
         let order = if sequence > self.highest {
             self.advance(sequence);

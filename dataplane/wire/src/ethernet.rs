@@ -1,6 +1,6 @@
 //! Ethernet II frames, with up to two VLAN tags (IEEE 802.3, 802.1Q).
 
-use crate::Malformed;
+use crate::{Malformed, ipv4};
 
 /// Bytes of an untagged header.
 pub const HEADER_LEN: usize = 14;
@@ -35,6 +35,29 @@ impl core::fmt::Display for Mac {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
+}
+
+/// What the headers of UDP, TCP and ESP begin with: both ports, or the SPI.
+const BEGINNING_LEN: usize = 4;
+
+/// The IP header of what nearly all frames are and four bytes behind it: an untagged frame to `station` with a whole IPv4 packet without
+/// options, which says that it has those four. Whether the frame holds all of it is not looked at.
+#[inline(always)]
+pub fn plain_ipv4(
+    frame: &[u8],
+    station: Mac,
+) -> Option<&[u8; ipv4::MIN_HEADER_LEN + BEGINNING_LEN]> {
+    let (link, packet) = frame.split_first_chunk::<HEADER_LEN>()?;
+    let header: &[u8; ipv4::MIN_HEADER_LEN + BEGINNING_LEN] = packet.first_chunk()?;
+    let [d0, d1, d2, d3, d4, d5, .., t1, t0] = *link;
+    let Mac([s0, s1, s2, s3, s4, s5]) = station;
+    let ours = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, t1, t0])
+        == u64::from_le_bytes([s0, s1, s2, s3, s4, s5, 0x08, 0x00]);
+    // More fragments, and the offset.
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let is_plain = ours && header[0] == 0x45 && fragment == 0 && total_len >= header.len();
+    is_plain.then_some(header)
 }
 
 /// A frame whose header lies inside the bytes.

@@ -21,8 +21,6 @@ use std::sync::Arc;
 pub(crate) struct InboundSide {
     pub(crate) pair: PairId,
     pub(crate) delivery: Delivery,
-    /// Whether `usage` is to be published.
-    pub(crate) is_due: bool,
     pub(crate) usage: Arc<SaUsage>,
     /// A: see [`Binding::active`].
     pub(crate) active: Arc<AtomicBool>,
@@ -34,8 +32,6 @@ pub(crate) struct InboundSide {
 pub(crate) struct OutboundSide {
     pub(crate) pair: PairId,
     pub(crate) generation: u32,
-    /// Whether `usage` is to be published.
-    pub(crate) is_due: bool,
     pub(crate) usage: Arc<SaUsage>,
     /// What an ICMP error or the control thread said of the path; the link's MTU holds as well.
     pub(crate) path_mtu: u16,
@@ -119,9 +115,11 @@ impl Worker {
                 });
             }
             Command::SetPathMtu(pair, mtu) => {
-                if let Some(side) = self.outbound_side_of(pair) {
+                if let Some(slot) = self.pairs.get(&pair).and_then(|places| places.outbound)
+                    && let Some(Some(side)) = self.outbound.get_mut(slot.0 as usize)
+                {
                     side.path_mtu = mtu;
-                    side.hop_version = 0;
+                    self.refresh_hop(slot);
                 }
             }
             Command::SetPolicies(spd) => {
@@ -139,18 +137,15 @@ impl Worker {
     }
 
     fn add_inbound(&mut self, new: NewInbound) {
-        let NewInbound { pair, sa, delivery, usage, active } = new;
+        let NewInbound { pair, mut sa, delivery, usage, active } = new;
         let spi = sa.spi();
+        sa.set_forwarded(delivery == Delivery::Forward);
         // The SPI was larval on this worker, and the control thread keys it once.
         if self.sad.insert(sa).is_err() {
             return;
         }
         self.larval.remove(&spi);
-        place(
-            &mut self.inbound,
-            spi.slot(),
-            InboundSide { pair, delivery, is_due: false, usage, active },
-        );
+        place(&mut self.inbound, spi.slot(), InboundSide { pair, delivery, usage, active });
         self.pairs.entry(pair).or_default().inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
     }
@@ -165,7 +160,6 @@ impl Worker {
         let side = OutboundSide {
             pair,
             generation: at.generation,
-            is_due: false,
             usage,
             path_mtu: u16::MAX,
             hop: NextHop::NoRoute,
@@ -199,15 +193,9 @@ impl Worker {
         let Some(slot) = outbound else { return };
         if let Some(sa) = self.outbound_sad.get_mut(slot)
             && sa.set_endpoints(local, remote, encap).is_ok()
-            && let Some(Some(side)) = self.outbound.get_mut(slot.0 as usize)
         {
-            side.hop_version = 0;
+            self.refresh_hop(slot);
         }
-    }
-
-    fn outbound_side_of(&mut self, pair: PairId) -> Option<&mut OutboundSide> {
-        let slot = self.pairs.get(&pair)?.outbound?;
-        self.outbound.get_mut(slot.0 as usize)?.as_mut()
     }
 
     fn delete(&mut self, pair: PairId) {

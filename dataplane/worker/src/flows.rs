@@ -14,7 +14,7 @@ use crate::command::{HandedOff, SaRef};
 use crate::config::{PortId, Side};
 use crate::packet::{Origin, Packet, put};
 use crate::worker::Worker;
-use ipsec::flow::FlowId;
+use ipsec::flow::{FlowId, FlowIdV4};
 use ipsec::prefetch::prefetch;
 use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
@@ -82,17 +82,20 @@ pub(crate) struct Question {
     context: Context,
 }
 
+/// What came out of a tunnel.
+const DECAPSULATED: Context = Context(3);
+
 /// Which checks a packet meets, and so what of it may be remembered together.
 #[inline]
 fn context(origin: Origin, side: Side) -> Context {
-    Context(match (origin, side) {
-        (Origin::Port, Side::Protected) => 1,
-        (Origin::Port, Side::Either | Side::Unprotected) => 2,
-        (Origin::Decapsulated(_), _) => 3,
-        (Origin::Host, _) => 4,
+    match (origin, side) {
+        (Origin::Port, Side::Protected) => Context(1),
+        (Origin::Port, Side::Either | Side::Unprotected) => Context(2),
+        (Origin::Decapsulated(_), _) => DECAPSULATED,
+        (Origin::Host, _) => Context(4),
         // Never asked with a question.
-        (Origin::Generated | Origin::Resumed, _) => 5,
-    })
+        (Origin::Generated | Origin::Resumed, _) => Context(5),
+    }
 }
 
 impl Worker {
@@ -145,6 +148,33 @@ impl Worker {
             Decision::Ask => None,
             Decision::Protect { policy, epoch, .. } if *epoch != self.epochs.of(*policy) => None,
             decision => Some(*decision),
+        }
+    }
+
+    /// The SA of this core that packets of a flow from a port take, if that was decided and still holds.
+    #[inline]
+    pub(crate) fn sa_of(&self, flow: FlowIdV4, place: Place, side: Side) -> Option<Slot> {
+        let context = context(Origin::Port, side);
+        match self.flows.get_v4(place, flow, context, self.decisions)? {
+            Decision::Protect { core, slot, policy, epoch, .. }
+                if *core == self.core && *epoch == self.epochs.of(*policy) =>
+            {
+                Some(Slot(*slot))
+            }
+            _ => None,
+        }
+    }
+
+    /// Where packets of a flow that come out of a tunnel are sent, if that was decided and still holds.
+    #[inline]
+    pub(crate) fn next_hop_of(
+        &self,
+        flow: FlowIdV4,
+        place: Place,
+    ) -> Option<(PortId, u16, &[u8; ethernet::HEADER_LEN])> {
+        match self.flows.get_v4(place, flow, DECAPSULATED, self.decisions)? {
+            Decision::Send { port, mtu, header } => Some((*port, *mtu, header)),
+            _ => None,
         }
     }
 

@@ -32,26 +32,32 @@ impl Worker {
     }
 
     /// One burst of a port.
-    pub(crate) fn receive(&mut self, id: PortId) -> usize {
+    #[inline]
+    pub(crate) fn receive(&mut self, id: PortId, frames: &mut Vec<Frame>) -> usize {
         let state = &mut self.ports[usize::from(id.0)];
         state.port.complete(&mut self.pool);
-        let mut frames = core::mem::take(&mut self.frames);
-        let count = state.port.receive(&mut self.pool, &mut frames, BURST);
-        self.take_frames(id, frames, count)
+        let count = state.port.receive(&mut self.pool, frames, BURST);
+        self.take_frames(id, frames, count);
+        count
     }
 
     /// One burst of a further queue of a port.
     #[cold]
-    pub(crate) fn receive_more(&mut self, id: PortId, queue: usize) -> usize {
+    pub(crate) fn receive_more(
+        &mut self,
+        id: PortId,
+        queue: usize,
+        frames: &mut Vec<Frame>,
+    ) -> usize {
         let port = &mut self.ports[usize::from(id.0)].more[queue];
         port.complete(&mut self.pool);
-        let mut frames = core::mem::take(&mut self.frames);
-        let count = port.receive(&mut self.pool, &mut frames, BURST);
-        self.take_frames(id, frames, count)
+        let count = port.receive(&mut self.pool, frames, BURST);
+        self.take_frames(id, frames, count);
+        count
     }
 
     #[inline]
-    fn take_frames(&mut self, id: PortId, mut frames: Vec<Frame>, count: usize) -> usize {
+    fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) {
         let state = &self.ports[usize::from(id.0)];
         if count > 0 {
             let bytes: usize = frames.iter().map(Frame::len).sum();
@@ -60,13 +66,14 @@ impl Worker {
             self.account.add(Row::Bursts, 1);
             let side = state.side;
             let station = self.forwarding.link(id).map(|link| link.mac);
+            if let Some(station) = station {
+                self.direct(frames, station, side);
+            }
             for frame in frames.drain(..) {
                 self.take_frame(Packet(frame), station, side);
             }
             self.flush();
         }
-        self.frames = frames;
-        count
     }
 
     /// One burst of the host port.

@@ -21,6 +21,7 @@
 //! | `attach` | ports whose devices come and go |
 //! | `control` | commands as the worker carries them out, deletes that wait for rings to drain |
 //! | `ingress` | from a port, the host or another worker to the stage that a packet belongs to |
+//! | `direct` | the straight way of what most packets are |
 //! | `open` | the inbound burst and where decapsulated packets go |
 //! | `flows` | what is known of a flow: plain packets are judged by it |
 //! | `policy` | the SPD's word on plain packets; the outbound SA of a policy, or waiting for one |
@@ -42,6 +43,7 @@ mod attach;
 mod command;
 mod config;
 mod control;
+mod direct;
 mod event;
 mod flows;
 mod forward;
@@ -74,4 +76,4 @@ pub use ipsec::spi::CoreId;
 pub use port_counters::port_counters;
 pub use sa_usage::{PairUsage, Usage};
 pub use wire::ethernet::Mac;
-pub use worker::{Progress, Worker};
+pub use worker::{Clock, Progress, Worker};

@@ -5,7 +5,6 @@ use crate::config::Side;
 use crate::event::{Direction, Event, Limit};
 use crate::flows::Question;
 use crate::packet::{Origin, Packet};
-use crate::sa_usage::Due;
 use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -21,55 +20,57 @@ use wire::ip::Ip;
 impl Worker {
     /// Opens the packets in hand, all SAs together.
     pub(crate) fn open_burst(&mut self) {
-        if self.opening.is_empty() {
-            return;
-        }
         let mut burst = core::mem::take(&mut self.opening);
         let mut totals = Totals::default();
         process_burst(&mut self.sad, &mut burst, &mut totals);
         self.account.opened(&totals);
-        for InboundPacket { buffer: packet, header, outcome, events } in burst.drain(..) {
-            let spi = Spi::new(header.spi);
-            if !events.is_empty()
-                && let Some(spi) = spi
-            {
-                self.tell_inbound(spi, &header, &packet, events);
-            }
-            match outcome {
-                Outcome::Accepted(_) => {
-                    self.opened(packet, spi);
-                }
-                Outcome::Dropped(cause) => {
-                    if cause == DropCause::UnknownSpi {
-                        self.tell_unknown_spi(&header);
-                    }
-                    self.drop_packet(packet, cause);
-                }
-                Outcome::Larval => match spi {
-                    Some(spi) => self.wait(packet, Key::Larval(spi)),
-                    None => self.drop_packet(packet, DropCause::UnknownSpi),
-                },
-                // `process_burst` leaves none.
-                Outcome::Pending => self.drop_packet(packet, DropCause::UnknownSpi),
-            }
+        for packet in burst.drain(..) {
+            self.concluded(packet);
         }
         self.opening = burst;
+    }
+
+    /// What becomes of a packet that went through the burst function.
+    #[inline]
+    pub(crate) fn concluded(&mut self, packet: InboundPacket<Packet>) {
+        let InboundPacket { buffer: packet, header, outcome, events } = packet;
+        let spi = Spi::new(header.spi);
+        if !events.is_empty()
+            && let Some(spi) = spi
+        {
+            self.tell_inbound(spi, &header, &packet, events);
+        }
+        match outcome {
+            Outcome::Accepted(_) => {
+                self.opened(packet, spi);
+            }
+            Outcome::Dropped(cause) => {
+                if cause == DropCause::UnknownSpi {
+                    self.tell_unknown_spi(&header);
+                }
+                self.drop_packet(packet, cause);
+            }
+            Outcome::Larval => match spi {
+                Some(spi) => self.wait(packet, Key::Larval(spi)),
+                None => self.drop_packet(packet, DropCause::UnknownSpi),
+            },
+            // The burst function leaves none.
+            Outcome::Pending => self.drop_packet(packet, DropCause::UnknownSpi),
+        }
     }
 
     #[inline]
     fn opened(&mut self, packet: Packet, spi: Option<Spi>) {
         // `process_burst` found it under its SPI.
-        let (Some(spi), Some(Some(side))) = (spi, self.inbound.get_mut(spi.map_or(0, Spi::slot)))
+        let (Some(spi), Some(Some(side))) = (spi, self.inbound.get(spi.map_or(0, Spi::slot)))
         else {
             return self.deliver_to_host(packet);
         };
-        if !side.is_due {
-            side.is_due = true;
-            self.due.push_back(Due::Inbound(spi));
-        }
-        match side.delivery {
+        let (delivery, pair) = (side.delivery, side.pair);
+        self.note_use(spi);
+        match delivery {
             Delivery::Forward => {
-                let origin = Origin::Decapsulated(side.pair);
+                let origin = Origin::Decapsulated(pair);
                 let flow = match Ip::parse(&packet) {
                     Ok(Ip::V4(ip)) => Ok(FlowId::of_v4(&ip)),
                     Ok(ip @ Ip::V6(_)) => FlowId::of(&ip),

@@ -29,7 +29,7 @@ pub(crate) enum Due {
     Outbound(Slot),
 }
 
-/// SAs published in a busy turn: so many, and one for so many packets. With a handful of SAs that is all of them after every turn; with
+/// SAs published at a time by a busy worker: so many, and one for so many packets. With a handful of SAs that is all of them; with
 /// a million an eighth of the memory that each packet's own would be, and every SA within a second.
 const AT_LEAST: usize = 8;
 const PACKETS_EACH: usize = 8;
@@ -39,7 +39,8 @@ const WHEN_IDLE: usize = 256;
 
 impl Worker {
     /// Publishes what SAs have carried, those first that are due longest.
-    pub(crate) fn publish_usage(&mut self, packets: usize) {
+    pub(crate) fn publish_usage(&mut self) {
+        let packets = core::mem::take(&mut self.unpublished);
         let count = if packets == 0 { WHEN_IDLE } else { AT_LEAST + packets / PACKETS_EACH };
         for _ in 0..count {
             let Some(due) = self.due.pop_front() else { return };
@@ -52,20 +53,18 @@ impl Worker {
         let now = self.now.saturating_duration_since(self.epoch);
         match due {
             Due::Inbound(spi) => {
-                if let Some(Some(side)) = self.inbound.get_mut(spi.slot())
+                if let Some(Some(side)) = self.inbound.get(spi.slot())
                     && let Some(sa) = self.sad.get(spi)
-                    && side.is_due
+                    && sa.usage().settle()
                 {
-                    side.is_due = false;
                     side.usage.publish(sa.usage(), now);
                 }
             }
             Due::Outbound(slot) => {
-                if let Some(Some(side)) = self.outbound.get_mut(slot.0 as usize)
+                if let Some(Some(side)) = self.outbound.get(slot.0 as usize)
                     && let Some(sa) = self.outbound_sad.get(slot)
-                    && side.is_due
+                    && sa.usage().settle()
                 {
-                    side.is_due = false;
                     side.usage.publish(sa.usage(), now);
                 }
             }

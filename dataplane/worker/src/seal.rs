@@ -49,6 +49,13 @@ impl Worker {
             NextHop::Blackhole | NextHop::Down | NextHop::Host | NextHop::NoRoute => u16::MAX,
         };
         sa.set_path_mtu(side.path_mtu.min(link));
+        sa.set_link(match side.hop {
+            // The straight way is for tunnels over IPv4.
+            NextHop::Station { port, source, destination, .. } => {
+                Some((port.0, ethernet::emit(destination, source, ethernet::IPV4)))
+            }
+            _ => None,
+        });
     }
 
     /// Seals the packets in hand, all SAs together.
@@ -103,10 +110,9 @@ impl Worker {
     /// The next hop of an SA that has carried a packet.
     #[inline]
     fn hop_of(&mut self, slot: Slot) -> NextHop {
-        match self.outbound.get_mut(slot.0 as usize) {
+        match self.outbound.get(slot.0 as usize) {
             Some(Some(side)) => {
-                if !side.is_due {
-                    side.is_due = true;
+                if self.outbound_sad.get(slot).is_some_and(|sa| sa.usage().fall_due()) {
                     self.due.push_back(Due::Outbound(slot));
                 }
                 side.hop

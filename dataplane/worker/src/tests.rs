@@ -2,6 +2,7 @@
 
 mod accounting;
 mod bed;
+mod direct;
 mod forwarding;
 mod handoff;
 mod policy;

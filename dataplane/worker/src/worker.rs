@@ -42,6 +42,39 @@ const MOST_FLOWS: usize = 1 << 21;
 /// Turns of a spinning worker between two publications when nothing happens.
 const IDLE_PUBLICATION: u64 = 1 << 10;
 
+/// Cycles after which the clock is read again: some ten microseconds. Nothing here is timed more finely, and reading it
+/// takes as long as sealing a short packet.
+const TICK: u64 = 1 << 15;
+
+/// The time as a busy worker knows it.
+#[derive(Debug)]
+pub struct Clock {
+    now: Instant,
+    read_at: u64,
+}
+
+impl Clock {
+    /// Reads it.
+    pub fn new() -> Self {
+        Self { now: Instant::now(), read_at: stats::cycles() }
+    }
+
+    /// The time at `cycles` of the processor's counter, or a few microseconds before.
+    #[inline]
+    pub fn now(&mut self, cycles: u64) -> Instant {
+        if cycles.wrapping_sub(self.read_at) >= TICK {
+            *self = Self { now: Instant::now(), read_at: cycles };
+        }
+        self.now
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// What one turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -160,11 +193,20 @@ pub struct Worker {
     /// Events that are said once, until the end of the turn or until the ring has room.
     late_events: VecDeque<Event>,
 
+    /// The processor's cycle counter at the end of the last turn.
+    turned_at: u64,
+    /// Packets since usage was published.
+    pub(crate) unpublished: usize,
+    /// Whether something has happened since counters were published.
+    is_dirty: bool,
+
     /// SAs whose usage is to be published, each once, oldest first. Long as two tables at most.
     pub(crate) due: VecDeque<Due>,
 
     // Bursts, empty between two sources.
     pub(crate) frames: Vec<Frame>,
+    /// Takes the place of `frames` while that is worked on.
+    pub(crate) left: Vec<Frame>,
     pub(crate) plain: Vec<Plain>,
     pub(crate) opening: Vec<InboundPacket<Packet>>,
     pub(crate) sealing: Vec<OutboundPacket<Packet>>,
@@ -173,6 +215,13 @@ pub struct Worker {
 
     pub(crate) account: Account,
     block: Option<BlockWriter>,
+
+    /// Whether nothing is to go the straight way, which is compared with the other then.
+    #[cfg(test)]
+    pub(crate) long_way: bool,
+    /// Frames that did.
+    #[cfg(test)]
+    pub(crate) went_straight: usize,
 }
 
 impl Worker {
@@ -238,14 +287,22 @@ impl Worker {
             injected_taken: 0,
             unknown_spis: Budget::new(10, 10, epoch),
             late_events: VecDeque::with_capacity(BURST),
+            turned_at: stats::cycles(),
+            unpublished: 0,
+            is_dirty: false,
             due: VecDeque::with_capacity(2 * limits.sas),
-            frames: Vec::with_capacity(BURST),
+            frames: Vec::with_capacity(2 * BURST),
+            left: Vec::with_capacity(2 * BURST),
             plain: Vec::with_capacity(2 * BURST),
             opening: Vec::with_capacity(2 * BURST),
             sealing: Vec::with_capacity(2 * BURST),
             spare: Vec::with_capacity(2 * BURST),
             account: Account::new(),
             block,
+            #[cfg(test)]
+            long_way: false,
+            #[cfg(test)]
+            went_straight: 0,
         }
     }
 
@@ -272,6 +329,11 @@ impl Worker {
         }
     }
 
+    /// The processor's cycle counter at the end of the last turn.
+    pub fn turned_at(&self) -> u64 {
+        self.turned_at
+    }
+
     /// Where its frames are.
     pub fn frames(&self) -> PoolGauges {
         self.pool.gauges()
@@ -282,22 +344,25 @@ impl Worker {
         self.stopped
     }
 
-    /// One iteration: some commands, then one burst of every source to its end, then the counters published. It never waits.
+    /// One iteration: some commands, then one burst of every source to its end. It never waits. Counters are published when time has
+    /// moved on, and when there is nothing else to do.
     pub fn turn(&mut self, now: Instant) -> Progress {
-        let begun = stats::cycles();
+        let ticked = now != self.now;
         self.now = now;
         let commands = self.apply_commands();
         self.take_home();
         let mut packets = 0;
+        let mut frames = core::mem::take(&mut self.frames);
         for port in 0..self.ports.len() {
-            packets += self.receive(PortId(port as u16));
+            packets += self.receive(PortId(port as u16), &mut frames);
             for queue in 0..self.ports[port].more.len() {
-                packets += self.receive_more(PortId(port as u16), queue);
+                packets += self.receive_more(PortId(port as u16), queue, &mut frames);
             }
         }
         if !self.retired.is_empty() {
             self.repossess();
         }
+        self.frames = frames;
         packets += self.read_host();
         packets += self.take_injected();
         packets += self.take_handoffs();
@@ -305,13 +370,20 @@ impl Worker {
         self.expire_waiting();
         self.finish_deletes();
         self.raise_late();
-        self.publish_usage(packets);
         let progress = Progress { commands, packets };
         self.account.add(Row::Turns, 1);
+        let end = stats::cycles();
         let row = if progress.is_idle() { Row::IdleCycles } else { Row::BusyCycles };
-        self.account.add(row, stats::cycles().wrapping_sub(begun));
-        if !progress.is_idle() || self.account.get(Row::Turns).is_multiple_of(IDLE_PUBLICATION) {
-            self.publish();
+        self.account.add(row, end.wrapping_sub(self.turned_at));
+        self.turned_at = end;
+        self.unpublished += packets;
+        self.is_dirty |= !progress.is_idle();
+        if ticked || progress.is_idle() {
+            self.publish_usage();
+            if self.is_dirty || self.account.get(Row::Turns).is_multiple_of(IDLE_PUBLICATION) {
+                self.is_dirty = false;
+                self.publish();
+            }
         }
         if self.upcall_due {
             self.upcall_due = false;
@@ -323,8 +395,10 @@ impl Worker {
     /// Turns until it is told to stop; sleeps when there is nothing to do, unless it is to spin.
     pub fn run(&mut self) {
         let mut empty_turns = 0u32;
+        let mut clock = Clock::new();
+        self.turned_at = stats::cycles();
         while !self.stopped {
-            if !self.turn(Instant::now()).is_idle() {
+            if !self.turn(clock.now(self.turned_at)).is_idle() {
                 empty_turns = 0;
                 continue;
             }
@@ -333,6 +407,8 @@ impl Worker {
                 Idle::Sleep { after_empty_turns } if empty_turns >= after_empty_turns => {
                     self.sleep();
                     empty_turns = 0;
+                    self.turned_at = stats::cycles();
+                    clock = Clock::new();
                 }
                 Idle::Sleep { .. } | Idle::Spin => core::hint::spin_loop(),
             }
@@ -394,12 +470,21 @@ impl Worker {
     }
 
     /// Ends a source's burst: everything in hand is opened, sealed and sent.
+    #[inline]
     pub(crate) fn flush(&mut self) {
-        self.open_burst();
-        self.judge_burst();
-        self.seal_burst();
+        if !self.opening.is_empty() {
+            self.open_burst();
+        }
+        if !self.plain.is_empty() {
+            self.judge_burst();
+        }
+        if !self.sealing.is_empty() {
+            self.seal_burst();
+        }
         self.transmit_all();
-        self.ring_bells();
+        if self.bells != 0 {
+            self.ring_bells();
+        }
     }
 
     pub(crate) fn ring_bells(&mut self) {

@@ -344,7 +344,7 @@ fn replay(request: &Request<'_>) -> Result<Answer, Fault> {
             Err(_) => "replay",
             // The ICV covers the high half, so a wrong guess does not verify.
             Ok(candidate) if extended && candidate.sequence() != sequence => "integrity",
-            Ok(candidate) => match window.accept(candidate) {
+            Ok(candidate) => match window.accept(&candidate) {
                 Ok(_) => "accept",
                 Err(_) => "replay",
             },

@@ -12,7 +12,7 @@ use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{Admission, FlowId};
 use crate::packet::PacketBuffer;
-use crate::replay::{Candidate, Order, ReplayWindow, Replayed};
+use crate::replay::{Candidate, Order, ReplayWindow};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
 use core::net::IpAddr;
 use wire::ah::Ah;
@@ -20,6 +20,8 @@ use wire::ecn::Ecn;
 use wire::esp::Esp;
 use wire::ip::Ip;
 use wire::{esp, ipv4, ipv6, protocol};
+
+pub(crate) mod plain;
 
 /// Where the peer's packets come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,15 @@ pub struct Peer {
     pub port: Option<u16>,
 }
 
+impl Peer {
+    fn v4(self) -> Option<u32> {
+        match self {
+            Self { address: IpAddr::V4(address), port: None } => Some(address.to_bits()),
+            Self { .. } => None,
+        }
+    }
+}
+
 /// The runtime form of an SA that receives. One worker owns it.
 ///
 /// What every packet looks at lies in front.
@@ -37,15 +48,19 @@ pub struct Peer {
 pub struct InboundSa {
     spi: Spi,
     esn: bool,
+    /// Whether packets may go the way of [`plain`].
+    is_plain: bool,
     seen: bool,
     sizes: Sizes,
     contribution: Contribution,
     headers: HeaderRules,
+    /// The peer's address, when it is an IPv4 address without a port.
+    peer_v4: Option<u32>,
     suite: Suite,
     replay: ReplayWindow,
-    peer: Peer,
     usage: Usage,
     selectors: Admission,
+    peer: Peer,
     pair: PairId,
 }
 
@@ -62,17 +77,20 @@ impl InboundSa {
     pub fn new(parameters: &SaParameters) -> Result<Self, SaError> {
         let contribution = suite::check(parameters)?;
         let (suite, sizes) = Suite::new(parameters)?;
+        let peer = Peer {
+            address: parameters.remote,
+            port: parameters.encap.map(|encap| encap.remote_port),
+        };
         Ok(Self {
             spi: parameters.spi,
             esn: parameters.esn,
+            is_plain: false,
+            peer_v4: peer.v4(),
+            peer,
             sizes,
             contribution,
             headers: parameters.headers,
             seen: false,
-            peer: Peer {
-                address: parameters.remote,
-                port: parameters.encap.map(|encap| encap.remote_port),
-            },
             suite,
             replay: ReplayWindow::new(parameters.replay_window, parameters.esn)?,
             usage: Usage::new(&parameters.lifetime),
@@ -132,6 +150,7 @@ impl InboundSa {
     /// Tells where the peer is expected, so that only a move from there is an event.
     pub fn set_peer(&mut self, peer: Peer) {
         self.peer = peer;
+        self.peer_v4 = peer.v4();
     }
 
     /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3): what needs no key.
@@ -166,10 +185,7 @@ impl InboundSa {
                 return Err(DropCause::ProtocolMismatch);
             }
         };
-        let candidate = self.replay.check(sequence).map_err(|replayed| match replayed {
-            Replayed::Duplicate => DropCause::ReplayedDuplicate,
-            Replayed::TooOld => DropCause::ReplayedTooOld,
-        })?;
+        let candidate = self.replay.check(sequence)?;
         let (sequence, esn) = (candidate.sequence(), self.esn);
         let place = Place { esp: offset, text, text_len, sequence, esn };
         Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
@@ -228,10 +244,7 @@ impl InboundSa {
         if !authentic {
             return Err(DropCause::NotAuthentic);
         }
-        let order = self.replay.accept(candidate).map_err(|replayed| match replayed {
-            Replayed::Duplicate => DropCause::ReplayedDuplicate,
-            Replayed::TooOld => DropCause::ReplayedTooOld,
-        })?;
+        let order = self.replay.accept(&candidate)?;
         self.note_peer(header, order, events);
 
         let data = buffer.data_mut();
@@ -285,7 +298,7 @@ impl InboundSa {
         }
         let peer = Peer { address: header.source, port: header.source_port };
         if order == Order::Newest && peer != self.peer {
-            self.peer = peer;
+            self.set_peer(peer);
             *events |= Events::PEER_MOVED;
         }
     }

@@ -10,7 +10,7 @@
 //! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
 use super::serial::Place;
-use super::suite::{self, GCM_IV_LEN, Sizes, Suite};
+use super::suite::{self, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
@@ -19,10 +19,14 @@ use crate::sa::{
     DfRule, DscpRule, HeaderRules, Lifetime, PairId, SaError, SaParameters, Spi, TfcRule, UdpEncap,
 };
 use crate::selector::Selector;
+use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use plain::{Rules, Template};
 use wire::ecn::Ecn;
 use wire::ip::{Fragment, Ip};
 use wire::{ah, checksum, esp, ipv4, ipv6, protocol, udp};
+
+pub(crate) mod plain;
 
 /// TTL and hop limit of tunnel headers (RFC 4301 §5.1.2.1 note 4 leaves it to configuration; 64 is the
 /// default of RFC 1700).
@@ -34,26 +38,6 @@ const DEFAULT_PATH_MTU: u16 = 1500;
 /// The longest explicit IV, that of CBC.
 const MAX_IV_LEN: usize = 16;
 
-/// What text of AES-GCM is a multiple of (RFC 4303 §2.4).
-const GCM_ALIGN: usize = 4;
-
-/// Tunnel header, ESP header and explicit IV where nothing special is.
-const PLAIN_HEADERS: usize = ipv4::MIN_HEADER_LEN + esp::HEADER_LEN + GCM_IV_LEN;
-
-/// Version and header length.
-const V4_WITHOUT_OPTIONS: u8 = 0x45;
-
-/// The trailers of 0 to 3 bytes of padding behind an IPv4 packet (RFC 4303 §2.4 to §2.6).
-const PLAIN_TRAILERS: [[u8; 8]; GCM_ALIGN] = {
-    const V4: u8 = protocol::IPV4;
-    [
-        [0, V4, 0, 0, 0, 0, 0, 0],
-        [1, 1, V4, 0, 0, 0, 0, 0],
-        [1, 2, 2, V4, 0, 0, 0, 0],
-        [1, 2, 3, 3, V4, 0, 0, 0],
-    ]
-};
-
 /// The smallest MTU of an IPv6 link (RFC 8200 §5); no smaller one is told to an IPv6 sender.
 const IPV6_MIN_MTU: u16 = 1280;
 
@@ -62,68 +46,31 @@ const IPV6_MIN_MTU: u16 = 1280;
 /// What every packet looks at lies in front.
 #[repr(C, align(64))]
 pub struct OutboundSa {
+    template: Template,
+    rules: Rules,
     spi: Spi,
+    path_mtu: u16,
     esn: bool,
     sizes: Sizes,
     contribution: Contribution,
     headers: HeaderRules,
-    path_mtu: u16,
     /// Bytes between the IP header and what is carried: UDP, clear header and IV, or AH.
     middle: u8,
     /// Bytes behind the padding: none with AH.
     trailer: u8,
-    /// Whether packets go the short way of [`OutboundSa::prepare_plain`].
+    /// Whether packets may go the way of [`plain`].
     is_plain: bool,
-    encap: Option<UdpEncap>,
+    /// The last sequence number used. A cell, as a job that borrows the key is made while it counts.
+    sequence: Cell<u64>,
     suite: Suite,
-    /// The last sequence number used.
-    sequence: u64,
     last_sequence: u64,
+    usage: Usage,
+    encap: Option<UdpEncap>,
     /// For the one packet of [`OutboundSa::for_known_answer`].
     given: Option<Box<Given>>,
-    template: Template,
-    usage: Usage,
     endpoints: Endpoints,
     selectors: Box<[Selector]>,
     pair: PairId,
-}
-
-/// The tunnel header of IPv4 as far as it is the same in every packet: TOS, length, identification and DF are zero, and the
-/// sum is that of the rest. Of IPv6 it is made anew.
-struct Template {
-    header: [u8; ipv4::MIN_HEADER_LEN],
-    sum: checksum::Sum,
-}
-
-impl Template {
-    fn new(local: Ipv4Addr, remote: Ipv4Addr, protocol: u8) -> Self {
-        let fixed = ipv4::Header {
-            traffic_class: 0,
-            total_len: 0,
-            id: 0,
-            dont_fragment: false,
-            ttl: OUTER_TTL,
-            protocol,
-            source: local,
-            destination: remote,
-        };
-        let mut header = fixed.emit();
-        [header[10], header[11]] = [0, 0];
-        Self { header, sum: checksum::Sum::ZERO.add_bytes(&header) }
-    }
-
-    /// The header of a packet. With `dont_fragment` there is no fragment offset either.
-    #[inline]
-    fn fill(&self, out: &mut [u8; ipv4::MIN_HEADER_LEN], tos: u8, len: u16, id: u16, df: bool) {
-        *out = self.header;
-        let flags = if df { 0x4000 } else { 0 };
-        let sum = self.sum.add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
-        out[1] = tos;
-        [out[2], out[3]] = len.to_be_bytes();
-        [out[4], out[5]] = id.to_be_bytes();
-        [out[6], out[7]] = flags.to_be_bytes();
-        [out[10], out[11]] = sum.checksum().to_be_bytes();
-    }
 }
 
 /// What a published packet prescribes instead of what the SA would choose.
@@ -193,7 +140,7 @@ impl OutboundSa {
             trailer: 0,
             is_plain: false,
             suite,
-            sequence: 0,
+            sequence: Cell::new(0),
             last_sequence: if parameters.esn { u64::MAX } else { u64::from(u32::MAX) },
             endpoints: Endpoints::new(parameters.local, parameters.remote)?,
             encap: parameters.encap,
@@ -201,7 +148,8 @@ impl OutboundSa {
             selectors: parameters.selectors.clone().into(),
             pair: parameters.pair,
             given: None,
-            template: Template { header: [0; ipv4::MIN_HEADER_LEN], sum: checksum::Sum::ZERO },
+            template: Template::NONE,
+            rules: Rules::new(&parameters.headers),
         };
         sa.measure();
         Ok(sa)
@@ -211,7 +159,7 @@ impl OutboundSa {
     /// are never used.
     #[must_use]
     pub fn resume_after(mut self, sequence: u64) -> Self {
-        self.sequence = self.sequence.max(sequence);
+        self.sequence = Cell::new(self.sequence.get().max(sequence));
         self
     }
 
@@ -220,7 +168,7 @@ impl OutboundSa {
     #[must_use]
     pub fn for_known_answer(mut self, answer: KnownAnswer<'_>) -> Self {
         let KnownAnswer { sequence, iv, pad_len, identification } = answer;
-        self.sequence = sequence.saturating_sub(1);
+        self.sequence = Cell::new(sequence.saturating_sub(1));
         self.last_sequence = sequence;
         let iv_len = iv.len().min(MAX_IV_LEN);
         let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len, identification };
@@ -257,7 +205,7 @@ impl OutboundSa {
 
     /// The last sequence number used.
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.sequence.get()
     }
 
     /// Whether the SA may carry this traffic.
@@ -332,7 +280,7 @@ impl OutboundSa {
         self.middle = (udp + header) as u8;
         self.trailer = trailer as u8;
         if let Endpoints::V4 { local, remote } = self.endpoints {
-            self.template = Template::new(local, remote, self.outer_protocol());
+            self.template = Template::new(local, remote, self.outer_protocol(), self.spi);
         }
         self.is_plain = self.contribution.tunnel
             && self.encap.is_none()
@@ -361,9 +309,6 @@ impl OutboundSa {
         buffer: &mut B,
         events: &mut Events,
     ) -> Result<Prepared, Refusal> {
-        if let Some(prepared) = self.prepare_plain(buffer) {
-            return Ok(prepared);
-        }
         if self.headers.clamp_mss && self.contribution.tunnel {
             wire::ip::clamp_mss(buffer.data_mut(), self.inner_mtu());
         }
@@ -426,62 +371,6 @@ impl OutboundSa {
         Ok(Prepared { bytes, place: Place { esp, text, text_len, sequence, esn: self.esn } })
     }
 
-    /// The same in a straight line for what nearly all packets are: IPv4 in an AES-GCM tunnel over IPv4, no limit near, and room for
-    /// everything. `None`, and no change, for all others.
-    #[inline]
-    fn prepare_plain<B: PacketBuffer>(&mut self, buffer: &mut B) -> Option<Prepared> {
-        let data = buffer.data();
-        let inner = data.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
-        let (tos, dont_fragment) = (inner[1], inner[6] & 0x40 != 0);
-        let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
-        let icv = usize::from(self.sizes.icv);
-        let pad_len = (len + esp::TRAILER_LEN).wrapping_neg() & (GCM_ALIGN - 1);
-        let text_len = len + pad_len + esp::TRAILER_LEN;
-        let outer_len = PLAIN_HEADERS + text_len + icv;
-        let bytes = len as u64;
-        let is_plain = self.is_plain
-            && inner[0] == V4_WITHOUT_OPTIONS
-            && len >= ipv4::MIN_HEADER_LEN
-            && len <= data.len()
-            && outer_len <= usize::from(self.path_mtu)
-            && buffer.headroom() >= PLAIN_HEADERS
-            && data.len() + buffer.tailroom() >= text_len + icv
-            && self.usage.is_far(bytes)
-            && self.sequence < self.last_sequence;
-        if !is_plain {
-            return None;
-        }
-        // None of these fails, as there is room. If one did, its number would be taken all the same.
-        self.sequence += 1;
-        let sequence = self.sequence;
-        self.usage.charge_far(bytes);
-        buffer.set_len(text_len + icv).ok()?;
-        buffer.push_front(PLAIN_HEADERS).ok()?;
-        let packet = buffer.data_mut();
-        // Padding, pad length, next header, and what the cipher writes over with the ICV.
-        *packet.get_mut(PLAIN_HEADERS + len..)?.first_chunk_mut()? = PLAIN_TRAILERS[pad_len];
-        let (ip, rest) = packet.split_first_chunk_mut()?;
-        let dont_fragment = match self.headers.df {
-            DfRule::Copy => dont_fragment,
-            DfRule::Set => true,
-            DfRule::Clear => false,
-        };
-        let id = if dont_fragment { 0 } else { sequence as u16 };
-        let tos = self.outer_traffic_class(tos);
-        self.template.fill(ip, tos, outer_len as u16, id, dont_fragment);
-        let (clear, rest) = rest.split_first_chunk_mut()?;
-        *clear = esp::emit(self.spi.get(), sequence as u32);
-        *rest.first_chunk_mut()? = sequence.to_be_bytes();
-        let place = Place {
-            esp: ipv4::MIN_HEADER_LEN,
-            text: PLAIN_HEADERS,
-            text_len,
-            sequence,
-            esn: self.esn,
-        };
-        Some(Prepared { bytes, place })
-    }
-
     /// Bytes of padding behind the packet inside, which its own length tells from it (RFC 4303 §2.7). As many as the buffer has
     /// room for: a packet goes rather short than not.
     #[cold]
@@ -539,11 +428,12 @@ impl OutboundSa {
     /// The next number, which is never one used before (RFC 4303 §3.3.3); `None` at the end.
     #[inline]
     fn next_sequence(&mut self) -> Option<u64> {
-        if self.sequence >= self.last_sequence {
+        let next = self.sequence.get_mut();
+        if *next >= self.last_sequence {
             return None;
         }
-        self.sequence += 1;
-        Some(self.sequence)
+        *next += 1;
+        Some(*next)
     }
 
     #[cold]

@@ -35,7 +35,7 @@ fn every_edge_of_the_window_in_order() {
             (4 * w, Err(Replayed::TooOld)),
         ];
         for (step, (sequence, expected)) in table.into_iter().enumerate() {
-            let result = window.check(sequence as u32).and_then(|c| window.accept(c));
+            let result = window.check(sequence as u32).and_then(|c| window.accept(&c));
             assert_eq!(result, expected, "window {w}, step {step}: {sequence}");
         }
     }
@@ -59,7 +59,7 @@ fn forwards_all_are_new_and_backwards_only_the_window_is() {
 }
 
 fn take(window: &mut ReplayWindow, low: u32) -> Result<Order, Replayed> {
-    window.check(low).and_then(|candidate| window.accept(candidate))
+    window.check(low).and_then(|candidate| window.accept(&candidate))
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn without_a_window_everything_passes_and_the_high_half_is_the_nearest() {
     ] {
         let candidate = window.check(low).unwrap();
         assert_eq!(candidate.sequence(), full);
-        window.accept(candidate).unwrap();
+        window.accept(&candidate).unwrap();
     }
 }
 
@@ -182,7 +182,7 @@ proptest! {
             };
             let result = window.check(low).and_then(|candidate| {
                 let full = candidate.sequence();
-                window.accept(candidate).map(|_| full)
+                window.accept(&candidate).map(|_| full)
             });
             prop_assert_eq!(result, expected, "low {:#x} at {:#x}", low, window.highest());
             prop_assert_eq!(window.highest(), oracle.highest);
@@ -202,7 +202,7 @@ mod published {
         if !authentic || candidate.sequence() != sequence {
             return "integrity";
         }
-        match window.accept(candidate) {
+        match window.accept(&candidate) {
             Ok(_) => "accept",
             Err(_) => "replay",
         }

@@ -1,6 +1,6 @@
 //! What a worker remembers of its flows, so that databases are asked once per flow and not once per packet.
 
-use crate::flow::FlowId;
+use crate::flow::{FlowId, FlowIdV4};
 use crate::prefetch::prefetch;
 use core::hash::BuildHasher;
 
@@ -69,6 +69,27 @@ impl<V: Copy + Default> FlowCache<V> {
         entry.or_else(|| self.buckets[second].iter().find(is_it)).map(|e| &e.value)
     }
 
+    /// As [`FlowCache::place`].
+    #[inline]
+    pub fn place_v4(&self, id: FlowIdV4) -> Place {
+        let place = Place(self.hash_v4(id));
+        prefetch(&self.buckets[self.indices(place)[0]]);
+        place
+    }
+
+    /// As [`FlowCache::get`].
+    #[inline]
+    pub fn get_v4(&self, place: Place, id: FlowIdV4, context: Context, version: u32) -> Option<&V> {
+        let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
+        let [first, second] = self.indices(place);
+        // With the IPv6 bit of `rest` clear, an entry's other addresses are zero.
+        let is_it = |e: &&Entry<V>| {
+            e.rest == rest && e.version == version && e.addresses[0] == id.addresses
+        };
+        let entry = self.buckets[first].iter().find(is_it);
+        entry.or_else(|| self.buckets[second].iter().find(is_it)).map(|e| &e.value)
+    }
+
     /// Remembers something of a flow, in place of what was remembered before.
     pub fn insert(&mut self, place: Place, id: &FlowId, context: Context, version: u32, value: V) {
         let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
@@ -99,14 +120,21 @@ impl<V: Copy + Default> FlowCache<V> {
     /// leave, so that who does not know the keys sees nothing to learn them from.
     #[inline]
     fn hash(&self, id: &FlowId) -> u64 {
+        if let Some(id) = id.v4() {
+            return self.hash_v4(id);
+        }
         let [a, b, c, d] = self.keys;
         let FlowId { addresses: [source, source_low, destination, destination_low], rest } = *id;
         let mut hash = fold(source ^ a, rest ^ b);
-        if source_low | destination | destination_low != 0 {
-            hash = fold(hash ^ source_low ^ d, destination ^ destination_low.rotate_left(32) ^ c);
-            hash = fold(hash ^ destination ^ b, destination_low ^ a);
-        }
+        hash = fold(hash ^ source_low ^ d, destination ^ destination_low.rotate_left(32) ^ c);
+        hash = fold(hash ^ destination ^ b, destination_low ^ a);
         fold(hash ^ c, d)
+    }
+
+    #[inline(always)]
+    fn hash_v4(&self, FlowIdV4 { addresses, rest }: FlowIdV4) -> u64 {
+        let [a, b, c, d] = self.keys;
+        fold(fold(addresses ^ a, rest ^ b) ^ c, d)
     }
 }
 

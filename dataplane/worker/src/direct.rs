@@ -1,0 +1,169 @@
+//! The straight way through the worker: untagged frames with whole IPv4 packets without options, of flows that are known, which go
+//! into a tunnel of this core or come out of one.
+//!
+//! ```text
+//!                ┌─ plain ─► SA of the flow ─► headers, cipher ────────────────────────┐
+//!  frames ─► noted                                                                     ├─► transmit rings
+//!                └─ ESP ───► cipher ─► window, trailer, selectors ─► next hop of flow ─┘
+//!                  everything else, from wherever it is: the way that fits all (ingress.rs, open.rs), unchanged
+//! ```
+//!
+//! A burst is looked at whole, stage by stage, and a frame stays where it lies until it is sent. What is known of a flow was found
+//! out the long way (flows.rs), so this way has no rules of its own.
+
+mod open;
+mod seal;
+
+use crate::account::{Drop, WorkerDrop};
+use crate::config::{PortId, Side};
+use crate::packet::{Packet, put};
+use crate::worker::{BURST, Worker};
+use af_xdp::Frame;
+use arrayvec::ArrayVec;
+use ipsec::flow::FlowIdV4;
+use ipsec::inbound::Entered;
+use ipsec::sa::Spi;
+use ipsec::sad::Slot;
+use ipsec::spd::Place;
+use wire::ethernet::{self, Mac};
+use wire::{ipv4, protocol};
+
+/// What is known of a frame.
+enum Note {
+    /// Not for here.
+    Other,
+    /// A packet of a flow, and where that would be remembered.
+    Plain(FlowIdV4, Place),
+    /// It is to take this SA.
+    Seal(Slot),
+    /// ESP for this core.
+    Protected(Spi),
+    /// It went into the cipher; whether that found it authentic.
+    Entered(Spi, Entered, bool),
+    /// It came out of this SA.
+    Opened(Spi, FlowIdV4, Place),
+    /// It leaves by this port.
+    Send(PortId),
+    /// It goes no further.
+    Drop(Drop),
+}
+
+type Notes = ArrayVec<Note, BURST>;
+
+/// Which kinds of frames a burst has.
+#[derive(Default)]
+struct Kinds {
+    plain: bool,
+    protected: bool,
+}
+
+impl Worker {
+    /// Takes of a burst what goes the straight way; the rest stays, in its order.
+    #[inline]
+    pub(crate) fn direct(&mut self, frames: &mut Vec<Frame>, station: Mac, side: Side) {
+        #[cfg(test)]
+        if self.long_way {
+            return;
+        }
+        let mut notes = Notes::new();
+        let kinds = self.note(frames, station, &mut notes);
+        if kinds.plain {
+            self.choose_sas(side, &mut notes);
+            self.seal_direct(frames, &mut notes);
+        }
+        if kinds.protected {
+            self.open_direct(frames, &mut notes);
+        }
+        if kinds.plain | kinds.protected {
+            self.send_direct(frames, &mut notes);
+        }
+    }
+
+    /// Looks at every frame, and asks for what is known of its flow or SA.
+    #[inline(never)]
+    fn note(&self, frames: &[Frame], station: Mac, notes: &mut Notes) -> Kinds {
+        let mut kinds = Kinds::default();
+        let (mut flows, mut spis, mut ours) = (None, None, None);
+        for frame in frames {
+            let mut note = Note::Other;
+            if let Some(header) = ethernet::plain_ipv4(frame.data(), station) {
+                match header[ipv4::PROTOCOL_AT] {
+                    protocol::UDP | protocol::TCP => {
+                        let flow = FlowIdV4::of(header);
+                        // A run of packets of one flow is looked for once.
+                        let place = match flows {
+                            Some((run, place)) if run == flow => place,
+                            _ => self.flows.place_v4(flow),
+                        };
+                        flows = Some((flow, place));
+                        kinds.plain = true;
+                        note = Note::Plain(flow, place);
+                    }
+                    protocol::ESP => {
+                        let [.., d3, d2, d1, d0, s3, s2, s1, s0] = *header;
+                        let destination = [d3, d2, d1, d0];
+                        if ours != Some(destination)
+                            && self.forwarding.addresses.contains(destination.into())
+                        {
+                            ours = Some(destination);
+                        }
+                        let spi = Spi::new(u32::from_be_bytes([s3, s2, s1, s0]));
+                        if let Some(spi) = spi
+                            && ours == Some(destination)
+                            && spi.core() == self.core
+                        {
+                            if spis != Some(spi) {
+                                self.sad.prefetch(spi.get());
+                            }
+                            spis = Some(spi);
+                            kinds.protected = true;
+                            note = Note::Protected(spi);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            // There is room for a burst.
+            let _ = notes.try_push(note);
+        }
+        kinds
+    }
+
+    /// To the transmit rings.
+    #[inline(never)]
+    fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes) {
+        #[cfg(test)]
+        {
+            self.went_straight += notes.iter().filter(|note| matches!(note, Note::Send(_))).count();
+        }
+        // Nearly always it is all of the burst, by one port.
+        if let Some(Note::Send(port)) = notes.first()
+            && let Some(state) = self.ports.get_mut(usize::from(port.0))
+            && state.transmit.is_empty()
+            && notes.iter().all(|note| matches!(note, Note::Send(to) if to == port))
+        {
+            core::mem::swap(&mut state.transmit, frames);
+            return;
+        }
+        let mut burst = core::mem::replace(frames, core::mem::take(&mut self.left));
+        for (frame, note) in burst.drain(..).zip(notes.drain(..)) {
+            match note {
+                Note::Send(port) => match self.ports.get_mut(usize::from(port.0)) {
+                    Some(state) => {
+                        put(&mut state.transmit, frame);
+                    }
+                    None => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
+                },
+                Note::Drop(cause) => self.drop_packet(Packet(frame), cause),
+                Note::Opened(spi, flow, _) => self.opened_otherwise(Packet(frame), spi, flow),
+                Note::Entered(_, entered, authentic) => {
+                    self.conclude_otherwise(Packet(frame), entered, authentic);
+                }
+                Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(_) => {
+                    frames.push(frame);
+                }
+            }
+        }
+        self.left = burst;
+    }
+}

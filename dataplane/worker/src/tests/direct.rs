@@ -1,0 +1,174 @@
+//! The straight way against the way that fits all: whatever comes, both do the same.
+
+use super::bed::*;
+use af_xdp::memory::{Direction as Way, Faults, PartsPerMillion};
+use ipsec::selector::Action;
+use proptest::prelude::*;
+use stats::Worker as Row;
+use wire::{checksum, protocol};
+
+/// A packet from host to host, more or less as it should be.
+#[derive(Clone, Debug)]
+struct Shape {
+    back: bool,
+    len: usize,
+    tos: u8,
+    ttl: u8,
+    flags: u16,
+    protocol: u8,
+    port: u16,
+    options: bool,
+    checksum_off: bool,
+    /// Added to the total length.
+    longer: i16,
+    /// Bytes of link-layer padding.
+    padding: usize,
+}
+
+impl Shape {
+    fn packet(&self) -> Vec<u8> {
+        let (from, to) = if self.back { (B.host4, A.host4) } else { (A.host4, B.host4) };
+        let mut body = vec![0; self.len];
+        for (n, byte) in body.iter_mut().enumerate() {
+            *byte = n as u8;
+        }
+        if let Some(ports) = body.first_chunk_mut::<4>() {
+            let [p1, p0] = self.port.to_be_bytes();
+            *ports = [p1, p0, 7, 7];
+        }
+        let mut packet = ip_packet(ip(from), ip(to), self.protocol, self.ttl, &body);
+        let mut header_len = 20;
+        if self.options {
+            // No operation, three times, and the end.
+            packet.splice(20..20, [1, 1, 1, 0]);
+            packet[0] = 0x46;
+            header_len = 24;
+        }
+        let total = (packet.len() as i32 + i32::from(self.longer)).clamp(0, 0xffff) as u16;
+        packet[1] = self.tos;
+        packet[2..4].copy_from_slice(&total.to_be_bytes());
+        packet[6..8].copy_from_slice(&self.flags.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = checksum::of(&packet[..header_len]) ^ u16::from(self.checksum_off);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.resize(packet.len() + self.padding, 0xaa);
+        packet
+    }
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let usual = || (any::<bool>(), prop_oneof![4usize..100, 4usize..1480], 0u16..3);
+    let unusual = (
+        any::<u8>(),
+        prop_oneof![3 => Just(64u8), 1 => 0u8..4],
+        prop_oneof![3 => Just(0u16), 2 => Just(0x4000), 1 => any::<u16>()],
+        prop_oneof![3 => Just(protocol::UDP), 2 => Just(protocol::TCP), 1 => any::<u8>()],
+        prop_oneof![4 => Just((false, false)), 1 => any::<(bool, bool)>()],
+        prop_oneof![5 => Just(0i16), 1 => -40i16..40],
+        prop_oneof![4 => Just(0usize), 1 => 0usize..30],
+        0usize..100,
+    );
+    prop_oneof![
+        2 => usual().prop_map(|(back, len, port)| Shape {
+            back, len, tos: 0, ttl: 64, flags: 0, protocol: protocol::UDP, port, options: false,
+            checksum_off: false, longer: 0, padding: 0,
+        }),
+        1 => (usual(), unusual).prop_map(|((back, len, port), u)| {
+            let (tos, ttl, flags, protocol, (options, checksum_off), longer, padding, short) = u;
+            let len = if short < 4 { short } else { len };
+            Shape {
+                back, len, tos, ttl, flags, protocol, port, options, checksum_off, longer, padding,
+            }
+        }),
+    ]
+}
+
+/// What comes of bursts of packets: what the hosts get, in no order, and every counter that does not depend on time.
+fn run(bursts: &[Vec<Shape>], replayed: bool, wan_mtu: u16, long_way: bool) -> Vec<String> {
+    let mut bed = Bed::new(BedConfig { wan_mtu, ..Default::default() });
+    for worker in bed.a.workers.iter_mut().chain(&mut bed.b.workers) {
+        worker.long_way = long_way;
+    }
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    if replayed {
+        let duplication = PartsPerMillion::new(1_000_000);
+        for way in [Way::AToB, Way::BToA] {
+            bed.wan.set_faults(way, Faults { duplication, ..Faults::NONE });
+        }
+    }
+    let mut outcome = Vec::new();
+    for burst in bursts {
+        for shape in burst {
+            let (station, from, to) = if shape.back {
+                (&mut bed.host_b, B.host_mac, B.lan_mac)
+            } else {
+                (&mut bed.host_a, A.host_mac, A.lan_mac)
+            };
+            assert!(station.inject(&frame(from, to, &shape.packet())));
+        }
+        bed.steps(4);
+        for host in [&mut bed.host_a, &mut bed.host_b] {
+            let mut packets = received(host);
+            packets.sort();
+            outcome.push(format!("{packets:02x?}"));
+        }
+    }
+    bed.steps(2);
+    for gateway in [&bed.a, &bed.b] {
+        gateway.assert_no_frame_is_missing();
+        let account = gateway.workers[0].account();
+        outcome.push(format!("{:?}", account.dropped().collect::<Vec<_>>()));
+        for row in [
+            Row::SealedPackets,
+            Row::OpenedPackets,
+            Row::ConfidentialBytesSent,
+            Row::ConfidentialBytesReceived,
+            Row::TunnelBytesSent,
+            Row::TunnelBytesReceived,
+            Row::Received,
+            Row::ReceivedBytes,
+            Row::Sent,
+            Row::SentBytes,
+            Row::Generated,
+        ] {
+            outcome.push(format!("{row:?} {}", account.get(row)));
+        }
+        let usage = gateway.dataplane.usage(ipsec::sa::PairId(1)).unwrap();
+        let counts = |usage: crate::Usage| (usage.packets, usage.bytes);
+        outcome.push(format!("{:?} {:?}", counts(usage.inbound), counts(usage.outbound)));
+    }
+    outcome
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_straight_way_does_what_the_long_way_does(
+        bursts in proptest::collection::vec(proptest::collection::vec(shape(), 1..40), 1..8),
+        replayed in any::<bool>(),
+        wan_mtu in prop_oneof![Just(1500u16), 600u16..1500],
+    ) {
+        prop_assert_eq!(
+            run(&bursts, replayed, wan_mtu, false),
+            run(&bursts, replayed, wan_mtu, true)
+        );
+    }
+}
+
+/// That the way under test is taken at all: of a flow, all packets but the first.
+#[test]
+fn packets_of_known_flows_go_the_straight_way() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    for n in 0..100 {
+        bed.send_a(false, n, 100);
+        bed.steps(2);
+    }
+    assert_eq!(received(&mut bed.host_b).len(), 100);
+    for gateway in [&bed.a, &bed.b] {
+        assert_eq!(gateway.workers[0].went_straight, 99);
+    }
+}
