@@ -169,6 +169,8 @@ pub struct Connection {
     pub remote: AuthRound,
     /// Children in the order of the file.
     pub children: Vec<Arc<Child>>,
+    /// IKEv1: aggressive mode in the place of main mode, as initiator and as responder.
+    pub aggressive: bool,
     /// Force UDP encapsulation by faking a NAT.
     pub encap: bool,
     /// RFC 4555 (announced only once implemented).
@@ -319,6 +321,8 @@ pub struct Settings {
     pub port_nat_t: u16,
     /// Whether children may use 3DES and HMAC-MD5.
     pub legacy: bool,
+    /// Whether aggressive mode with preshared keys is answered, which gives strangers what a weak key can be guessed from.
+    pub aggressive_psk: bool,
     /// Whether TCP connections are told the segment size that a tunnel has room for.
     pub clamp_mss: bool,
 }
@@ -338,6 +342,7 @@ impl Default for Settings {
             port: 500,
             port_nat_t: 4500,
             legacy: false,
+            aggressive_psk: false,
             clamp_mss: false,
         }
     }

@@ -7,6 +7,7 @@ use crate::event::{IkeId, Path, SpiSource};
 use crate::message::v1::{Body, Fragment, Message, NotifyType};
 use crate::message::{ExchangeType, Header, IkeSpi, MessageId};
 use crate::sa::Sa;
+use crate::v1::aggressive;
 use crate::v1::authenticate::connects;
 use crate::v1::fragment::{self, Assembling};
 use crate::v1::respond::{LONGEST_HALF_OPEN, Request, refusal};
@@ -190,11 +191,13 @@ impl Engine {
             self.stats.invalid_cookies_received += 1;
             return;
         }
-        let is_first = header.exchange == ExchangeType::IdentityProtection
+        let aggressive = header.exchange == ExchangeType::Aggressive;
+        let is_first = (aggressive || header.exchange == ExchangeType::IdentityProtection)
             && header.message_id == MessageId(0);
         let config = Arc::clone(&self.config);
-        // Without a connection that says so, IKEv1 is not spoken (RFC 9395).
-        if !is_first || !config.connections.iter().any(|c| connects(c, path)) {
+        // Without a connection that says so, IKEv1 is not spoken (RFC 9395), and aggressive mode neither.
+        let spoken = |c: &Arc<Connection>| connects(c, path) && (!aggressive || c.aggressive);
+        if !is_first || !config.connections.iter().any(spoken) {
             self.stats.invalid_packets_received += 1;
             return;
         }
@@ -203,18 +206,33 @@ impl Engine {
             return;
         }
         let spi_i = header.spi_i;
-        let Some(request) = Request::read(&config, path, &payloads) else {
-            self.stats.negotiation_failures += 1;
-            let id = u32::from_be_bytes(self.random.array());
-            let kind = NotifyType::NoProposalChosen;
-            if let Some(answer) = refusal(spi_i, header.spi_r, id, kind) {
-                self.send(path, answer);
+        if aggressive {
+            let Some(request) = aggressive::Request::read(&config, path, &payloads) else {
+                return self.refuse_first(path, header);
+            };
+            if !self.aggressive.take(now) {
+                self.stats.initiations_dropped += 1;
+                return;
             }
-            return;
+            let (head, state) =
+                self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
+            return self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+        }
+        let Some(request) = Request::read(&config, path, &payloads) else {
+            return self.refuse_first(path, header);
         };
         let accepted = self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
         if let Some((head, state)) = accepted {
             self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+        }
+    }
+
+    fn refuse_first(&mut self, path: Path, header: &Header) {
+        self.stats.negotiation_failures += 1;
+        let id = u32::from_be_bytes(self.random.array());
+        let kind = NotifyType::NoProposalChosen;
+        if let Some(answer) = refusal(header.spi_i, header.spi_r, id, kind) {
+            self.send(path, answer);
         }
     }
 }

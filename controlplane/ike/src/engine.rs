@@ -14,6 +14,7 @@ use crate::random::Random;
 use crate::sa::Sa;
 use crate::statistics::Statistics;
 use crate::table::{Held, Table};
+use crate::v1::aggressive::Allowance;
 use crate::v1::sa::State as StateV1;
 use crate::v2::established::{DELETE_AWAITED, Life};
 use crate::v2::sa::State;
@@ -44,6 +45,7 @@ pub struct Engine {
     pub(crate) acquires: Acquires,
     pub(crate) requests: Requests,
     pub(crate) cookies: Cookies,
+    pub(crate) aggressive: Allowance,
     pub(crate) shutting_down: bool,
 }
 
@@ -61,6 +63,7 @@ impl Engine {
             acquires: Acquires::default(),
             requests: Requests::default(),
             cookies: Cookies::default(),
+            aggressive: Allowance::default(),
             shutting_down: false,
         }
     }

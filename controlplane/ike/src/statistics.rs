@@ -61,6 +61,8 @@ pub struct Statistics {
     pub cookies_sent: u64,
     /// Beyond the catalogue: first messages ignored for a limit (`block_threshold`, `half_open_limit`).
     pub initiations_dropped: u64,
+    /// Beyond the catalogue: first messages of aggressive mode that cost us an exponentiation.
+    pub aggressive_begun: u64,
     /// Beyond the catalogue: requests sent again.
     pub retransmissions: u64,
     /// Beyond the catalogue: requests answered from store.

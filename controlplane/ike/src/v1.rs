@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `sa` | the ISAKMP SA: its states, and the dispatch of inputs to them |
 //! | `initiate`, `respond` | main mode as initiator and as responder |
+//! | `initiate::aggressive`, `aggressive` | the three messages of aggressive mode, both sides |
 //! | `authenticate` | which preshared key, and whose identity |
 //! | `suite`, `offer` | what is offered and chosen in phase 1 and in phase 2 |
 //! | `fragment` | messages in pieces |
@@ -34,6 +35,7 @@
 
 pub(crate) use suite::usable as is_usable;
 
+pub(crate) mod aggressive;
 pub(crate) mod authenticate;
 mod clients;
 pub(crate) mod established;

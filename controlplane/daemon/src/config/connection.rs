@@ -67,6 +67,7 @@ pub(crate) fn resolve(
             f.error("proposals", "IKEv1 has no combined modes: name cipher, hash and group, as in aes256-sha256-modp2048");
         }
     }
+    let aggressive = aggressive(&mut f, version, settings);
     let encap = f.boolean("encap").unwrap_or(false);
     let mobike = f.boolean("mobike").unwrap_or(true);
     let fragmentation = f
@@ -140,6 +141,7 @@ pub(crate) fn resolve(
         local,
         remote,
         children,
+        aggressive,
         encap,
         mobike,
         fragmentation,
@@ -221,6 +223,25 @@ fn endpoints(f: &mut Fields<'_>, key: &str) -> Vec<AddressRange> {
         }
     }
     ranges
+}
+
+/// `aggressive`, with a word about what it gives away.
+fn aggressive(f: &mut Fields<'_>, version: Version, settings: &Settings) -> bool {
+    let wanted = f.boolean("aggressive").unwrap_or(false);
+    if wanted && version != Version::Ikev1 {
+        f.warn("aggressive", "has no effect: only IKEv1 has an aggressive mode");
+        return false;
+    }
+    if wanted {
+        let psk = match settings.aggressive_psk {
+            true => "and a weak preshared key can be guessed by whoever asks",
+            false => {
+                "and with preshared keys it is not answered without gateway.aggressive_psk_for_anyone_to_guess"
+            }
+        };
+        f.warn("aggressive", format!("shows both identities to everyone on the path, {psk}"));
+    }
+    wanted
 }
 
 fn port(f: &mut Fields<'_>, key: &str) -> Option<u16> {

@@ -185,6 +185,7 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
     };
     settings.clamp_mss = f.boolean("clamp_mss").unwrap_or(false);
     settings.legacy = f.boolean("legacy").unwrap_or(false);
+    settings.aggressive_psk = f.boolean("aggressive_psk_for_anyone_to_guess").unwrap_or(false);
     if let Some(ports) = section.section("ports") {
         gateway.ports = self::ports(ports, findings);
     }

@@ -61,7 +61,12 @@ pub(crate) const CONNECTION: &[Key] = &[
          warning while another remains.",
     ),
     refused("vips", "", "Virtual addresses to ask the peer for."),
-    refused("aggressive", "no", "IKEv1 aggressive mode."),
+    full(
+        "aggressive",
+        "no",
+        "IKEv1: aggressive mode in the place of main mode. Three messages, and both identities in clear; \
+         answering a stranger costs an exponentiation.",
+    ),
     refused("pull", "yes", "Mode Config in pull mode; `no` is push mode."),
     ignored("dscp", "000000", "DSCP of outgoing IKE packets, six binary digits."),
     full("encap", "no", "Forces UDP encapsulation by faking a NAT."),
@@ -293,6 +298,13 @@ pub(crate) const GATEWAY: &[Key] = &[
         "no",
         "Whether the weak algorithms `3des` and `md5` may be used, in children and in phase 1 of IKEv1, and \
          in IKEv1 the groups `modp1024` and `modp1536`; for peers that know no others.",
+    ),
+    full(
+        "aggressive_psk_for_anyone_to_guess",
+        "no",
+        "Whether aggressive mode with preshared keys is answered. The answer has a hash made with the key, so that \
+         anyone who asks with a known identity can guess a weak key at leisure (charon's \
+         `i_dont_care_about_security_and_use_aggressive_mode_psk`).",
     ),
 ];
 

@@ -569,6 +569,7 @@ pub(super) fn connection(who: Who) -> Connection {
             Arc::new(child("net", near, far, "aes128gcm16-x25519-ecp256")),
             Arc::new(child("more", near6, far6, "aes256gcm16")),
         ],
+        aggressive: false,
         encap: false,
         mobike: false,
         fragmentation: Fragmentation::Yes,

@@ -1,9 +1,9 @@
 //! IKEv1 beyond the plain ladders: weak suites, fragments, aggressive mode.
 
-use super::harness::{Pair, Who, change_child};
+use super::harness::{Pair, Who, change_child, psk};
 use super::ikev1::{IKE, v1_with};
 use crate::config::{Config, Fragmentation};
-use crate::event::Transmit;
+use crate::event::{Command, Failure, IkeTarget, Transmit};
 use crate::proposal::{Proposal, ProposalProtocol, Weak};
 use crate::random::Random;
 use std::time::Duration;
@@ -153,4 +153,157 @@ fn pieces_of_strangers() {
     let statistics = pair.b.engine.statistics();
     assert_eq!((statistics.half_open, statistics.receive_heap_size), (0, 0));
     assert!(pair.b.jobs.is_empty());
+}
+
+fn aggressive(who: Who) -> Config {
+    let mut config = v1_with(who, IKE, |c| c.aggressive = true);
+    config.settings.aggressive_psk = true;
+    config
+}
+
+/// RFC 2409 §5.4: three messages, then quick mode.
+#[test]
+fn aggressive_mode_takes_three_messages() {
+    let mut pair = Pair::new(aggressive(Who::A), aggressive(Who::B));
+    pair.initiate(Who::A);
+    pair.settle();
+    pair.assert_in_use(1, 1);
+    let exchanges: Vec<u8> = pair.trace.iter().map(|(_, sent)| sent.datagram[18]).collect();
+    assert_eq!(exchanges, [4, 4, 4, 32, 32, 32]);
+    assert_eq!(pair.b.engine.statistics().aggressive_begun, 1);
+    for host in [&pair.a, &pair.b] {
+        let statistics = host.engine.statistics();
+        assert_eq!((statistics.ike_main_mode_initial, statistics.ike_quick_mode), (1, 1));
+        assert_eq!((statistics.invalid_packets_received, statistics.half_open), (0, 0));
+    }
+    // Rekeyed, by a new one.
+    pair.command(Who::A, Command::RekeyIke(IkeTarget::Connection("gw".to_owned())));
+    pair.settle();
+    pair.advance(Duration::from_secs(60));
+    pair.assert_in_use(1, 1);
+    assert_eq!(pair.a.engine.statistics().ike_main_mode_rekey, 1);
+}
+
+/// Every message lost in turn, or twice, or late: the third has no answer and goes out again with what follows.
+#[test]
+fn aggressive_mode_with_loss() {
+    for seed in 1..60 {
+        let mut pair = Pair::seeded_with(seed, aggressive(Who::A), aggressive(Who::B));
+        let mut random = Random::new([seed; 32]);
+        pair.initiate(Who::A);
+        for _ in 0..12 {
+            match random.array::<1>()[0] & 3 {
+                0 if pair.under_way(Who::A) > 0 => pair.lose_next(Who::A),
+                1 if pair.under_way(Who::B) > 0 => pair.lose_next(Who::B),
+                2 => pair.repeat_any(if seed & 1 == 0 { Who::A } else { Who::B }, &mut random),
+                _ => pair.random_step(&mut random),
+            }
+        }
+        (pair.a.hold_jobs, pair.b.hold_jobs) = (false, false);
+        pair.settle();
+        pair.advance(Duration::from_secs(160));
+        pair.assert_in_use(1, 1);
+    }
+}
+
+/// RFC 3947 §4: NAT-D in the second and third messages, and port 4500 from the third on.
+#[test]
+fn aggressive_mode_through_a_nat() {
+    let mut anyone = (*aggressive(Who::B).connections[0]).clone();
+    anyone.remote_addrs.clear();
+    let mut b = aggressive(Who::B);
+    b.connections = vec![anyone.into()];
+    let mut pair = Pair::new(aggressive(Who::A), b);
+    pair.nat = Some("198.51.100.7".parse().unwrap());
+    pair.initiate(Who::A);
+    pair.settle();
+    pair.assert_in_use(1, 1);
+    assert_eq!(pair.trace[2].1.path.local.port(), 4500);
+    for host in [&pair.a, &pair.b] {
+        assert!(host.sad.values().all(|slot| slot.inbound.as_ref().unwrap().encap.is_some()));
+    }
+}
+
+/// A wrong key shows at the initiator; a forged HASH_I at the responder.
+#[test]
+fn aggressive_mode_with_a_wrong_key() {
+    let mut b = aggressive(Who::B);
+    b.psks = vec![psk("another")];
+    let mut pair = Pair::new(aggressive(Who::A), b);
+    let request = pair.initiate(Who::A);
+    pair.settle();
+    assert_eq!(pair.a.done[&request], Err(Failure::Authentication));
+    assert_eq!(pair.a.engine.statistics().authentication_failures_psk, 1);
+    pair.advance(Duration::from_secs(120));
+    pair.assert_empty();
+    let mut pair = Pair::new(aggressive(Who::A), aggressive(Who::B));
+    pair.initiate(Who::A);
+    pair.deliver_next(Who::B);
+    pair.deliver_next(Who::A);
+    let third = pair.to_b.front_mut().unwrap();
+    let last = third.datagram.len() - 40;
+    third.datagram[last] ^= 1;
+    pair.deliver_next(Who::B);
+    let statistics = pair.b.engine.statistics();
+    assert_eq!((statistics.authentication_failures_psk, statistics.ike_main_mode_initial), (1, 0));
+    assert_eq!(statistics.negotiation_failures, 1);
+}
+
+/// attacks.json ike1-aggressive-psk-offline: with preshared keys it is refused unless the gateway says so too; and a
+/// connection for main mode answers no aggressive mode, nor the other way round.
+#[test]
+fn aggressive_mode_needs_its_switches() {
+    let mut careful = aggressive(Who::B);
+    careful.settings.aggressive_psk = false;
+    let mut pair = Pair::new(aggressive(Who::A), careful);
+    let request = pair.initiate(Who::A);
+    pair.settle();
+    assert!(pair.b.jobs.is_empty() && pair.b.engine.ike_sas(pair.now).is_empty());
+    assert_eq!(pair.b.engine.statistics().negotiation_failures, 1);
+    pair.advance(Duration::from_secs(400));
+    assert_eq!(pair.a.done[&request], Err(Failure::NoProposal));
+    for (a, b) in [
+        (v1_with(Who::A, IKE, |_| ()), aggressive(Who::B)),
+        (aggressive(Who::A), v1_with(Who::B, IKE, |_| ())),
+    ] {
+        let mut pair = Pair::new(a, b);
+        pair.initiate(Who::A);
+        pair.settle();
+        assert!(pair.b.engine.ike_sas(pair.now).is_empty());
+        assert_eq!(pair.b.engine.statistics().aggressive_begun, 0);
+    }
+}
+
+/// attacks.json ike1-aggr-reuse-spi, and a flood: what strangers cost is bounded by the table and by the second.
+#[test]
+fn a_flood_of_aggressive_mode() {
+    let mut anyone = (*aggressive(Who::B).connections[0]).clone();
+    anyone.remote_addrs.clear();
+    let mut b = aggressive(Who::B);
+    b.connections = vec![anyone.into()];
+    let mut pair = Pair::new(aggressive(Who::A), b);
+    pair.initiate(Who::A);
+    let first = pair.to_b.pop_front().unwrap();
+    let flood = |pair: &mut Pair, from: u32| {
+        for n in from..from + 300 {
+            let mut forged = first.clone();
+            forged.datagram[..4].copy_from_slice(&n.to_be_bytes());
+            let [_, b, c, d] = n.to_be_bytes();
+            forged.path.local.set_ip([198, b, c, d].into());
+            pair.deliver(Who::B, &forged);
+        }
+        pair.to_a.clear();
+    };
+    flood(&mut pair, 0);
+    assert_eq!(pair.b.engine.statistics().aggressive_begun, 20);
+    assert_eq!(pair.b.engine.statistics().initiations_dropped, 280);
+    pair.now += Duration::from_secs(1);
+    flood(&mut pair, 1000);
+    assert_eq!(pair.b.engine.statistics().aggressive_begun, 40);
+    assert_eq!(pair.b.engine.statistics().half_open, 40);
+    pair.to_a.clear();
+    let before = pair.trace.len();
+    pair.advance(Duration::from_secs(60));
+    assert_eq!(pair.b.engine.statistics().half_open, 0);
+    assert!(pair.trace[before..].iter().all(|(who, _)| *who == Who::A), "no timer answers");
 }

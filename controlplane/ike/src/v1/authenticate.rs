@@ -95,6 +95,11 @@ pub(crate) fn identity(id: &Identification<'_>) -> Option<Identity> {
     Identity::from_wire(&v2::Identification { kind: id.kind, data: id.data })
 }
 
+/// A received ID payload by its body.
+pub(super) fn id_view(body: &[u8]) -> Option<Identification<'_>> {
+    Identification::parse(body).ok()
+}
+
 /// ID and HASH of a fifth or sixth message, and whether INITIAL-CONTACT is beside them.
 pub(crate) struct Proof<'a> {
     pub(crate) id: Identification<'a>,
@@ -182,6 +187,7 @@ pub(super) fn fifth_message(
 
 fn fits(connection: &Connection, path: Path, chosen: &Chosen) -> bool {
     connects(connection, path)
+        && !connection.aggressive
         && uses_psk(connection)
         && connection.proposals.iter().any(|p| p.allows(chosen))
 }

@@ -85,6 +85,8 @@ pub(crate) struct Established {
     pub(crate) last_outbound: Instant,
     /// The fifth message and our answer to it.
     sixth: Option<(Digest, Vec<u8>)>,
+    /// The last message of aggressive mode, as long as it is not known whether the peer has it.
+    pub(crate) third: Option<Vec<u8>>,
     /// The last informational exchange of the peer and our answer to it, if it has one.
     pub(crate) last_informational: Option<(Digest, Option<Vec<u8>>)>,
     pub(crate) probe: Option<Probe>,
@@ -125,12 +127,20 @@ impl Established {
             last_inbound: now,
             last_outbound: now,
             sixth: None,
+            third: None,
             last_informational: None,
             probe: None,
             // RFC 3706 §7: it begins at random, below the half.
             sequence: u32::from_be_bytes(cx.random.array()) >> 1,
             peer_sequence: None,
         }
+    }
+
+    /// Initiator of aggressive mode: what a repeat of the second message gets. Nothing answers the third, so it goes out again
+    /// with what is repeated until the peer is heard.
+    pub(crate) fn remember_third(&mut self, second: Digest, third: Vec<u8>) {
+        self.third = Some(third.clone());
+        self.sixth = Some((second, third));
     }
 
     /// Responder: what a repeat of the fifth message gets.
@@ -178,11 +188,20 @@ impl Established {
         digest: Digest,
     ) -> State {
         let header = &message.header;
+        if let Some((question, answer)) = &self.sixth
+            && *question == digest
+        {
+            cx.stats.answers_repeated += 1;
+            fragment::send(head, cx, path, answer);
+            return State::Established(self);
+        }
         let Body::Encrypted { first, ciphertext } = message.body else {
             // A main mode message once more, or a notify in clear: neither changes anything.
             let told = matches!(
                 header.exchange,
-                ExchangeType::IdentityProtection | ExchangeType::InformationalV1
+                ExchangeType::IdentityProtection
+                    | ExchangeType::Aggressive
+                    | ExchangeType::InformationalV1
             );
             if !told {
                 cx.stats.invalid_packets_received += 1;
@@ -190,15 +209,8 @@ impl Established {
             return State::Established(self);
         };
         match header.exchange {
-            ExchangeType::IdentityProtection => {
-                if let Some((fifth, sixth)) = &self.sixth
-                    && *fifth == digest
-                {
-                    cx.stats.answers_repeated += 1;
-                    fragment::send(head, cx, path, sixth);
-                }
-                State::Established(self)
-            }
+            // Of phase 1, and nothing new.
+            ExchangeType::IdentityProtection | ExchangeType::Aggressive => State::Established(self),
             // The first payload of both is HASH (RFC 2409 §5.5, §5.7).
             _ if first != PayloadType::Hash.number() => {
                 cx.stats.invalid_packets_received += 1;
@@ -224,6 +236,7 @@ impl Established {
     /// An authentic message came in.
     pub(crate) fn heard(&mut self, head: &mut Head, cx: &mut Cx<'_>, path: Path) {
         self.last_inbound = cx.now;
+        self.third = None;
         // A peer behind a NAT is followed where its messages come from, unless we are behind one too.
         if head.nat.remote && !head.nat.local && path.remote != head.path.remote {
             head.path.remote = path.remote;

@@ -9,6 +9,7 @@
 //!                           <--  HDR*, IDir, HASH_R
 //! ```
 
+pub(super) mod aggressive;
 mod proof;
 
 use proof::begin_fifth;
@@ -136,6 +137,10 @@ pub(crate) fn start(
         head.info(cx, format_args!("{}", prove::NO_KEY));
         return None;
     };
+    let attempt = Attempt { tries, replaces, method, refusal: None };
+    if head.connection.aggressive {
+        return aggressive::start(head, cx, attempt);
+    }
     let proposal = suite::offer(proposals, method, life_of(head));
     let proposals = [proposal];
     let payload = SaPayload { proposals: &proposals };
@@ -148,7 +153,6 @@ pub(crate) fn start(
     head.in_pieces = head.connection.fragmentation == Fragmentation::Force;
     fragment::send(head, cx, head.path, &message);
     let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-    let attempt = Attempt { tries, replaces, method, refusal: None };
     Some(State::SaSent(Box::new(SaSent { sent, begun: cx.now, sa, attempt })))
 }
 
@@ -283,6 +287,19 @@ impl Attempt {
             }
         }
         true
+    }
+}
+
+/// RFC 3947 §4: with a NAT between, port 4500 from here on.
+fn float(head: &mut Head, cx: &Cx<'_>) {
+    if head.nat.encapsulates() {
+        let settings = &cx.config.settings;
+        if head.path.local.port() == settings.port {
+            head.path.local.set_port(settings.port_nat_t);
+        }
+        if head.path.remote.port() == 500 {
+            head.path.remote.set_port(4500);
+        }
     }
 }
 
@@ -465,16 +482,7 @@ impl Finishing {
             }
             _ => return attempt.failed(head, cx, Failure::Local),
         };
-        // RFC 3947 §4: with a NAT between, port 4500 from here on.
-        if head.nat.encapsulates() {
-            let settings = &cx.config.settings;
-            if head.path.local.port() == settings.port {
-                head.path.local.set_port(settings.port_nat_t);
-            }
-            if head.path.remote.port() == 500 {
-                head.path.remote.set_port(4500);
-            }
-        }
+        float(head, cx);
         let begun = begin_fifth(head, cx, phase1, choice, abilities, attempt, &shared)
             .and_then(|fifth| fifth.prove(head, cx, &requested));
         match begun {

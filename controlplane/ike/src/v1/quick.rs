@@ -534,6 +534,9 @@ impl Established {
                 Due::Repeat(datagrams) => {
                     let datagrams = datagrams.to_vec();
                     cx.stats.retransmissions += 1;
+                    if let Some(third) = self.third.clone() {
+                        self.send(head, cx, third);
+                    }
                     for datagram in datagrams {
                         self.send(head, cx, datagram);
                     }

@@ -54,15 +54,25 @@ pub(crate) struct Request {
 }
 
 /// An answer of ours while half open.
-struct Stored {
+pub(super) struct Stored {
     digest: Digest,
     datagram: Vec<u8>,
     repeats: u8,
 }
 
 impl Stored {
+    pub(super) const fn new(digest: Digest, datagram: Vec<u8>) -> Self {
+        Self { digest, datagram, repeats: 0 }
+    }
+
     /// Sends the answer again if this is its question.
-    fn repeat(&mut self, head: &Head, cx: &mut Cx<'_>, path: Path, digest: &Digest) -> bool {
+    pub(super) fn repeat(
+        &mut self,
+        head: &Head,
+        cx: &mut Cx<'_>,
+        path: Path,
+        digest: &Digest,
+    ) -> bool {
         if self.digest != *digest {
             return false;
         }
@@ -148,10 +158,8 @@ impl Request {
     /// Reads a first message and finds the connection and suite for it. `None` when there is none.
     pub(crate) fn read(config: &Config, path: Path, payloads: &Payloads<'_>) -> Option<Self> {
         let sa = initiate::sa_of(payloads)?;
-        let usable = |c: &&Arc<Connection>| authenticate::connects(c, path);
-        let mut fitting: Vec<_> = config.connections.iter().filter(usable).collect();
-        fitting.sort_by_key(|c| core::cmp::Reverse(narrowness(c)));
-        let (connection, choice) = fitting.into_iter().find_map(|c| {
+        let main_mode = narrowest_first(config, path).into_iter().filter(|c| !c.aggressive);
+        let (connection, choice) = main_mode.into_iter().find_map(|c| {
             let method = signature::method(config, c, path)?;
             if method == Method::Psk && !authenticate::has_key(config, c, path) {
                 return None;
@@ -191,13 +199,21 @@ impl Request {
         fragment::send(&head, cx, path, &datagram);
         let state = State::KeyExpected(Box::new(KeyExpected {
             until: cx.now + cx.config.settings.half_open_timeout.min(LONGEST_HALF_OPEN),
-            stored: Stored { digest, datagram, repeats: 0 },
+            stored: Stored::new(digest, datagram),
             choice: self.choice,
             abilities: self.abilities,
             sa: self.sa,
         }));
         Some((head, state))
     }
+}
+
+/// The IKEv1 connections for a pair of addresses, those that name the peer's address first.
+pub(super) fn narrowest_first(config: &Config, path: Path) -> Vec<&Arc<Connection>> {
+    let usable = |c: &&Arc<Connection>| authenticate::connects(c, path);
+    let mut fitting: Vec<_> = config.connections.iter().filter(usable).collect();
+    fitting.sort_by_key(|c| core::cmp::Reverse(narrowness(c)));
+    fitting
 }
 
 /// A notify in clear, which tells the peer and binds nobody (RFC 2408 §4.8).
@@ -286,7 +302,7 @@ impl Answering {
         fragment::send(head, cx, head.path, &datagram);
         let cookies = Cookies { i: head.spi_i, r: head.spi_r };
         let phase1 = Phase1 { cookies, sa, ni, nr: nr.to_vec(), public_i, public_r: public };
-        let stored = Stored { digest, datagram, repeats: 0 };
+        let stored = Stored::new(digest, datagram);
         State::AuthExpected(Box::new(AuthExpected {
             until,
             stored,
@@ -439,21 +455,33 @@ impl AuthExpected {
         digest: Digest,
         refused: Refused,
     ) -> State {
-        let (kind, failure) = match refused {
-            Refused::Undecipherable => {
-                cx.stats.invalid_packets_received += 1;
-                (NotifyType::PayloadMalformed, Failure::Authentication)
-            }
-            Refused::Identity => (NotifyType::AuthenticationFailed, Failure::Authentication),
-            Refused::Library => (NotifyType::AuthenticationFailed, Failure::Local),
-        };
-        let text = format!("main mode from {} refused: {failure}", path.remote);
-        cx.log(Level::Warn, text);
-        head.fail(cx, failure);
-        let id = u32::from_be_bytes(cx.random.array());
-        if let Some(datagram) = refusal(head.spi_i, head.spi_r, id, kind) {
-            cx.transmit(path, datagram);
-        }
-        State::Closed(Closed { digest, until: cx.now + REMEMBERED, failed: true })
+        give_notice(head, cx, path, digest, refused)
     }
+}
+
+/// Refuses a peer by its last message, which may come again.
+pub(super) fn give_notice(
+    head: &mut Head,
+    cx: &mut Cx<'_>,
+    path: Path,
+    digest: Digest,
+    refused: Refused,
+) -> State {
+    let (kind, failure) = match refused {
+        Refused::Undecipherable => {
+            cx.stats.invalid_packets_received += 1;
+            (NotifyType::PayloadMalformed, Failure::Authentication)
+        }
+        Refused::Identity => (NotifyType::AuthenticationFailed, Failure::Authentication),
+        Refused::Library => (NotifyType::AuthenticationFailed, Failure::Local),
+    };
+    let mode = if head.connection.aggressive { "aggressive" } else { "main" };
+    let text = format!("{mode} mode from {} refused: {failure}", path.remote);
+    cx.log(Level::Warn, text);
+    head.fail(cx, failure);
+    let id = u32::from_be_bytes(cx.random.array());
+    if let Some(datagram) = refusal(head.spi_i, head.spi_r, id, kind) {
+        cx.transmit(path, datagram);
+    }
+    State::Closed(Closed { digest, until: cx.now + REMEMBERED, failed: true })
 }

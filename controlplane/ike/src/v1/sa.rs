@@ -1,7 +1,9 @@
 //! An ISAKMP SA: its states, and the dispatch of inputs to them.
 
+use super::aggressive;
 use super::established::Established;
 use super::fragment::{self, Assembling, Pieces, Standing};
+use super::initiate::aggressive::Aggressive;
 use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent, Signing, Verifying};
 use super::respond::{Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
@@ -27,6 +29,10 @@ pub(crate) struct Verified {
 pub(crate) enum State {
     /// Responder: a stranger's first message comes in pieces.
     Assembling(Assembling),
+    /// Initiator of aggressive mode, until it is over.
+    Aggressive(Box<Aggressive>),
+    /// Responder of aggressive mode, until it is over.
+    Answered(Box<aggressive::Answering>),
     /// Initiator: the first message is on its way.
     SaSent(Box<SaSent>),
     /// Initiator: our key exchange value is being made.
@@ -109,6 +115,8 @@ impl IsakmpSa {
     ) {
         let head = &mut self.head;
         self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Aggressive(state) => state.handle(head, cx, message, digest),
+            State::Answered(state) => state.handle(head, cx, path, message, digest),
             State::SaSent(state) => state.handle(head, cx, path, message),
             State::KeySent(state) => state.handle(head, cx, message),
             State::AuthSent(state) => state.handle(head, cx, message),
@@ -148,6 +156,8 @@ impl IsakmpSa {
     ) {
         let head = &mut self.head;
         self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Aggressive(state) => state.handle_job(head, cx, number, result),
+            State::Answered(state) => state.handle_job(head, cx, number, result),
             State::Keying(state) if state.job == number => state.keyed(head, cx, result),
             State::Finishing(state) if state.job == number => state.agreed(head, cx, result),
             State::Answering(state) if state.job == number => state.keyed(head, cx, result),
@@ -166,6 +176,11 @@ impl IsakmpSa {
     pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         let head = &mut self.head;
         self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Aggressive(state) => state.timeout(head, cx),
+            State::Answered(state) if state.until <= cx.now => {
+                head.fail(cx, Failure::Timeout);
+                State::Gone
+            }
             State::SaSent(state) => state.timeout(head, cx),
             State::KeySent(state) => state.timeout(head, cx),
             State::AuthSent(state) => state.timeout(head, cx),
@@ -208,6 +223,7 @@ impl IsakmpSa {
     pub(crate) fn destroy(&mut self, cx: &mut Cx<'_>, reason: Failure) {
         let head = &mut self.head;
         self.state = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Aggressive(state) => state.destroy(head, cx, reason),
             State::SaSent(state) => state.destroy(head, cx, reason),
             State::Keying(state) => state.destroy(head, cx, reason),
             State::KeySent(state) => state.destroy(head, cx, reason),
@@ -218,7 +234,8 @@ impl IsakmpSa {
             State::Established(state) => state.destroy(head, cx, reason),
             state @ (State::Closed(_) | State::Gone) => state,
             State::Assembling(_) => State::Gone,
-            State::KeyExpected(_)
+            State::Answered(_)
+            | State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
             | State::Proving(_) => {
@@ -247,6 +264,8 @@ impl IsakmpSa {
     /// When [`IsakmpSa::handle_timeout`] has something to do.
     pub(crate) fn deadline(&self, keep_alive: Duration) -> Option<Instant> {
         match &self.state {
+            State::Aggressive(state) => state.deadline(),
+            State::Answered(state) => Some(state.until),
             State::SaSent(state) => Some(state.deadline(&self.head)),
             State::KeySent(state) => Some(state.sent.deadline()),
             State::AuthSent(state) => Some(state.sent.deadline()),
@@ -278,6 +297,7 @@ impl IsakmpSa {
         matches!(
             self.state,
             State::Assembling(_)
+                | State::Answered(_)
                 | State::KeyExpected(_)
                 | State::Answering(_)
                 | State::AuthExpected(_)
@@ -288,7 +308,8 @@ impl IsakmpSa {
     /// Whether a new child may be asked for on it, now or once it is established.
     pub(crate) fn takes_children(&self) -> bool {
         match &self.state {
-            State::SaSent(_)
+            State::Aggressive(_)
+            | State::SaSent(_)
             | State::Keying(_)
             | State::KeySent(_)
             | State::Finishing(_)
@@ -297,6 +318,7 @@ impl IsakmpSa {
             | State::Verifying(_) => true,
             State::Established(state) => state.is_active(),
             State::Assembling(_)
+            | State::Answered(_)
             | State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)

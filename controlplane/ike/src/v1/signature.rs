@@ -140,10 +140,18 @@ pub(super) struct Signed<'a> {
 
 /// `None` where one of them is missing.
 pub(super) fn signed<'a>(payloads: &Payloads<'a>) -> Option<Signed<'a>> {
-    let (mut id, mut signature, mut initial_contact) = (None, None, false);
+    let id = payloads.iter().find_map(|payload| match payload {
+        Payload::Identification(id) => Some(id),
+        _ => None,
+    });
+    signed_by(payloads, id?)
+}
+
+/// The same of a message whose sender has said before who it is.
+pub(super) fn signed_by<'a>(payloads: &Payloads<'a>, id: Identification<'a>) -> Option<Signed<'a>> {
+    let (mut signature, mut initial_contact) = (None, false);
     for payload in payloads.iter() {
         match payload {
-            Payload::Identification(payload) => id = Some(payload),
             Payload::Signature(payload) => signature = Some(payload.data),
             Payload::Notify(notify) if notify.kind == NotifyType::InitialContact => {
                 initial_contact = true;
@@ -151,7 +159,7 @@ pub(super) fn signed<'a>(payloads: &Payloads<'a>) -> Option<Signed<'a>> {
             _ => {}
         }
     }
-    Some(Signed { id: id?, signature: signature?, initial_contact })
+    Some(Signed { id, signature: signature?, initial_contact })
 }
 
 /// What is to be checked of a peer that says it is `id` and signed `hash`.
@@ -200,6 +208,7 @@ pub(super) fn connection_for(
     let mut best: Option<(Fit, &Arc<Connection>)> = None;
     for connection in &cx.config.connections {
         let usable = authenticate::connects(connection, path)
+            && !connection.aggressive
             && connection.proposals.iter().any(|p| p.allows(chosen))
             && method(cx.config, connection, path) == Some(wanted);
         let fit = connection.remote.id.covers(remote_id);

@@ -203,7 +203,7 @@ impl Verifying {
 }
 
 /// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3).
-fn contact(cookies: Cookies, spi: &mut [u8; 16]) -> Notify<'_> {
+pub(super) fn contact(cookies: Cookies, spi: &mut [u8; 16]) -> Notify<'_> {
     spi[..8].copy_from_slice(&cookies.i.0);
     spi[8..].copy_from_slice(&cookies.r.0);
     Notify {
