@@ -178,3 +178,44 @@ def in_fragments(lab, role, size):
 @both_roles
 def ikev1_fragments(lab, role):
     in_fragments(lab, role, 576)
+
+
+# --- aggressive mode ----------------------------------------------------------------------------------------------
+
+GUESS = "  aggressive_psk_for_anyone_to_guess = yes\n"
+CHARON_GUESS = "i_dont_care_about_security_and_use_aggressive_mode_psk = yes"
+
+
+@both_roles
+def ikev1_aggressive_psk(lab, role):
+    ends = Ends(lab, role, GUESS, connection="aggressive = yes", extra=CHARON_GUESS)
+    ends.works()
+    check("AGGRESSIVE" in ends.peer.text(), "that was no aggressive mode")
+    ends.ends()
+
+
+@both_roles
+def ikev1_aggressive_rsa(lab, role):
+    pki = Pki(lab.dir, "rsa")
+    for name in ("a", "b"):
+        pki.issue(name)
+    for name in ("A", "B"):
+        for folder in (lab.dir / f"charon-{name}" / "swanctl", lab.dir / f"culvert-{name}"):
+            pki.provide(folder, name.lower())
+
+    def certified(side, **more):
+        return conf(side, auth="pubkey", local=f"certs = rsa-{side}.crt", **more)
+
+    ends = Ends(lab, role, conf=certified, connection="aggressive = yes")
+    ends.works()
+    check("AGGRESSIVE" in ends.peer.text(), "that was no aggressive mode")
+    ends.ends()
+
+
+@test
+def ikev1_aggressive_needs_its_switch(lab):
+    """Without the gateway's word strongSwan's aggressive mode with a preshared key is refused."""
+    ends = Ends(lab, "responder", connection="aggressive = yes", extra=CHARON_GUESS)
+    ends.initiate(ok=False)
+    check(ends.ours.rows(*FIGURES)[:3] == [0, 0, 1], f"{ends.ours.rows(*FIGURES)}")
+    check("is not answered without gateway.aggressive_psk_for_anyone_to_guess" in ends.ours.log.read_text(), "it is said")
