@@ -137,7 +137,7 @@ impl Bed {
             parts.push(WorkerParts {
                 pool: pool(burst as u32)?,
                 ports: [Port::Memory(near), sink, Port::Memory(out)]
-                    .map(|port| WorkerPort { port, side: Side::Either })
+                    .map(|port| WorkerPort { port, side: Side::Either, vlan: None })
                     .into(),
                 host: HostPort::None,
                 block: None,

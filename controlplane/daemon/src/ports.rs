@@ -8,6 +8,7 @@ use af_xdp::{
     AttachMode, Device, FramePool, Mode, Offload, OpenError, Port, UmemConfig, XdpConfig, XdpPort,
 };
 use core::net::IpAddr;
+use core::num::NonZeroU16;
 use ike::config::Config;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -83,7 +84,10 @@ pub enum PortsError {
 /// A device that is to be a port.
 #[derive(Clone, Debug)]
 pub struct Chosen {
+    /// The device that has its addresses.
+    interface: String,
     device: Device,
+    vlan: Option<NonZeroU16>,
     mode: config::PortMode,
 }
 
@@ -122,9 +126,8 @@ pub fn choose(
     connections: &Config,
     view: &HostView,
 ) -> Result<Vec<Chosen>, PortsError> {
-    let mut names: Vec<(String, config::PortMode)> =
-        section.ports.iter().map(|port| (port.interface.clone(), port.mode)).collect();
-    if names.is_empty() {
+    let mut chosen: Vec<config::Port> = section.ports.clone();
+    if chosen.is_empty() {
         for connection in &connections.connections {
             let local = view
                 .addresses
@@ -137,20 +140,30 @@ pub fn choose(
                 .filter(|_| connection.local_addrs.is_empty())
                 .filter_map(|range| view.route(range.first()).map(|route| route.interface));
             for link in local.chain(remote).filter_map(|index| view.links.get(&index)) {
-                if link.name != "lo" && !names.iter().any(|(name, _)| *name == link.name) {
-                    names.push((link.name.clone(), config::PortMode::Auto));
+                if link.name != "lo" && !chosen.iter().any(|port| port.interface == link.name) {
+                    chosen.push(config::Port {
+                        name: link.name.clone(),
+                        interface: link.name.clone(),
+                        device: None,
+                        vlan: None,
+                        queues: None,
+                        mode: config::PortMode::Auto,
+                    });
                 }
             }
         }
     }
-    if names.is_empty() {
+    if chosen.is_empty() {
         return Err(PortsError::None);
     }
-    names
+    chosen
         .into_iter()
-        .map(|(interface, mode)| match Device::by_name(&interface) {
-            Ok(device) => Ok(Chosen { device, mode }),
-            Err(source) => Err(PortsError::Device { interface, source }),
+        .map(|config::Port { interface, device, vlan, mode, .. }| {
+            let name = device.unwrap_or_else(|| interface.clone());
+            match Device::by_name(&name) {
+                Ok(device) => Ok(Chosen { interface, device, vlan, mode }),
+                Err(source) => Err(PortsError::Device { interface: name, source }),
+            }
         })
         .collect()
 }
@@ -273,7 +286,7 @@ pub fn open(
         .map(|chosen| {
             Ok((
                 chosen.device.clone(),
-                steering.attach(&chosen.device, mode(chosen.mode).attach_modes())?,
+                steering.attach(&chosen.device, chosen.vlan, mode(chosen.mode).attach_modes())?,
             ))
         })
         .collect::<Result<Vec<_>, PortsError>>()?;
@@ -294,7 +307,7 @@ pub fn open(
                 XdpPort::open(device, queue, attachment, &mut pool, &config).map_err(|source| {
                     PortsError::Open { interface: device.name().to_owned(), queue, source }
                 })?;
-            ports.push(WorkerPort { port: Port::Xdp(port), side: Side::Either });
+            ports.push(WorkerPort { port: Port::Xdp(port), side: Side::Either, vlan: chosen.vlan });
         }
         parts.push(WorkerParts { pool, ports, host: HostPort::Tun(TunQueue::new(tun)), block });
     }
@@ -305,7 +318,7 @@ pub fn open(
         .zip(attached.into_iter().zip(off))
         .zip(life_writers)
         .map(|(((id, chosen), ((device, attachment), off)), block)| {
-            PortLife::new(id, chosen.mode, Attached { device, attachment, off }, block, now)
+            PortLife::new(id, chosen, Attached { device, attachment, off }, block, now)
         })
         .collect();
     Ok((Ports { steering, lives }, parts))

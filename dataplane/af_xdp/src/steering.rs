@@ -14,6 +14,7 @@
 use crate::asm::AsmError;
 use crate::bpf::{AttachMode, Map, MapKind, Program, Rejected};
 use crate::device::Device;
+use core::num::NonZeroU16;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -182,33 +183,34 @@ impl Steering {
         Ok(value.try_into().map_or(0, u64::from_ne_bytes))
     }
 
-    /// Attaches to a device, in these modes in order until one works.
+    /// Attaches to a device, in these modes in order until one works: to its frames with this VLAN tag, or to those without.
     ///
     /// # Errors
     /// That of the last mode.
     pub fn attach(
         &self,
         device: &Device,
+        vlan: Option<NonZeroU16>,
         modes: &[AttachMode],
     ) -> Result<Attachment, SteeringError> {
-        let loaded = self.load(Some(device.address()))?;
+        let loaded = self.load(Station { address: Some(device.address()), vlan })?;
         let mut failure = io::ErrorKind::InvalidInput.into();
         for mode in modes {
             match loaded.program.attach(device.index(), *mode) {
-                Ok(link) => return Ok(Attachment { link, loaded, mode: *mode }),
+                Ok(link) => return Ok(Attachment { link, loaded, vlan, mode: *mode }),
                 Err(e) => failure = e,
             }
         }
         Err(SteeringError::Attach(failure))
     }
 
-    /// Loads the program of a device with this MAC address, or of one that takes frames for any.
-    fn load(&self, address: Option<[u8; 6]>) -> Result<Loaded, SteeringError> {
-        let station = Map::new(MapKind::Array, 4, 8, 1).map_err(SteeringError::Map)?;
+    /// Loads the program of a device.
+    fn load(&self, here: Station) -> Result<Loaded, SteeringError> {
+        let station = Map::new(MapKind::Array, 4, 12, 1).map_err(SteeringError::Map)?;
         let sockets = Map::new(MapKind::Sockets, 4, 4, MAX_QUEUES).map_err(SteeringError::Map)?;
         let program = self.program(&station, &sockets)?;
         let loaded = Loaded { program, station, sockets };
-        loaded.set_address(address)?;
+        loaded.set_station(here)?;
         Ok(loaded)
     }
 }
@@ -234,6 +236,15 @@ impl Steering {
     }
 }
 
+/// Which frames of a device are looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Station {
+    /// `None`: for any address.
+    address: Option<[u8; 6]>,
+    /// `None`: untagged ones, or with a priority tag.
+    vlan: Option<NonZeroU16>,
+}
+
 /// The program and the maps of one device.
 #[derive(Debug)]
 struct Loaded {
@@ -243,13 +254,14 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn set_address(&self, address: Option<[u8; 6]>) -> Result<(), SteeringError> {
-        // { address, whether it matters }
-        let mut value = [0; 8];
-        if let Some(address) = address {
+    fn set_station(&self, here: Station) -> Result<(), SteeringError> {
+        // { address, whether it matters, VLAN as it stands in a tag }
+        let mut value = [0; 12];
+        if let Some(address) = here.address {
             value[..6].copy_from_slice(&address);
             value[6] = 1;
         }
+        value[8..10].copy_from_slice(&here.vlan.map_or(0, NonZeroU16::get).to_be_bytes());
         self.station.set(&[0; 4], &value).map_err(SteeringError::Map)
     }
 
@@ -266,6 +278,7 @@ impl Loaded {
 pub struct Attachment {
     link: OwnedFd,
     loaded: Loaded,
+    vlan: Option<NonZeroU16>,
     mode: AttachMode,
 }
 
@@ -288,7 +301,7 @@ impl Attachment {
     /// # Errors
     /// [`SteeringError::Map`], which does not happen to a map that exists.
     pub fn set_address(&self, address: [u8; 6]) -> Result<(), SteeringError> {
-        self.loaded.set_address(Some(address))
+        self.loaded.set_station(Station { address: Some(address), vlan: self.vlan })
     }
 }
 

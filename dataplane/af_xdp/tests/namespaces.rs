@@ -371,7 +371,7 @@ mod namespaces {
             }
             // A veth has none.
             assert!(device.set_offload(Offload::LargeReceive, true).is_err());
-            let attachment = steering.attach(&device, config.mode.attach_modes()).unwrap();
+            let attachment = steering.attach(&device, None, config.mode.attach_modes()).unwrap();
             match XdpPort::open(&device, 0, &attachment, &mut pool, &config) {
                 Ok(port) => ports.push(Port::Xdp(port)),
                 Err(e) => {

@@ -16,6 +16,9 @@ pub const VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag.
 pub const SERVICE_VLAN: u16 = 0x88a8;
 
+/// Bytes of a VLAN tag.
+pub const TAG_LEN: usize = 4;
+
 /// A station address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -117,6 +120,11 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn vlans(&self) -> impl Iterator<Item = u16> + '_ {
         self.tags.iter().flatten().map(|tci| tci & 0x0fff)
+    }
+
+    /// Whether the outermost tag is a service tag (IEEE 802.1ad).
+    pub fn is_service_tagged(&self) -> bool {
+        u16::from_be_bytes([self.header[12], self.header[13]]) == SERVICE_VLAN
     }
 
     /// The type behind all tags.

@@ -60,7 +60,7 @@ causes! {
     WaitedForNextHop, "waited_for_next_hop", "It waited for a link-layer address until its time was over.";
     WaitedForSa, "waited_for_sa", "It waited for an SA until its time was over.";
     WaitingFull, "waiting_full", "The waiting queue, or its share of one policy, SPI or next hop, is full.";
-    WrongVlan, "wrong_vlan", "The frame has a VLAN tag, and the port is for untagged frames.";
+    WrongVlan, "wrong_vlan", "The frame's VLAN tag is not the one of the port.";
 }
 
 /// Any cause.

@@ -2,6 +2,7 @@
 
 use crate::host::HostPort;
 use af_xdp::{FramePool, Port};
+use core::num::NonZeroU16;
 use core::time::Duration;
 use stats::BlockWriter;
 
@@ -102,6 +103,8 @@ pub struct WorkerPort {
     pub port: Port,
     /// The side it faces.
     pub side: Side,
+    /// The VLAN whose tag its frames carry; `None` is none, or a priority tag.
+    pub vlan: Option<NonZeroU16>,
 }
 
 /// What one worker owns.

@@ -10,6 +10,7 @@ use crate::waiting::Key;
 use crate::worker::{BURST, Worker};
 use af_xdp::{Frame, Port};
 use core::net::IpAddr;
+use core::num::NonZeroU16;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::Flow;
 use ipsec::selector::Action;
@@ -105,16 +106,20 @@ impl Worker {
         port: PortId,
         header: &[u8; ethernet::HEADER_LEN],
     ) {
-        if packet.0.headroom() < ethernet::HEADER_LEN {
+        if packet.0.headroom() < ethernet::HEADER_LEN + ethernet::TAG_LEN {
             return self.drop_packet(packet, DropCause::NoRoom);
         }
         // The hop came from the links, which name only ports; one that is not there sends nothing.
         let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
             return self.drop_packet(packet, WorkerDrop::NoRoute);
         };
+        let vlan = state.vlan;
         let frame = put(&mut state.transmit, packet.0);
         if let Some(front) = frame.push_front(ethernet::HEADER_LEN) {
             front.copy_from_slice(header);
+        }
+        if let Some(vlan) = vlan {
+            tag(frame, vlan);
         }
         if state.transmit.len() >= 2 * BURST {
             self.transmit_all();
@@ -261,6 +266,20 @@ pub(crate) fn ethernet_header(
 ) -> [u8; ethernet::HEADER_LEN] {
     let is_v4 = packet.first().is_some_and(|b| b >> 4 == 4);
     ethernet::emit(destination, source, if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 })
+}
+
+/// Puts a VLAN tag between the stations of a frame and its type.
+#[cold]
+fn tag(frame: &mut Frame, vlan: NonZeroU16) {
+    const STATIONS: usize = 12;
+    if frame.push_front(ethernet::TAG_LEN).is_some()
+        && let Some(front) =
+            frame.data_mut().first_chunk_mut::<{ STATIONS + 2 * ethernet::TAG_LEN }>()
+    {
+        front.copy_within(ethernet::TAG_LEN..ethernet::TAG_LEN + STATIONS, 0);
+        front[STATIONS..STATIONS + 2].copy_from_slice(&ethernet::VLAN.to_be_bytes());
+        front[STATIONS + 2..STATIONS + 4].copy_from_slice(&vlan.get().to_be_bytes());
+    }
 }
 
 /// How many of something may be sent now: a token bucket (RFC 4443 §2.4 f).

@@ -7,6 +7,7 @@ use crate::packet::{Origin, Packet, put};
 use crate::waiting::{Key, Released};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
+use core::num::NonZeroU16;
 use ipsec::classify::{Class, Protected, classify};
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::{Flow, FlowId};
@@ -64,13 +65,13 @@ impl Worker {
             self.account.add(Row::Received, count as u64);
             self.account.add(Row::ReceivedBytes, bytes as u64);
             self.account.add(Row::Bursts, 1);
-            let side = state.side;
+            let (side, vlan) = (state.side, state.vlan);
             let station = self.forwarding.link(id).map(|link| link.mac);
             if let Some(station) = station {
                 self.direct(frames, station, side);
             }
             for frame in frames.drain(..) {
-                self.take_frame(Packet(frame), station, side);
+                self.take_frame(Packet(frame), station, vlan, side);
             }
             self.flush();
         }
@@ -212,17 +213,25 @@ impl Worker {
     }
 
     #[inline]
-    fn take_frame(&mut self, mut packet: Packet, station: Option<Mac>, side: Side) {
+    fn take_frame(
+        &mut self,
+        mut packet: Packet,
+        station: Option<Mac>,
+        vlan: Option<NonZeroU16>,
+        side: Side,
+    ) {
         let Ok(frame) = ethernet::Frame::parse(&packet) else {
             return self.drop_packet(packet, WorkerDrop::NotIp);
         };
         let ours = station.is_some_and(|station| station == frame.destination());
         let is_ip = matches!(frame.ether_type(), ethernet::IPV4 | ethernet::IPV6);
-        let (tagged, header_len) = (frame.vlans().next().is_some(), frame.header_len());
+        let header_len = frame.header_len();
+        let of_port =
+            (header_len == ethernet::HEADER_LEN && vlan.is_none()) || is_tagged(&frame, vlan);
         if !ours {
             return self.drop_packet(packet, WorkerDrop::NotOurStation);
         }
-        if tagged {
+        if !of_port {
             return self.drop_packet(packet, WorkerDrop::WrongVlan);
         }
         if !is_ip {
@@ -320,6 +329,14 @@ impl Worker {
         }
         Some(Packet(frame))
     }
+}
+
+/// Whether a frame has the tag of a VLAN and no other; a priority tag (IEEE 802.1Q §6.9) is none.
+#[cold]
+fn is_tagged(frame: &ethernet::Frame<'_>, vlan: Option<NonZeroU16>) -> bool {
+    let mut tags = frame.vlans();
+    let tag = tags.next().unwrap_or(0);
+    tag == vlan.map_or(0, NonZeroU16::get) && tags.next().is_none() && !frame.is_service_tagged()
 }
 
 /// The selector values of a whole packet.

@@ -17,6 +17,7 @@ use crate::wake::Slept;
 use af_xdp::wait::EventFd;
 use af_xdp::{Frame, FramePool, PoolGauges, Port, PortStatistics, Retired};
 use core::hash::{BuildHasherDefault, Hasher};
+use core::num::NonZeroU16;
 use core::sync::atomic::Ordering;
 use ipsec::inbound::InboundPacket;
 use ipsec::outbound::OutboundPacket;
@@ -96,6 +97,7 @@ impl Progress {
 pub(crate) struct PortState {
     pub(crate) port: Port,
     pub(crate) side: Side,
+    pub(crate) vlan: Option<NonZeroU16>,
     pub(crate) transmit: Vec<Frame>,
     /// Queues beyond one for each worker, which came up while running; only received from.
     pub(crate) more: Vec<Port>,
@@ -239,6 +241,7 @@ impl Worker {
             .map(|p| PortState {
                 port: p.port,
                 side: p.side,
+                vlan: p.vlan,
                 transmit: Vec::with_capacity(2 * BURST),
                 more: Vec::new(),
                 past: PortStatistics::default(),

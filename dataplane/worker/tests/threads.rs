@@ -30,7 +30,7 @@ fn bench() -> Bench {
         pool: pool.unwrap(),
         ports: a
             .into_iter()
-            .map(|port| WorkerPort { port: Port::Memory(port), side: Side::Either })
+            .map(|port| WorkerPort { port: Port::Memory(port), side: Side::Either, vlan: None })
             .collect(),
         host,
         block: None,

@@ -138,7 +138,7 @@ fn site(n: Numbers, lan: Vec<MemoryPort>, wan: Vec<MemoryPort>) -> io::Result<Si
         parts.push(WorkerParts {
             pool: FramePool::new(&UmemConfig::default())?,
             ports: [lan, wan]
-                .map(|port| WorkerPort { port: Port::Memory(port), side: Side::Either })
+                .map(|port| WorkerPort { port: Port::Memory(port), side: Side::Either, vlan: None })
                 .into(),
             host: HostPort::None,
             block: segment.writer(block),

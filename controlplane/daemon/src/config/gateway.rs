@@ -5,6 +5,7 @@ use super::fields::Fields;
 use super::filters::{self, Filters};
 use super::syntax::{Section, Value};
 use super::{keys, value};
+use core::num::NonZeroU16;
 use core::time::Duration;
 use ike::config::Settings;
 use std::path::PathBuf;
@@ -40,8 +41,12 @@ impl PortMode {
 pub struct Port {
     /// The name of its section.
     pub name: String,
-    /// The device.
+    /// The device that has the port's addresses, routes and neighbours.
     pub interface: String,
+    /// The device whose queues are opened; `None` is the same.
+    pub device: Option<String>,
+    /// The tag of its frames.
+    pub vlan: Option<NonZeroU16>,
     /// How many queues are used; `None` is all that the device has.
     pub queues: Option<u16>,
     /// How.
@@ -233,8 +238,12 @@ fn part<'a>(
 }
 
 fn interface(f: &mut Fields<'_>) -> Option<String> {
+    interface_of(f, "interface")
+}
+
+fn interface_of(f: &mut Fields<'_>, key: &str) -> Option<String> {
     let wanted = "the name of an interface (up to 15 characters)";
-    f.parse("interface", wanted, |text| value::is_interface(text).then(|| text.to_owned()))
+    f.parse(key, wanted, |text| value::is_interface(text).then(|| text.to_owned()))
 }
 
 fn path(f: &mut Fields<'_>, key: &str) -> Option<PathBuf> {
@@ -270,9 +279,24 @@ fn ports(section: &Section, findings: &mut Diagnostics) -> Vec<Port> {
                 format!("'{interface}' is the interface of port '{}' already", other.name);
             f.error("interface", message);
         }
+        let device = interface_of(&mut f, "device");
+        let opened = device.as_ref().unwrap_or(&interface);
+        // A queue has one socket, and that one VLAN here.
+        if let Some(other) =
+            ports.iter().find(|p| p.device.as_ref().unwrap_or(&p.interface) == opened)
+            && other.interface != interface
+        {
+            let message = format!("'{opened}' is the device of port '{}' already", other.name);
+            f.error("device", message);
+        }
         ports.push(Port {
             name: port.name.clone(),
             interface,
+            device,
+            vlan: f
+                .number("vlan", 1, 4094)
+                .and_then(|n| u16::try_from(n).ok())
+                .and_then(NonZeroU16::new),
             queues: f.number("queues", 1, MAX_CORES).and_then(|n| u16::try_from(n).ok()),
             mode: f
                 .word(

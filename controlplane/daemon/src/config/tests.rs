@@ -195,7 +195,7 @@ fn volumes_and_actions() {
 #[test]
 fn gateway_section() {
     let text = "gateway {\n workers = 2\n idle = spin\n on_failure = open\n ports {\n  \
-                wan { interface = ita0 }\n  lan0 { queues = 4\n mode = zerocopy }\n }\n \
+                wan { interface = ita0 }\n  lan0 { queues = 4\n mode = zerocopy\n device = ita1\n vlan = 10 }\n }\n \
                 host { interface = cv1 }\n statistics { file = /run/x/stats }\n \
                 limits { half_open = 7\n sas = 9 }\n vici { socket = unix:///run/x/vici }\n \
                 ike {\n retransmit_tries = 3\n retransmit_timeout = 1.5\n cookie_threshold = 0\n \
@@ -210,12 +210,16 @@ fn gateway_section() {
             Port {
                 name: "wan".into(),
                 interface: "ita0".into(),
+                device: None,
+                vlan: None,
                 queues: None,
                 mode: PortMode::Auto
             },
             Port {
                 name: "lan0".into(),
                 interface: "lan0".into(),
+                device: Some("ita1".into()),
+                vlan: core::num::NonZeroU16::new(10),
                 queues: Some(4),
                 mode: PortMode::ZeroCopy
             },

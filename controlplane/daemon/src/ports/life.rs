@@ -13,11 +13,12 @@
 //! The kernel's fail-closed rules and the steering program's posture hold all the while: a device that returns brings nothing
 //! in clear, and what a queue without socket gets is dropped where policies touch it.
 
-use super::{TurnedOff, mode, quieten};
+use super::{Chosen, TurnedOff, mode, quieten};
 use crate::config;
 use crate::host::netlink::{HostView, Link};
 use af_xdp::steering::{Attachment, Steering, SteeringError};
 use af_xdp::{AttachMode, BoundSocket, Device, OpenError, XdpConfig};
+use core::num::NonZeroU16;
 use stats::{BlockWriter, Counter, Unit};
 use std::io;
 use std::time::{Duration, Instant};
@@ -72,9 +73,15 @@ pub(super) struct Attached {
 /// One port, whether its device is there or not.
 pub(super) struct PortLife {
     id: PortId,
+    /// Of the device.
     name: String,
+    /// Of the device that has the addresses: the same, or its VLAN device.
+    interface: String,
+    vlan: Option<NonZeroU16>,
     mode: config::PortMode,
     attached: Option<Attached>,
+    /// The device that has the addresses, while it and the one with the queues are there.
+    index: Option<u32>,
     /// The link as it was last looked at.
     seen: Option<Link>,
     queues: u32,
@@ -103,7 +110,7 @@ enum AttachError {
 impl PortLife {
     pub(super) fn new(
         id: PortId,
-        mode: config::PortMode,
+        chosen: &Chosen,
         attached: Attached,
         block: Option<BlockWriter>,
         now: Instant,
@@ -111,7 +118,10 @@ impl PortLife {
         Self {
             id,
             name: attached.device.name().to_owned(),
-            mode,
+            interface: chosen.interface.clone(),
+            vlan: chosen.vlan,
+            mode: chosen.mode,
+            index: None,
             queues: attached.device.queues(),
             attached: Some(attached),
             seen: None,
@@ -123,8 +133,12 @@ impl PortLife {
         }
     }
 
-    /// The index of its device; `None` while there is none.
+    /// The index of the device that has its addresses; `None` while there is none.
     pub(super) fn index(&self) -> Option<u32> {
+        self.index
+    }
+
+    fn device(&self) -> Option<u32> {
         self.attached.as_ref().map(|at| at.device.index())
     }
 
@@ -141,8 +155,8 @@ impl PortLife {
         dataplane: &mut Dataplane,
         now: Instant,
     ) -> bool {
-        let before = self.index();
-        if let Some(index) = before
+        let before = self.index;
+        if let Some(index) = self.device()
             && !view.links.contains_key(&index)
         {
             self.detach(dataplane, now);
@@ -168,13 +182,19 @@ impl PortLife {
                 }
             }
         }
+        // One device keeps its number when it is renamed, and its VLAN device is found by name.
+        self.index = match self.device() {
+            device if self.interface == self.name => device,
+            Some(_) => view.interface(&self.interface),
+            None => None,
+        };
         self.follow_link(view, now);
         if self.next_queues <= now {
             self.next_queues = now + QUEUES_EVERY;
             self.follow_queues(steering, dataplane, now);
         }
         self.publish();
-        before != self.index()
+        before != self.index
     }
 
     fn detach(&mut self, dataplane: &mut Dataplane, now: Instant) {
@@ -200,7 +220,7 @@ impl PortLife {
         dataplane: &mut Dataplane,
     ) -> Result<Attached, AttachError> {
         let device = Device::by_name(&self.name)?;
-        let attachment = steering.attach(&device, mode(self.mode).attach_modes())?;
+        let attachment = steering.attach(&device, self.vlan, mode(self.mode).attach_modes())?;
         let generic = attachment.mode() == AttachMode::Generic;
         let off = quieten(&device, generic).map_err(AttachError::Offload)?;
         let mut sockets = Vec::new();
@@ -237,7 +257,7 @@ impl PortLife {
 
     /// Carrier, MTU and address.
     fn follow_link(&mut self, view: &HostView, now: Instant) {
-        let Some(link) = self.index().and_then(|index| view.links.get(&index)) else { return };
+        let Some(link) = self.index.and_then(|index| view.links.get(&index)) else { return };
         let before = self.seen.replace(link.clone());
         let Some(attached) = &self.attached else { return };
         if let Err(error) = attached.attachment.set_address(link.mac) {
@@ -271,7 +291,8 @@ impl PortLife {
     /// Queues that came up are received from by the workers there are.
     fn follow_queues(&mut self, steering: &Steering, dataplane: &mut Dataplane, now: Instant) {
         let (Some(attached), Some(link)) = (&mut self.attached, &self.seen) else { return };
-        let Ok(device) = Device::by_name(&link.name) else { return };
+        let name = if self.interface == self.name { &link.name } else { &self.name };
+        let Ok(device) = Device::by_name(name) else { return };
         if device.queues() == self.queues || device.index() != attached.device.index() {
             return;
         }

@@ -29,8 +29,9 @@ const UDP: i32 = 17;
 const SCTP: i32 = 132;
 const IPV6_FRAGMENT: i32 = 44;
 
-/// The Ethernet header, always untagged here.
+/// The Ethernet header, and with a VLAN tag.
 const ETHERNET: i32 = 14;
+const TAGGED: i32 = 18;
 
 /// A number as a load from the packet gives it.
 const fn be16(x: u16) -> i32 {
@@ -87,8 +88,14 @@ pub(super) fn assemble(maps: &Maps, station: &Map, sockets: &Map) -> Result<Vec<
     a.load(Half, R3, R0, 4).load(Half, R4, R7, 4).jump_if_reg(R3, Ne, R4, "pass");
     a.label("station");
     a.store_imm(Word, Fp, PORT, 0).store_imm(Word, Fp, FRAGMENT, 0);
-    a.load(Half, R3, R7, 12).add_imm(R7, ETHERNET);
-    a.jump_if(R3, Eq, be16(0x0800), "ipv4");
+    // The tag must be the port's (zero for none, which is also the priority tag's). Behind it comes IP or nothing of ours.
+    a.load(Half, R4, R0, 8).load(Half, R3, R7, 12).jump_if(R3, Eq, be16(0x8100), "tagged");
+    a.jump_if(R4, Ne, 0, "pass").add_imm(R7, ETHERNET).jump("network");
+    a.label("tagged");
+    bounds(&mut a, TAGGED, "pass");
+    a.load(Half, R3, R7, 14).and_imm(R3, be16(0x0fff)).jump_if_reg(R3, Ne, R4, "pass");
+    a.load(Half, R3, R7, 16).add_imm(R7, TAGGED);
+    a.label("network").jump_if(R3, Eq, be16(0x0800), "ipv4");
     a.jump_if(R3, Eq, be16(0x86dd), "ipv6");
     a.label("pass").mov_imm(R0, XDP_PASS).exit();
 

@@ -137,7 +137,6 @@ fn frame(row: &HashMap<&str, &str>) -> Vec<u8> {
         row["packet"].split(',').map(str::trim).filter(|w| !w.is_empty()).collect();
     for w in &words {
         let known = [
-            "tagged",
             "broadcast station",
             "multicast station",
             "other station",
@@ -156,7 +155,8 @@ fn frame(row: &HashMap<&str, &str>) -> Vec<u8> {
             "behind destination",
             "behind seven headers",
         ];
-        assert!(known.contains(w) || w.starts_with("cut to "), "{w}");
+        let numbered = ["cut to ", "vlan ", "service vlan "].iter().any(|n| w.starts_with(n));
+        assert!(known.contains(w) || numbered, "{w}");
     }
     let has = |w: &str| words.contains(&w);
     let mut frame = if has("broadcast station") {
@@ -169,8 +169,14 @@ fn frame(row: &HashMap<&str, &str>) -> Vec<u8> {
         MAC.to_vec()
     };
     frame.extend([2, 0, 0, 0, 0, 2]);
-    if has("tagged") {
-        frame.extend([0x81, 0, 0, 7]);
+    for tag in words.iter().filter_map(|w| w.strip_prefix("vlan ")) {
+        frame.extend([0x81, 0]);
+        frame.extend((0xe000 | tag.parse::<u16>().unwrap()).to_be_bytes());
+    }
+    for tag in words.iter().filter_map(|w| w.strip_prefix("service vlan ")) {
+        // Outermost, as it is on the wire.
+        let tag = [0x88, 0xa8].into_iter().chain(tag.parse::<u16>().unwrap().to_be_bytes());
+        frame.splice(12..12, tag);
     }
     if row["protocol"] == "arp" {
         frame.extend([8, 6]);
@@ -271,11 +277,13 @@ fn the_program_does_what_the_page_says() {
     for row in &rows {
         if !loaded.contains_key(row["policy"]) {
             let Some(steering) = steering(&policies[row["policy"]]) else { return };
-            let program = steering.load(Some(MAC)).unwrap();
+            let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
             let socket = crate::syscall::socket(libc::AF_XDP, libc::SOCK_RAW).unwrap();
             loaded.insert(row["policy"], (steering, program, socket));
         }
         let (steering, program, socket) = &loaded[row["policy"]];
+        let vlan = row.get("port's VLAN").and_then(|vlan| vlan.parse().ok());
+        program.set_station(Station { address: Some(MAC), vlan }).unwrap();
         let posture = match row.get("posture").copied().unwrap_or("guarded") {
             "closed" => Posture::Closed,
             "guarded" => Posture::Guarded,
@@ -318,7 +326,7 @@ fn every_rule_has_rows() {
 fn every_prefix_of_every_frame_has_a_verdict() {
     let Some(steering) = steering(&policies()["any"]) else { return };
     steering.set_posture(Posture::Closed).unwrap();
-    let program = steering.load(Some(MAC)).unwrap();
+    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
     for row in rows(&["rule", "policy", "verdict"]).iter().step_by(7) {
         let frame = frame(row);
         for length in 14..=frame.len() {
@@ -333,7 +341,7 @@ fn rules_change_without_a_gap_and_without_a_rest() {
     let policies = policies();
     let Some(mut steering) = steering(&policies["site"]) else { return };
     steering.set_posture(Posture::Closed).unwrap();
-    let program = steering.load(Some(MAC)).unwrap();
+    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
     let row = |destination| {
         HashMap::from([
             ("source", "10.1.0.2"),
@@ -388,7 +396,7 @@ fn a_rejected_program_comes_with_the_verifier_s_reason() {
 #[test]
 fn a_verdict_takes_well_under_a_microsecond() {
     let Some(steering) = steering(&policies()["default"]) else { return };
-    let program = steering.load(Some(MAC)).unwrap();
+    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
     let rows = rows(&["rule", "policy", "source", "packet", "verdict"]);
     for (protocol, packet) in [("esp", ""), ("tcp", "")] {
         let row = rows

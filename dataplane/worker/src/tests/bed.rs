@@ -99,6 +99,7 @@ pub(crate) struct BedConfig {
     pub(crate) limits: Limits,
     pub(crate) chunks: u32,
     pub(crate) side: Side,
+    pub(crate) vlan: Option<core::num::NonZeroU16>,
     pub(crate) wan_mtu: u16,
     /// Frames that the wan holds for one queue.
     pub(crate) wan_ring: u32,
@@ -111,6 +112,7 @@ impl Default for BedConfig {
             limits: Limits { sas: 1024, ..Limits::default() },
             chunks: 1024,
             side: Side::Either,
+            vlan: None,
             wan_mtu: 1500,
             wan_ring: 2048,
         }
@@ -242,7 +244,11 @@ impl Gateway {
                     .unwrap(),
                     ports: [lan, wan]
                         .into_iter()
-                        .map(|port| WorkerPort { port: Port::Memory(port), side: config.side })
+                        .map(|port| WorkerPort {
+                            port: Port::Memory(port),
+                            side: config.side,
+                            vlan: config.vlan,
+                        })
                         .collect(),
                     host,
                     block: None,
