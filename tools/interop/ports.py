@@ -1,10 +1,17 @@
 """Ports whose devices change, and the frames on them: carrier, MTU, address, queues, deletion and return."""
 
+import json
+import struct
+import sys
 import time
 
-from lab import Culvert, check, eventually, sh, stop
+import attacks
+import frames
+from lab import ROOT, Culvert, check, eventually, sh, stop
 from sites import PORTS, four_hosts, site
-from traffic import accounted
+from traffic import accounted, moved_exactly
+
+HERE = ROOT / "tools" / "interop"
 
 TESTS = {}
 
@@ -22,7 +29,7 @@ def link(gateway, device, name):
     return next(b for b in blocks if b["name"] == "link" and b["instance"] == device)["values"][name]
 
 
-def frames(gateway):
+def places(gateway):
     """Frames of each worker: lent for packets to come (what comes in less than a batch is not lent anew), sending, missing."""
     return [(round(w["frames_receiving"] / 256), w["frames_sending"], w["frames_lent"]) for w in gateway.workers()]
 
@@ -39,7 +46,7 @@ class Watch:
     def __init__(self, lab, gateways, wire):
         self.lab, self.gateways, self.wire = lab, gateways, wire
         self.capture()
-        self.before = [frames(gateway) for gateway in gateways]
+        self.before = [places(gateway) for gateway in gateways]
 
     def capture(self):
         self.tcpdump, self.path = self.lab.capture(self.wire, "wan0", "icmp or (ip proto 4)")
@@ -56,7 +63,7 @@ class Watch:
             check("panicked" not in gateway.log.read_text(), f"a thread panicked: {gateway.tail()}")
             accounted(gateway)
             # Chunks of a closed socket come back after two seconds.
-            eventually("all frames in their places", lambda: frames(gateway) == before, 5 if rested else 3)
+            eventually("all frames in their places", lambda: places(gateway) == before, 5 if rested else 3)
 
 
 def flood(lab, client, near=NEAR, far=FAR):
@@ -195,3 +202,186 @@ def port_queues(lab):
     watch.nothing_in_clear()
     for gateway in gateways:
         accounted(gateway)
+
+
+def send_frames(host, device, made, count=None, seconds=3.0):
+    """Sends frames and returns the echo replies that come to them."""
+    asked = {"frames": [frame.hex() for frame in made], "count": len(made) if count is None else count, "seconds": seconds}
+    done = host.run(sys.executable, HERE / "frames.py", device, input=json.dumps(asked))
+    return json.loads(done.stdout)
+
+
+def address_of(host, device):
+    return host.run("cat", f"/sys/class/net/{device}/address").stdout.strip()
+
+
+@test
+def port_vlan(lab):
+    """A port that is a VLAN: its tag is taken off and put on; other VLANs, service tags and QinQ are the kernel's."""
+    client, left, right, server = lab.chain()
+    # This kernel may have no VLAN devices: another device has the addresses, and the neighbour is told.
+    left.run("ip", "addr", "flush", "dev", "lan0")
+    left.run("ip", "link", "add", "lan10", "type", "veth", "peer", "name", "stub10")
+    ours, theirs = address_of(left, "lan0"), address_of(client, "eth0")
+    left.run("ip", "link", "set", "lan10", "address", ours)
+    for device in ("lan10", "stub10"):
+        left.run("ip", "link", "set", device, "up")
+    left.address("10.77.1.254/24", "lan10")
+    left.address("fd77:1::fe/64", "lan10")
+    for address in ("10.77.1.10", "fd77:1::10"):
+        left.run("ip", "neigh", "replace", address, "lladdr", theirs, "dev", "lan10", "nud", "permanent")
+    ports = PORTS.format(workers=1).replace("interface = lan0", "interface = lan10\n      device = lan0\n      vlan = 10")
+    gateways = [Culvert(left, site(1, 2), ports), Culvert(right, site(2, 1), PORTS.format(workers=1))]
+    watch = Watch(lab, gateways, right)
+    c_tag, s_tag = 0x8100, 0x88A8
+
+    def request(tags, sequence):
+        packet = frames.ipv4(NEAR, FAR, frames.echo(7, sequence, 56))
+        return frames.ethernet(theirs, ours, tags, 0x0800, packet)
+
+    seen = send_frames(client, "eth0", [request([(c_tag, 10)], n) for n in range(5)])
+    check([(r["tags"], r["sequence"]) for r in seen] == [([10], n) for n in range(5)], f"VLAN 10: {seen}")
+    # The priority bits are nobody's business.
+    seen = send_frames(client, "eth0", [request([(c_tag, 0xE00A)], 9)])
+    check([r["tags"] for r in seen] == [[10]], f"with a priority: {seen}")
+    before = gateways[0].rows_of_port("lan0/0", "rx_packets")
+    others = [[], [(c_tag, 0)], [(c_tag, 11)], [(s_tag, 10)], [(s_tag, 10), (c_tag, 10)], [(c_tag, 10), (c_tag, 10)],
+              [(c_tag, 10), (s_tag, 10)]]
+    seen = send_frames(client, "eth0", [request(tags, n) for n, tags in enumerate(others)], count=1, seconds=1)
+    check(not seen, f"what has another tag was answered: {seen}")
+    six = frames.ipv6("fd77:1::10", "fd77:2::10", 7, 1, 56)
+    seen = send_frames(client, "eth0", [frames.ethernet(theirs, ours, [(c_tag, 10)], 0x86DD, six)])
+    check([r["tags"] for r in seen] == [[10]], f"IPv6: {seen}")
+    eventually("the counters", lambda: gateways[0].rows_of_port("lan0/0", "rx_packets") == before + 1, 3)
+    # A packet of the full MTU has its tag beside it.
+    full = frames.ipv4(NEAR, FAR, long_echo(7, 3, 1400))
+    seen = send_frames(client, "eth0", [frames.ethernet(theirs, ours, [(c_tag, 10)], 0x0800, full)])
+    check([(r["tags"], r["length"]) for r in seen] == [([10], 1428)], f"a long one: {seen}")
+    check("wrong_vlan" not in gateways[0].drops(), f"{gateways[0].drops()}")
+    watch.end()
+
+
+@test
+def short_frames_options_and_extension_headers(lab):
+    """What Ethernet pads is not carried; IP options and extension headers of packets inside are; fragments of the LAN, too."""
+    client, left, right, server, gateways = four_hosts(lab, workers=1)
+    client.ping(NEAR, FAR, count=1)
+    client.ping("fd77:1::10", "fd77:2::10", count=1)
+    watch = Watch(lab, gateways, right)
+    ours, theirs = address_of(left, "lan0"), address_of(client, "eth0")
+    names = ("quick_mode.tunnel_bytes_sent", "quick_mode.tunnel_bytes_received")
+    before = gateways[0].rows(*names)
+    sizes = range(0, 20)
+    seen = send_frames(client, "eth0", [
+        frames.ethernet(theirs, ours, [], 0x0800, frames.ipv4(NEAR, FAR, frames.echo(8, n, n))) for n in sizes
+    ])
+    check([r["length"] for r in seen] == [28 + n for n in sizes], f"short packets: {seen}")
+    moved_exactly(gateways[0], names, before, [sum(28 + n for n in sizes)] * 2, "padding is not carried")
+    # Router alert, and a record route with room for nobody, which a gateway leaves alone.
+    for options in (b"\x94\x04\0\0", b"\x07\x07\x08\x01\x02\x03\x04\0", b"\x01" * 40):
+        seen = send_frames(client, "eth0", [
+            frames.ethernet(theirs, ours, [], 0x0800, frames.ipv4(NEAR, FAR, frames.echo(9, 1, 32), options))
+        ])
+        check(len(seen) == 1, f"options {options.hex()}: {seen}")
+    pad = bytes([0, 1, 4, 0, 0, 0, 0])
+    for headers in ([(0, pad)], [(60, pad)], [(0, pad), (60, pad)]):
+        packet = frames.ipv6("fd77:1::10", "fd77:2::10", 10, 1, 32, headers)
+        seen = send_frames(client, "eth0", [frames.ethernet(theirs, ours, [], 0x86DD, packet)])
+        check(len(seen) == 1, f"extension headers {[n for n, _ in headers]}: {seen}")
+    # Fragments of the LAN go in one by one (RFC 4301 §7: the child has no port selectors).
+    client.ping(NEAR, FAR, count=2, size=4000)
+    client.ping("fd77:1::10", "fd77:2::10", count=2, size=4000)
+    watch.end()
+
+
+@test
+def lan_fragments_against_ports(lab):
+    """RFC 4301 §7: a child for one port carries no fragments but the first; nothing of the packet leaves in clear."""
+    children = {
+        n: f"""
+      dns {{
+        local_ts = 10.77.{n}.0/24[udp{'' if n == 1 else '/53'}]
+        remote_ts = 10.77.{3 - n}.0/24[udp{'/53' if n == 1 else ''}]
+        esp_proposals = aes128gcm16
+        start_action = trap
+      }}
+"""
+        for n in (1, 2)
+    }
+    client, left, right, server = lab.chain()
+    gateways = [
+        Culvert(host, site(n, 3 - n, children=children[n]), PORTS.format(workers=1)) for host, n in ((left, 1), (right, 2))
+    ]
+    watch = Watch(lab, gateways, right)
+    answer = server.start(sys.executable, "-c", """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("10.77.2.10", 53))
+while True:
+    data, peer = s.recvfrom(65536)
+    s.sendto(b"%d" % len(data), peer)
+""")
+    ask = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(2)
+s.sendto(bytes(int(sys.argv[1])), ("10.77.2.10", 53))
+print(s.recv(100).decode())
+"""
+    eventually("an answer", lambda: client.run(sys.executable, "-c", ask, 100, ok=False).stdout.strip() == "100", 6)
+    before = gateways[0].drops()
+    done = client.run(sys.executable, "-c", ask, 4000, ok=False)
+    check("TimeoutError" in done.stderr or "timed out" in done.stderr, f"4000 bytes got an answer: {done.stdout} {done.stderr}")
+    after = gateways[0].drops()
+    more = {cause: after[cause] - before.get(cause, 0) for cause in after if after[cause] != before.get(cause, 0)}
+    print(f"    dropped at the gateway: {more}")
+    check(sum(more.values()) == 2, f"the two later fragments: {more}")
+    stop(answer)
+    watch.end()
+
+
+@test
+def tunnels_over_small_links(lab):
+    """An IPv6 packet of 1280 bytes fits no tunnel over 1280: the protected packet is fragmented, and the peer reassembles."""
+    client, left, right, server = lab.chain()
+    for end in (left, right):
+        end.run("ip", "link", "set", "wan0", "mtu", "1280")
+    for outer in ("192.168.77.", "fd77::"):
+        gateways = []
+        for host, n in ((left, 1), (right, 2)):
+            conf = site(n, 3 - n, "encap = no").replace("192.168.77.", outer)
+            gateways.append(Culvert(host, conf, PORTS.format(workers=1)))
+        client.ping("fd77:1::10", "fd77:2::10", count=1)
+        client.ping(NEAR, FAR, count=1)
+        watch = Watch(lab, gateways, right)
+        capture, path = lab.capture(left, "wan0", "ip or ip6")
+        client.ping("fd77:1::10", "fd77:2::10", count=4, size=1280 - 48)
+        stop(capture)
+        # tcpdump on a port sees what comes: the answers.
+        fragments = attacks.many_fragments(lab, left, path) if "." in outer else len(
+            sh("tcpdump", "-nr", path, "ip6[6] = 44").stdout.splitlines())
+        # More than that the sender is told of, and IPv4 is fragmented inside where it may be.
+        client.ping("fd77:1::10", "fd77:2::10", count=1, size=1400, ok=False)
+        client.ping("fd77:1::10", "fd77:2::10", count=2, size=1400)
+        client.ping(NEAR, FAR, count=2, size=1400, extra=("-M", "dont"))
+        # With options, which the fragments take along as they say (RFC 791 §3.1).
+        ours, theirs = address_of(left, "lan0"), address_of(client, "eth0")
+        packet = frames.ipv4(NEAR, FAR, long_echo(11, 1, 1300), b"\x94\x04\0\0", identification=77)
+        seen = send_frames(client, "eth0", [frames.ethernet(theirs, ours, [], 0x0800, packet)])
+        check(len(seen) == 1, f"with options: {seen}; {gateways[0].drops()}")
+        mtus = [line.split("=")[1].split()[0] for line in listed(gateways[0]).split() if line.startswith("mtu=")]
+        check(mtus and all(m == mtus[0] for m in mtus) and int(mtus[0]) < 1280, f"the views say: {mtus}")
+        print(f"    over {outer}: {mtus[0]} bytes fit inside, {fragments} fragments seen")
+        check("link_too_small" not in gateways[0].drops(), f"{gateways[0].drops()}")
+        watch.end()
+        for gateway in gateways:
+            gateway.stop()
+
+
+def long_echo(identifier, sequence, size):
+    text = struct.pack("!BBHHH", 8, 0, 0, identifier, sequence) + bytes(size)
+    return text[:2] + struct.pack("!H", frames.checksum(text)) + text[4:]
+
+
+def listed(gateway):
+    return sh("swanctl", "--list-sas", "--raw", "--uri", f"unix://{gateway.socket}").stdout

@@ -11,7 +11,7 @@ use crate::config::LeftOut;
 use crate::figures::Figures;
 use crate::jobs::Jobs;
 use crate::live::{Endpoints, Live};
-use crate::path_mtu::PathMtus;
+use crate::path_mtu::{PathCounts, PathMtus};
 use crate::policies::{ChildKey, Policies};
 use crate::sockets::TooBig;
 use crate::soft::SoftSas;
@@ -268,7 +268,11 @@ impl Gateway {
             last: usage.last.map(|at| since_epoch.saturating_sub(at)),
         };
         let usage = self.dataplane.usage(pair).unwrap_or_default();
-        PairTraffic { inbound: traffic(usage.inbound), outbound: traffic(usage.outbound) }
+        PairTraffic {
+            inbound: traffic(usage.inbound),
+            outbound: traffic(usage.outbound),
+            mtu: usage.mtu,
+        }
     }
 
     /// The policies in force.
@@ -370,6 +374,11 @@ impl Gateway {
             tracing::info!(peer = %destination, mtu, "the path takes packets of this length only");
             self.set_path_mtu(destination, mtu);
         }
+    }
+
+    /// What became of ICMP errors about paths so far.
+    pub fn path_counts(&self) -> PathCounts {
+        self.paths.counts()
     }
 
     /// All SAs to one peer go the same way.

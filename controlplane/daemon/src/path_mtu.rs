@@ -5,6 +5,7 @@
 //! = no` takes none (RFC 4301 §6.1.1 asks for the switch).
 
 use core::net::IpAddr;
+use stats::{Counter, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,35 @@ const LEAST_V6: u16 = 1280;
 /// RFC 1191 §6.3: after ten minutes the path may have changed for the better.
 const BELIEVED: Duration = Duration::from_secs(600);
 
+/// What became of ICMP errors that a packet was too big (RFC 4301 §6.1.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathCounts {
+    /// They made the packets of a peer smaller.
+    pub believed: u64,
+    /// They quote no SA that is sent on.
+    pub not_ours: u64,
+    /// They say nothing smaller than what is known.
+    pub no_news: u64,
+    /// Paths that were tried anew, ten minutes later.
+    pub expired: u64,
+}
+
+/// The counters of the block `path_mtu`, in their order.
+pub(crate) fn counters() -> [Counter; 5] {
+    let count = |name, text| Counter::monotonic(name, Unit::Packets, text);
+    [
+        count("believed", "ICMP errors about ESP and AH that made the packets of a peer smaller."),
+        count("not_ours", "Those that quote no SA towards that peer."),
+        count("no_news", "Those that say nothing smaller than what is known."),
+        count("ignored", "Those that came while gateway.icmp_path_mtu = no."),
+        Counter::monotonic("expired", Unit::Events, "Paths tried anew ten minutes later."),
+    ]
+}
+
 /// The outbound SAs that an ICMP error may quote, and what was believed.
 #[derive(Debug, Default)]
 pub(crate) struct PathMtus {
+    counts: PathCounts,
     /// Peer and SPI of what is sent.
     sent: BTreeSet<(IpAddr, u32)>,
     /// One entry for each of those peers at most.
@@ -45,13 +72,16 @@ impl PathMtus {
     /// An error that quotes a packet to `peer` with this SPI: the MTU of the path when it is news.
     pub(crate) fn learn(&mut self, now: Instant, peer: IpAddr, spi: u32, mtu: u32) -> Option<u16> {
         if !self.sent.contains(&(peer, spi)) {
+            self.counts.not_ours += 1;
             return None;
         }
         let least = if peer.is_ipv4() { LEAST_V4 } else { LEAST_V6 };
         let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).max(least);
         if self.known.get(&peer).is_some_and(|(known, _)| *known <= mtu) {
+            self.counts.no_news += 1;
             return None;
         }
+        self.counts.believed += 1;
         self.known.insert(peer, (mtu, now + BELIEVED));
         Some(mtu)
     }
@@ -62,8 +92,13 @@ impl PathMtus {
         let over: Vec<IpAddr> = over.map(|(peer, _)| *peer).collect();
         for peer in &over {
             self.known.remove(peer);
+            self.counts.expired += 1;
         }
         over
+    }
+
+    pub(crate) fn counts(&self) -> PathCounts {
+        self.counts
     }
 }
 
@@ -93,6 +128,8 @@ mod tests {
         assert_eq!(paths.learn(start + BELIEVED, peer, 0x9999, 70_000), Some(u16::MAX));
         paths.leave(peer, 0x9999);
         assert!(paths.known.is_empty() && paths.sent.is_empty());
+        let counts = PathCounts { believed: 3, not_ours: 3, no_news: 3, expired: 1 };
+        assert_eq!(paths.counts(), counts);
     }
 
     #[test]

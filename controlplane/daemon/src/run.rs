@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::host::netlink::{Changes, HostView, Requests, Route};
 use crate::host::surroundings::Surroundings;
 use crate::host::{HostError, closed, mirror, tun};
+use crate::path_mtu::{self, PathCounts};
 use crate::ports::{self, PortsError};
 use crate::sockets::{Arrival, Reassembled, SocketError, Sockets};
 use crate::vici::Request;
@@ -126,6 +127,9 @@ struct Daemon {
     send_failures: u64,
     /// When to look at the files again that address keywords come from.
     files_due: Instant,
+    /// Where [`PathCounts`] go, and errors that were not to be believed (`gateway.icmp_path_mtu = no`).
+    paths: Option<stats::BlockWriter>,
+    path_errors_ignored: u64,
 }
 
 /// The configuration: of the files, and what clients have loaded.
@@ -262,6 +266,7 @@ impl Daemon {
             (0..workers).map(|_| layout.worker(&worker::drop_counters())).collect();
         let port_blocks = ports::blocks(&devices, workers, &mut layout);
         let life_blocks = ports::life_blocks(&devices, &mut layout);
+        let path_block = layout.block("path_mtu", "", &path_mtu::counters());
         let file = section
             .statistics_file
             .clone()
@@ -327,6 +332,8 @@ impl Daemon {
             refresh: None,
             send_failures: 0,
             files_due: now + FILES,
+            paths: segment.writer(path_block),
+            path_errors_ignored: 0,
             section,
         };
         daemon.requests.add_rule(TABLE, u32::from(TABLE), MARK)?;
@@ -380,7 +387,7 @@ impl Daemon {
                     Arrival::TooBig(said) if self.section.icmp_path_mtu => {
                         self.gateway.handle_too_big(now, said);
                     }
-                    Arrival::TooBig(_) => {}
+                    Arrival::TooBig(_) => self.path_errors_ignored += 1,
                 }
             }
             if self.changes.drain() {
@@ -451,6 +458,10 @@ impl Daemon {
                 self.send_failures += 1;
                 tracing::debug!(%remote, %error, "IKE message not sent");
             }
+        }
+        if let Some(block) = &mut self.paths {
+            let PathCounts { believed, not_ours, no_news, expired } = self.gateway.path_counts();
+            block.publish(&[believed, not_ours, no_news, self.path_errors_ignored, expired]);
         }
         let failures = self.sockets.failures();
         let figures = &mut self.gateway.figures().sockets;

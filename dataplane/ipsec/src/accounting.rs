@@ -105,6 +105,9 @@ impl Events {
     /// An authentic packet, newer than all before it, came from another address or UDP port than the
     /// last one: the NAT in front of the peer has rebound (RFC 7296 §2.23). Said once per move.
     pub const PEER_MOVED: Self = Self(8);
+    /// The sealed packet is longer than the path takes and goes in fragments: an IPv6 packet of at most 1280 bytes, which no
+    /// sender makes smaller, in a tunnel that has room for less (RFC 2473 §7.1, RFC 4301 §8.2.1).
+    pub const OVERSIZE: Self = Self(16);
 
     /// Whether nothing happened.
     #[inline]

@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub(crate) struct InboundSide {
     pub(crate) pair: PairId,
     pub(crate) delivery: Delivery,
+    /// What connections that come out of the tunnel are told that it has room for the other way; 0 for nothing.
+    pub(crate) clamp_mss: u16,
     pub(crate) usage: Arc<SaUsage>,
     /// A: see [`Binding::active`].
     pub(crate) active: Arc<AtomicBool>,
@@ -145,7 +147,9 @@ impl Worker {
             return;
         }
         self.larval.remove(&spi);
-        place(&mut self.inbound, spi.slot(), InboundSide { pair, delivery, usage, active });
+        let clamp_mss = 0;
+        let side = InboundSide { pair, delivery, clamp_mss, usage, active };
+        place(&mut self.inbound, spi.slot(), side);
         self.pairs.entry(pair).or_default().inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
     }

@@ -289,6 +289,7 @@ impl Dataplane {
         Some(PairUsage {
             inbound: pair.inbound_usage.read(),
             outbound: pair.outbound.as_ref().map_or_else(Default::default, |o| o.usage.read()),
+            mtu: pair.outbound.as_ref().map_or(0, |o| o.usage.mtu()),
         })
     }
 

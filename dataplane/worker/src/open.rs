@@ -60,14 +60,17 @@ impl Worker {
     }
 
     #[inline]
-    fn opened(&mut self, packet: Packet, spi: Option<Spi>) {
+    fn opened(&mut self, mut packet: Packet, spi: Option<Spi>) {
         // `process_burst` found it under its SPI.
         let (Some(spi), Some(Some(side))) = (spi, self.inbound.get(spi.map_or(0, Spi::slot)))
         else {
             return self.deliver_to_host(packet);
         };
-        let (delivery, pair) = (side.delivery, side.pair);
+        let (delivery, pair, clamp) = (side.delivery, side.pair, side.clamp_mss);
         self.note_use(spi);
+        if clamp != 0 {
+            wire::ip::clamp_mss(&mut packet, clamp);
+        }
         match delivery {
             Delivery::Forward => {
                 let origin = Origin::Decapsulated(pair);

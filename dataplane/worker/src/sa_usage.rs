@@ -1,7 +1,7 @@
 //! What an SA has carried, readable by the control thread while its worker goes on.
 
 use crate::worker::Worker;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use core::time::Duration;
 use crossbeam::utils::CachePadded;
 use ipsec::accounting;
@@ -20,6 +20,8 @@ struct Words {
     bytes: AtomicU64,
     /// Nanoseconds since the dataplane's epoch, plus one; zero is never.
     last: AtomicU64,
+    /// The longest packet that the SA has room for, of an outbound one.
+    mtu: AtomicU16,
 }
 
 /// An SA whose usage has changed since it was published.
@@ -76,11 +78,20 @@ impl SaUsage {
     /// Publishes what the SA has carried by now. The owner worker only.
     #[inline]
     pub(crate) fn publish(&self, usage: &accounting::Usage, now: Duration) {
-        let Words { packets, bytes, last } = &*self.0;
+        let Words { packets, bytes, last, .. } = &*self.0;
         packets.store(usage.packets(), Ordering::Relaxed);
         bytes.store(usage.bytes(), Ordering::Relaxed);
         let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         last.store(now.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Publishes what the SA has room for. The owner worker only.
+    pub(crate) fn publish_mtu(&self, mtu: u16) {
+        self.0.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        self.0.mtu.load(Ordering::Relaxed)
     }
 
     pub(crate) fn read(&self) -> Usage {
@@ -110,4 +121,6 @@ pub struct PairUsage {
     pub inbound: Usage,
     /// The SA that we send on.
     pub outbound: Usage,
+    /// The longest packet, in bytes, that the SA that we send on has room for; 0 while there is none.
+    pub mtu: u16,
 }

@@ -56,6 +56,14 @@ impl Worker {
             }
             _ => None,
         });
+        side.usage.publish_mtu(sa.inner_mtu());
+        // What comes out of the tunnel announces what its connection's other end may send into it.
+        let clamp = if sa.clamps_mss() { sa.inner_mtu() } else { 0 };
+        if let Some(spi) = self.pairs.get(&side.pair).and_then(|places| places.inbound)
+            && let Some(Some(inbound)) = self.inbound.get_mut(spi.slot())
+        {
+            inbound.clamp_mss = clamp;
+        }
     }
 
     /// Seals the packets in hand, all SAs together.
@@ -73,6 +81,11 @@ impl Worker {
             for OutboundPacket { buffer: packet, sa, outcome, events } in burst.drain(..) {
                 if !events.is_empty() {
                     self.tell_outbound(sa, events);
+                    if events.contains(Events::OVERSIZE) && outcome == Outcome::Sealed {
+                        let hop = self.hop_of(sa);
+                        self.send_oversize(packet, sa, hop);
+                        continue;
+                    }
                 }
                 match outcome {
                     Outcome::Sealed => {

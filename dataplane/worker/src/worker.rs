@@ -190,6 +190,8 @@ pub struct Worker {
     /// Handed-over packets and reassembled ones taken so far, for deletes to know when the rings have drained.
     pub(crate) handoffs_taken: u64,
     pub(crate) injected_taken: u64,
+    /// The identification of the next IPv6 packet that is fragmented here, from a random one on (RFC 7739 §5.3).
+    pub(crate) next_fragment: u32,
     /// How often unknown SPIs are told of.
     pub(crate) unknown_spis: Budget,
     /// Events that are said once, until the end of the turn or until the ring has room.
@@ -288,6 +290,7 @@ impl Worker {
             errors: Budget::new(limits.icmp_per_second, limits.icmp_burst, epoch),
             handoffs_taken: 0,
             injected_taken: 0,
+            next_fragment: fragment_seed(),
             unknown_spis: Budget::new(10, 10, epoch),
             late_events: VecDeque::with_capacity(BURST),
             turned_at: stats::cycles(),
@@ -562,6 +565,13 @@ impl Worker {
         let side = self.outbound.get(sa.slot as usize)?.as_ref()?;
         (sa.core == self.core && side.generation == sa.generation).then_some(Slot(sa.slot))
     }
+}
+
+fn fragment_seed() -> u32 {
+    let mut seed = [0; 4];
+    // Without randomness the first one is merely known.
+    let _ = getrandom::fill(&mut seed);
+    u32::from_ne_bytes(seed)
 }
 
 impl core::fmt::Debug for Worker {

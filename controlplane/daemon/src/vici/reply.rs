@@ -269,6 +269,8 @@ pub struct PairTraffic {
     pub inbound: Traffic,
     /// To the peer.
     pub outbound: Traffic,
+    /// The longest packet, in bytes, that goes into the tunnel to the peer whole; 0 while none does.
+    pub mtu: u16,
 }
 
 /// The event `list-sa`: an IKE SA and its Child SAs.
@@ -371,7 +373,7 @@ fn algorithms(message: Message, suite: Option<&Chosen>) -> Message {
 }
 
 fn child_sa(view: &ChildSaView, traffic: &impl Fn(PairId) -> PairTraffic) -> Message {
-    let PairTraffic { inbound, outbound } = traffic(view.pair);
+    let PairTraffic { inbound, outbound, mtu } = traffic(view.pair);
     let seconds = |time: Option<Duration>| time.map(|t| t.as_secs());
     let halves = |half: fn(&Selector) -> String| view.selectors.iter().map(half).collect();
     let local: BTreeSet<String> = halves(display::local);
@@ -406,6 +408,8 @@ fn child_sa(view: &ChildSaView, traffic: &impl Fn(PairId) -> PairTraffic) -> Mes
         .with("bytes-out", outbound.bytes)
         .with("packets-out", outbound.packets)
         .with_some("use-out", seconds(outbound.last))
+        // Not charon's.
+        .with_some("mtu", (mtu != 0).then_some(mtu))
         .with_some("rekey-time", seconds(view.rekey_in))
         .with_some("life-time", seconds(view.expires_in))
         .with("install-time", view.age.as_secs())

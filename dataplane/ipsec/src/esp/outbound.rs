@@ -246,6 +246,11 @@ impl OutboundSa {
         self.path_mtu
     }
 
+    /// Whether TCP connections are told what the tunnel has room for.
+    pub fn clamps_mss(&self) -> bool {
+        self.headers.clamp_mss && self.contribution.tunnel
+    }
+
     /// The largest packet that fits the path MTU when it is protected (RFC 4301 §8.2.1).
     pub fn inner_mtu(&self) -> u16 {
         // In transport mode the IP header stays outside; options are not counted.
@@ -309,7 +314,7 @@ impl OutboundSa {
         buffer: &mut B,
         events: &mut Events,
     ) -> Result<Prepared, Refusal> {
-        if self.headers.clamp_mss && self.contribution.tunnel {
+        if self.clamps_mss() {
             wire::ip::clamp_mss(buffer.data_mut(), self.inner_mtu());
         }
         let mut plan = self.plan(buffer.data())?;
@@ -329,7 +334,13 @@ impl OutboundSa {
         let text = plan.ip_len + usize::from(self.middle);
         let outer_len = text + text_len + icv;
         if outer_len > usize::from(self.path_mtu) {
-            return Err(self.too_big(&plan));
+            // Padding that hides lengths is within the path's MTU, so this is the packet's own length.
+            plan.oversize =
+                self.contribution.tunnel && !plan.is_v4 && plan.len <= usize::from(IPV6_MIN_MTU);
+            if !plan.oversize {
+                return Err(self.too_big(&plan));
+            }
+            *events |= Events::OVERSIZE;
         }
         let total_len = u16::try_from(outer_len).map_err(|_| DropCause::PacketTooBig)?;
         let trailer_end = plan.len + tfc + pad_len + trailer_len;
@@ -402,6 +413,7 @@ impl OutboundSa {
             traffic_class: ip.traffic_class(),
             dont_fragment: ip.dont_fragment(),
             is_v4: matches!(ip, Ip::V4(_)),
+            oversize: false,
         };
         if self.contribution.tunnel {
             return Ok(plan);
@@ -463,6 +475,7 @@ impl OutboundSa {
         match self.endpoints {
             Endpoints::V4 { .. } => {
                 let dont_fragment = match self.headers.df {
+                    _ if plan.oversize => false,
                     DfRule::Copy => plan.dont_fragment,
                     DfRule::Set => true,
                     DfRule::Clear => false,
@@ -617,6 +630,8 @@ struct Plan {
     traffic_class: u8,
     dont_fragment: bool,
     is_v4: bool,
+    /// The protected packet is to be fragmented.
+    oversize: bool,
 }
 
 /// A packet whose headers are written and whose text waits for the cipher.

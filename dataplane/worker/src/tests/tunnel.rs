@@ -45,7 +45,9 @@ fn packets_of_both_families_cross_in_every_encapsulation() {
                 }
                 assert_eq!(gateway.sum(Row::TransportBytesSent), 0);
                 assert_eq!(gateway.sum(Row::TransportBytesReceived), 0);
-                let PairUsage { inbound, outbound } = gateway.dataplane.usage(PairId(1)).unwrap();
+                let PairUsage { inbound, outbound, mtu } =
+                    gateway.dataplane.usage(PairId(1)).unwrap();
+                assert!((1400..1450).contains(&mtu), "{mtu}");
                 assert_eq!((inbound.packets, inbound.bytes), (100, bytes));
                 assert_eq!((outbound.packets, outbound.bytes), (100, bytes));
                 assert!(inbound.last.is_some());
