@@ -14,10 +14,12 @@
 //! both prefixes: those are scanned in order.
 
 mod flow_cache;
+mod fragments;
 #[cfg(test)]
 mod tests;
 
 pub use flow_cache::{Context, FlowCache, Place};
+pub use fragments::guard_fragments;
 
 use crate::flow::FlowKey;
 use crate::selector::{Action, AddressRange, Policy, PolicyId, Selector};

@@ -24,7 +24,7 @@ use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
 use ipsec::sa::{PairId, SaError, SaParameters, Spi};
 use ipsec::selector::{Policy, PolicyId, Selector};
-use ipsec::spd::Spd;
+use ipsec::spd::{Spd, guard_fragments};
 use ipsec::spi::{CoreId, SpiAllocator, SpiError};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -535,13 +535,13 @@ impl Dataplane {
     }
 
     /// Replaces the SPD: an ordered list, of which an earlier policy wins, compiled here. What no policy matches is dropped (RFC 4301
-    /// §5.1). Bindings of policies whose id stays stay.
+    /// §5.1), and so are fragments that may belong to a policy with ports, unless one without protects them (§7). Bindings of policies whose id stays stay.
     ///
     /// # Errors
     /// [`Refusal::RingFull`].
     pub fn set_policies(&mut self, policies: &[Policy]) -> Result<Ticket, Refusal> {
         self.room(None)?;
-        let spd = Arc::new(Spd::compile(policies, self.sequence + 1));
+        let spd = Arc::new(Spd::compile(&guard_fragments(policies), self.sequence + 1));
         let ticket = self.send_all(|| Command::SetPolicies(Arc::clone(&spd)));
         self.databases.push_back((ticket, spd));
         Ok(ticket)
