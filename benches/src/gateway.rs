@@ -76,7 +76,12 @@ impl Feeder {
 }
 
 pub(crate) fn pool(chunks: u32) -> io::Result<FramePool> {
-    FramePool::new(&UmemConfig { chunks, chunk_size: ChunkSize::Bytes2048, huge_pages: true })
+    FramePool::new(&UmemConfig {
+        chunks,
+        chunk_size: ChunkSize::Bytes2048,
+        jumbo: 0,
+        huge_pages: true,
+    })
 }
 
 /// Both ends of a wire of one queue.

@@ -36,6 +36,9 @@ const LINK_UPDATE: u32 = 29;
 const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
+/// The program looks at the first buffer of a packet only, and bears that there are more.
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+
 const XDP_FLAGS_SKB_MODE: u32 = 2;
 const XDP_FLAGS_DRV_MODE: u32 = 4;
 
@@ -172,12 +175,13 @@ impl Program {
         // ones used here do not.
         let licence = b"Apache-2.0 OR MIT\0";
         let name = &name.as_bytes()[..name.len().min(15)];
-        let load = |log: Option<&mut [u8]>| {
+        let load = |flags: u32, log: Option<&mut [u8]>| {
             let mut attr = Attr::new()
                 .u32(0, BPF_PROG_TYPE_XDP)
                 .u32(4, code.len() as u32)
                 .input(8, code)
                 .input(16, licence)
+                .u32(44, flags)
                 .put(48, name)
                 .u32(68, BPF_XDP);
             if let Some(log) = log {
@@ -188,11 +192,12 @@ impl Program {
             unsafe { bpf(PROG_LOAD, attr) }
         };
         // A log costs a megabyte of work, so it is asked for only after a failure.
-        if let Ok(fd) = load(None) {
+        // A kernel before 5.18 does not know the flag, and packets are one buffer there.
+        if let Ok(fd) = load(BPF_F_XDP_HAS_FRAGS, None).or_else(|_| load(0, None)) {
             return Ok(Self { fd: owned(fd) });
         }
         let mut log = vec![0; LOG_BYTES];
-        match load(Some(&mut log)) {
+        match load(0, Some(&mut log)) {
             Ok(fd) => Ok(Self { fd: owned(fd) }),
             Err(source) => {
                 let log = CStr::from_bytes_until_nul(&log).unwrap_or_default();

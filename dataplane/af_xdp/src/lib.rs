@@ -68,6 +68,6 @@ pub use device::{Device, Offload};
 pub use pool::{FramePool, PoolGauges, Retired};
 #[cfg(not(loom))]
 pub use port::{Port, PortStatistics};
-pub use umem::{ChunkSize, Frame, HEADROOM, PacketMemory, UmemConfig, UmemId};
+pub use umem::{ChunkSize, Frame, HEADROOM, JUMBO, PacketMemory, TAILROOM, UmemConfig, UmemId};
 #[cfg(not(loom))]
 pub use xdp::{BoundSocket, MAX_MTU, Mode, OpenError, XdpConfig, XdpPort};

@@ -1,6 +1,8 @@
 //! The free list of one worker's packet memory, and the gauges that show a leak.
 
-use crate::umem::{Frame, HEADROOM, Owner, PacketMemory, Registration, Umem, UmemConfig, UmemId};
+use crate::umem::{
+    Frame, HEADROOM, JUMBO, Owner, PacketMemory, Registration, TAILROOM, Umem, UmemConfig, UmemId,
+};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,9 @@ use std::time::{Duration, Instant};
 pub struct FramePool {
     umem: Umem,
     free: Vec<u32>,
+    jumbo_free: Vec<u32>,
+    /// Pieces of each jumbo frame that are in a transmit ring, a device or a completion ring.
+    pieces: Box<[u8]>,
     fill: u32,
     transmit: u32,
     /// Frames of other UMEMs that a port gave back to this worker.
@@ -72,7 +77,18 @@ impl FramePool {
         let umem = Umem::new(config)?;
         // Taken from the end, so the first frames are the lowest addresses.
         let free = (0..umem.chunks()).rev().collect();
-        Ok(Self { umem, free, fill: 0, transmit: 0, strays: Vec::new(), registered: Vec::new() })
+        let jumbo_free: Vec<u32> = (umem.chunks()..umem.frames()).rev().collect();
+        let pieces = vec![0; jumbo_free.len()].into();
+        Ok(Self {
+            umem,
+            free,
+            jumbo_free,
+            pieces,
+            fill: 0,
+            transmit: 0,
+            strays: Vec::new(),
+            registered: Vec::new(),
+        })
     }
 
     /// The UMEM whose frames this pool takes.
@@ -92,6 +108,34 @@ impl FramePool {
         self.umem.take(u64::from(chunk), Owner::Pool, HEADROOM, 0)
     }
 
+    /// An empty frame with [`HEADROOM`] octets before it for a packet of `len` octets, with room for a trailer behind it: a jumbo
+    /// frame where it must be; `None` when all of those are in use, or none is as long.
+    #[inline]
+    pub fn alloc_for(&mut self, len: usize) -> Option<Frame> {
+        if len <= self.plain_most() {
+            return self.alloc();
+        }
+        if len > JUMBO - HEADROOM { None } else { self.alloc_jumbo() }
+    }
+
+    /// An empty jumbo frame.
+    #[cold]
+    pub(crate) fn alloc_jumbo(&mut self) -> Option<Frame> {
+        let frame = self.jumbo_free.pop()?;
+        self.umem.take(u64::from(frame), Owner::Pool, HEADROOM, 0)
+    }
+
+    /// The longest packet that a chunk holds with room for a trailer.
+    #[inline]
+    pub(crate) fn plain_most(&self) -> usize {
+        self.umem.chunk_size() - HEADROOM - TAILROOM
+    }
+
+    /// Octets of the longest frame there is.
+    pub fn longest(&self) -> usize {
+        if self.pieces.is_empty() { self.chunk_size() } else { JUMBO }
+    }
+
     /// Takes a frame back.
     ///
     /// # Errors
@@ -99,8 +143,24 @@ impl FramePool {
     #[inline]
     pub fn free(&mut self, frame: Frame) -> Result<(), Frame> {
         let chunk = self.umem.give(frame, Owner::Pool)?;
-        self.free.push(chunk);
+        self.put_back(chunk);
         Ok(())
+    }
+
+    #[inline]
+    fn put_back(&mut self, chunk: u32) {
+        if chunk < self.umem.chunks() {
+            self.free.push(chunk);
+        } else {
+            self.jumbo_free.push(chunk);
+        }
+    }
+
+    /// The count of the pieces of a jumbo frame; `None` for a chunk.
+    #[inline]
+    fn pieces_of(&mut self, chunk: u64) -> Option<&mut u8> {
+        let jumbo = chunk.checked_sub(u64::from(self.umem.chunks()))?;
+        self.pieces.get_mut(usize::try_from(jumbo).ok()?)
     }
 
     /// How many frames [`alloc`](Self::alloc) can give.
@@ -111,7 +171,7 @@ impl FramePool {
 
     /// Where the chunks are.
     pub fn gauges(&self) -> PoolGauges {
-        let (total, free) = (self.umem.chunks(), self.free.len() as u32);
+        let (total, free) = (self.umem.frames(), (self.free.len() + self.jumbo_free.len()) as u32);
         PoolGauges {
             total,
             free,
@@ -135,7 +195,7 @@ impl FramePool {
         if retired.since.elapsed() < Retired::REST {
             return Err(retired);
         }
-        let before = self.free.len();
+        let before = self.free.len() + self.jumbo_free.len();
         for (owner, count) in [
             (Owner::Fill(retired.registration), &mut self.fill),
             (Owner::Transmit(retired.registration), &mut self.transmit),
@@ -144,12 +204,16 @@ impl FramePool {
             for chunk in held {
                 if self.umem.pass(u64::from(chunk), owner, Owner::Pool) {
                     *count -= 1;
-                    self.free.push(chunk);
+                    if chunk < self.umem.chunks() {
+                        self.free.push(chunk);
+                    } else {
+                        self.jumbo_free.push(chunk);
+                    }
                 }
             }
         }
         self.registered.retain(|r| *r != retired.registration);
-        Ok(self.free.len() - before)
+        Ok(self.free.len() + self.jumbo_free.len() - before)
     }
 
     /// Where the memory is, for [`BoundSocket::open`](crate::BoundSocket::open).
@@ -202,21 +266,57 @@ impl FramePool {
         frame: Frame,
     ) -> Result<u64, Frame> {
         let start = frame.headroom() as u64;
+        let pieces = self.pieces(&frame);
         let chunk = self.umem.give(frame, Owner::Transmit(to))?;
         self.transmit += 1;
+        if let Some(count) = self.pieces_of(u64::from(chunk)) {
+            // At most as many as a jumbo frame has chunks.
+            *count = pieces as u8;
+        }
         Ok(self.umem.address(chunk) + start)
+    }
+
+    /// Descriptors that a frame takes: one for each chunk that its packet touches.
+    #[inline]
+    pub(crate) fn pieces(&self, frame: &Frame) -> u32 {
+        let (from, to) = (frame.headroom(), frame.headroom() + frame.len());
+        if to <= self.umem.chunk_size() {
+            return 1;
+        }
+        let shift = self.umem.chunk_size().trailing_zeros();
+        (((to - 1) >> shift) - (from >> shift) + 1) as u32
     }
 
     /// Takes back the chunk of a completed transmission; false for one that the socket was not lent.
     #[inline]
     pub(crate) fn completed(&mut self, from: Registration, address: u64) -> bool {
         let (chunk, _) = self.umem.locate(address);
+        if chunk >= u64::from(self.umem.chunks()) {
+            return self.completed_piece(from, chunk);
+        }
         let ok = self.umem.pass(chunk, Owner::Transmit(from), Owner::Pool);
         if ok {
             self.transmit -= 1;
             self.free.push(chunk as u32);
         }
         ok
+    }
+
+    /// A jumbo frame comes back with the last of its pieces.
+    #[cold]
+    fn completed_piece(&mut self, from: Registration, chunk: u64) -> bool {
+        if !self.umem.is_held_by(chunk, Owner::Transmit(from)) {
+            return false;
+        }
+        let left = self.pieces_of(chunk).map_or(0, |count| {
+            *count = count.saturating_sub(1);
+            *count
+        });
+        if left == 0 && self.umem.pass(chunk, Owner::Transmit(from), Owner::Pool) {
+            self.transmit -= 1;
+            self.jumbo_free.push(chunk as u32);
+        }
+        true
     }
 
     /// Counts a frame that leaves as a token over the in-memory wire.
@@ -242,9 +342,46 @@ mod tests {
         FramePool::new(&UmemConfig {
             chunks: 4,
             chunk_size: ChunkSize::Bytes2048,
+            jumbo: 0,
             huge_pages: false,
         })
         .unwrap()
+    }
+
+    #[test]
+    fn a_jumbo_frame_is_free_when_all_its_pieces_were_sent() {
+        let chunk_size = ChunkSize::Bytes4096;
+        let config = UmemConfig { chunks: 1, chunk_size, jumbo: 1, huge_pages: false };
+        let mut pool = FramePool::new(&config).unwrap();
+        let (one, two) = (pool.register().unwrap(), pool.register().unwrap());
+        assert!(pool.alloc_for(JUMBO).is_none(), "longer than any");
+        for (len, pieces) in [(3744, 1), (3745, 1), (3840, 1), (3841, 2), (9018, 3), (12032, 3)] {
+            let mut frame = pool.alloc_for(len).unwrap();
+            assert_eq!(frame.tailroom() >= 8192, len > 3744, "{len}");
+            frame.set_len(len).unwrap();
+            assert_eq!(pool.pieces(&frame), pieces, "{len}");
+            let address = pool.lend_for_transmit(one, frame).unwrap();
+            assert_eq!(pool.gauges().transmit, 1);
+            assert!(!pool.completed(two, address), "another socket's");
+            for piece in 0..pieces {
+                assert_eq!(pool.gauges().transmit, 1, "{len}");
+                assert!(pool.completed(one, address + 4096 * u64::from(piece)), "{len} {piece}");
+            }
+            assert!(!pool.completed(one, address), "{len}: once more");
+            let gauges = PoolGauges { total: 2, free: 2, ..Default::default() };
+            assert_eq!(pool.gauges(), gauges, "{len}");
+        }
+        // A socket that is closed before they are.
+        let mut frame = pool.alloc_for(9000).unwrap();
+        frame.set_len(9000).unwrap();
+        let address = pool.lend_for_transmit(one, frame).unwrap();
+        assert!(pool.completed(one, address));
+        let rested = Retired {
+            registration: one,
+            since: Instant::now().checked_sub(Retired::REST).unwrap(),
+        };
+        assert_eq!(pool.repossess(rested).unwrap(), 1);
+        assert!(pool.alloc_for(9000).is_some());
     }
 
     /// What a kernel gone wrong could write into the rings.

@@ -181,9 +181,9 @@ impl Port {
     }
 
     /// Closes the port and leaves [`Port::Absent`]: what is left of a socket. The frames of an in-memory device go with it.
-    pub fn close(&mut self) -> Option<Retired> {
+    pub fn close(&mut self, pool: &mut FramePool) -> Option<Retired> {
         match core::mem::replace(self, Self::Absent) {
-            Self::Xdp(port) => Some(port.close()),
+            Self::Xdp(port) => Some(port.close(pool)),
             Self::Absent | Self::Generator(_) | Self::Memory(_) => None,
         }
     }

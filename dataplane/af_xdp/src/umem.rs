@@ -8,6 +8,9 @@
 //!  0            start                    start + len       size
 //! ```
 //!
+//! A packet longer than a chunk has a jumbo frame: [`JUMBO`] octets of chunks that follow each other and stay together. The kernel
+//! knows chunks only, so it takes such a packet in pieces and gives one in pieces, which are copied together.
+//!
 //! Every chunk is in exactly one state (see [`Owner`]), and only [`Umem`] makes a [`Frame`], only for a
 //! chunk that has none. Whatever the kernel writes into a ring, two frames never name one chunk.
 
@@ -21,6 +24,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// allocated frame: room for an outer IPv6, UDP and ESP header in place.
 pub const HEADROOM: usize = 256;
 
+/// Octets of a jumbo frame: an MTU of 9000 with what stands before and behind it, in whole chunks of either size.
+pub const JUMBO: usize = 12_288;
+
+/// Octets behind a packet that a frame is chosen by: padding, trailer and the longest ICV of ESP.
+pub const TAILROOM: usize = 96;
+
 /// Names one UMEM in this process; a [`Frame`] carries it so that it finds its way home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UmemId(u16);
@@ -31,10 +40,15 @@ pub struct PacketMemory {
     address: u64,
     length: u64,
     chunk_size: u16,
+    has_jumbo: bool,
     id: UmemId,
 }
 
 impl PacketMemory {
+    pub(crate) fn has_jumbo(&self) -> bool {
+        self.has_jumbo
+    }
+
     /// Address, octets and octets of a chunk, for registration with the kernel.
     pub(crate) fn extent(&self) -> (u64, u64, u32) {
         (self.address, self.length, self.chunk_size.into())
@@ -56,13 +70,15 @@ pub struct UmemConfig {
     pub chunks: u32,
     /// Octets of one chunk: 2048 or 4096. A 4096-octet chunk holds a frame of 3840 octets.
     pub chunk_size: ChunkSize,
+    /// Jumbo frames beside them, for packets that fit no chunk.
+    pub jumbo: u32,
     /// Ask for 2 MiB pages, and take ordinary ones where there are none.
     pub huge_pages: bool,
 }
 
 impl Default for UmemConfig {
     fn default() -> Self {
-        Self { chunks: 8192, chunk_size: ChunkSize::Bytes4096, huge_pages: true }
+        Self { chunks: 8192, chunk_size: ChunkSize::Bytes4096, jumbo: 512, huge_pages: true }
     }
 }
 
@@ -303,6 +319,9 @@ pub(crate) struct Umem {
     chunk_size: u16,
     /// log2 of `chunk_size`.
     shift: u32,
+    /// Chunks that are lent to the kernel one by one; behind them come the jumbo frames.
+    chunks: u32,
+    /// Of the chunks, and then of the jumbo frames.
     owners: Box<[Owner]>,
     id: UmemId,
 }
@@ -320,14 +339,18 @@ impl Umem {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let size = config.chunk_size.bytes();
+        let jumbo = (config.jumbo as usize).checked_mul(JUMBO);
         let length = (config.chunks as usize)
             .checked_mul(size)
+            .and_then(|length| length.checked_add(jumbo?))
             .ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
+        let owners = config.chunks as usize + config.jumbo as usize;
         Ok(Self {
             base: map(length, config.huge_pages)?,
             chunk_size: size as u16,
             shift: size.trailing_zeros(),
-            owners: vec![Owner::Pool; config.chunks as usize].into(),
+            chunks: config.chunks,
+            owners: vec![Owner::Pool; owners].into(),
             id: UmemId(id),
         })
     }
@@ -337,6 +360,11 @@ impl Umem {
     }
 
     pub(crate) fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Chunks and jumbo frames.
+    pub(crate) fn frames(&self) -> u32 {
         self.owners.len() as u32
     }
 
@@ -348,8 +376,9 @@ impl Umem {
     pub(crate) fn memory(&self) -> PacketMemory {
         PacketMemory {
             address: self.base.as_ptr().expose_provenance() as u64,
-            length: (self.owners.len() << self.shift) as u64,
+            length: self.address(self.frames()),
             chunk_size: self.chunk_size,
+            has_jumbo: self.frames() > self.chunks,
             id: self.id,
         }
     }
@@ -357,13 +386,22 @@ impl Umem {
     /// The offset of a chunk in the UMEM, which is its address in ring descriptors.
     #[inline]
     pub(crate) fn address(&self, chunk: u32) -> u64 {
-        u64::from(chunk) << self.shift
+        match chunk.checked_sub(self.chunks) {
+            None => u64::from(chunk) << self.shift,
+            Some(jumbo) => (u64::from(self.chunks) << self.shift) + u64::from(jumbo) * JUMBO as u64,
+        }
     }
 
     /// The chunk that an address from the kernel lies in, and the offset in it; it may not exist.
     #[inline]
     pub(crate) fn locate(&self, address: u64) -> (u64, usize) {
-        (address >> self.shift, (address as usize) & (self.chunk_size() - 1))
+        let chunk = address >> self.shift;
+        if chunk < u64::from(self.chunks) {
+            return (chunk, (address as usize) & (self.chunk_size() - 1));
+        }
+        let behind = address - (u64::from(self.chunks) << self.shift);
+        let jumbo = u64::from(self.chunks) + behind / JUMBO as u64;
+        (jumbo, (behind % JUMBO as u64) as usize)
     }
 
     /// Hands a chunk that has no frame from one owner to the next; false, and nothing changed, when there
@@ -378,6 +416,11 @@ impl Umem {
             }
             _ => false,
         }
+    }
+
+    /// Whether an owner has a chunk.
+    pub(crate) fn is_held_by(&self, chunk: u64, owner: Owner) -> bool {
+        usize::try_from(chunk).ok().and_then(|c| self.owners.get(c)) == Some(&owner)
     }
 
     /// The chunks that an owner has.
@@ -402,19 +445,21 @@ impl Umem {
             return None;
         }
         let end = start.checked_add(len)?;
-        if end > usize::from(self.chunk_size) {
+        let size = if index < self.chunks as usize { self.chunk_size } else { JUMBO as u16 };
+        if end > usize::from(size) {
             return None;
         }
         *owner = Owner::Frame;
-        // SAFETY: `index` is below the number of chunks (the `get_mut` above), so the result lies in the
-        // mapping, which has `chunks << shift` octets.
-        let chunk = unsafe { self.base.add(index << self.shift) };
+        let offset = self.address(index as u32) as usize;
+        // SAFETY: `index` is below the number of chunks and jumbo frames (the `get_mut` above), so the result lies in the
+        // mapping, which has as many octets as the address behind the last of them says.
+        let chunk = unsafe { self.base.add(offset) };
         Some(Frame {
             chunk,
-            // Both fit: end <= chunk_size, a u16.
+            // Both fit: end <= size, a u16.
             start: start as u16,
             len: len as u16,
-            size: self.chunk_size,
+            size,
             home: self.id,
             mark: [0; 2],
         })
@@ -428,7 +473,8 @@ impl Umem {
             return Err(frame);
         }
         let offset = frame.chunk.addr().get() - self.base.addr().get();
-        let index = offset >> self.shift;
+        let (index, _) = self.locate(offset as u64);
+        let index = index as usize;
         match self.owners.get_mut(index) {
             Some(owner) => {
                 debug_assert_eq!(*owner, Owner::Frame);
@@ -479,8 +525,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn small() -> Umem {
-        Umem::new(&UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, huge_pages: false })
-            .unwrap()
+        let chunk_size = ChunkSize::Bytes2048;
+        Umem::new(&UmemConfig { chunks: 4, chunk_size, jumbo: 0, huge_pages: false }).unwrap()
     }
 
     #[test]
@@ -508,6 +554,44 @@ mod tests {
             assert!(umem.take(chunk, Owner::Pool, start, len).is_none(), "{chunk} {start} {len}");
         }
         assert!(umem.take(0, Owner::Pool, 2048, 0).is_some());
+    }
+
+    #[test]
+    fn jumbo_frames_lie_behind_the_chunks_and_do_not_overlap() {
+        for chunk_size in [ChunkSize::Bytes2048, ChunkSize::Bytes4096] {
+            assert_eq!(JUMBO % chunk_size.bytes(), 0);
+            let config = UmemConfig { chunks: 3, chunk_size, jumbo: 2, huge_pages: false };
+            let mut umem = Umem::new(&config).unwrap();
+            let size = chunk_size.bytes();
+            let mut frames: Vec<Frame> = (0..5)
+                .map(|n| {
+                    let len = if n < 3 { size } else { JUMBO };
+                    assert!(umem.take(n, Owner::Pool, 0, len + 1).is_none());
+                    umem.take(n, Owner::Pool, 0, len).unwrap()
+                })
+                .collect();
+            assert!(umem.take(5, Owner::Pool, 0, 0).is_none());
+            for (i, f) in frames.iter_mut().enumerate() {
+                f.data_mut().fill(i as u8 + 1);
+            }
+            for (i, f) in frames.iter().enumerate() {
+                assert!(f.data().iter().all(|b| *b == i as u8 + 1));
+            }
+            let behind = umem.address(umem.frames());
+            assert_eq!(behind as usize, 3 * size + 2 * JUMBO);
+            for (address, expected) in [
+                (3 * size - 1, (2, size - 1)),
+                (3 * size, (3, 0)),
+                (3 * size + JUMBO - 1, (3, JUMBO - 1)),
+                (3 * size + JUMBO, (4, 0)),
+                (3 * size + 2 * JUMBO, (5, 0)),
+            ] {
+                assert_eq!(umem.locate(address as u64), expected);
+            }
+            for (i, f) in frames.into_iter().enumerate() {
+                assert_eq!(umem.give(f, Owner::Pool).unwrap(), i as u32);
+            }
+        }
     }
 
     #[test]

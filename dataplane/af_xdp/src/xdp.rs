@@ -12,7 +12,8 @@
 //! where it lacks it, and the first socket could not be closed and opened again while the second lives. The
 //! memory is the same either way, so a frame received on one port is sent on another as it lies.
 //!
-//! A packet is one buffer here; a device whose MTU does not fit a chunk is refused.
+//! A packet that is longer than a chunk comes in several buffers (XDP_USE_SG), which are copied together into a jumbo frame, and
+//! leaves in as many as it touches chunks. Where the driver cannot, a device whose MTU does not fit a chunk is refused.
 
 use crate::bpf::AttachMode;
 use crate::device::Device;
@@ -21,7 +22,7 @@ use crate::port::PortStatistics;
 use crate::ring::{Consumer, Mapped, Producer, consumer_of_kernel, producer_to_kernel};
 use crate::steering::{Attachment, SteeringError};
 use crate::syscall;
-use crate::umem::{Frame, HEADROOM, PacketMemory, Registration, UmemId};
+use crate::umem::{Frame, HEADROOM, JUMBO, PacketMemory, Registration, TAILROOM, UmemId};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
@@ -29,6 +30,9 @@ use std::time::{Duration, Instant};
 
 /// Header octets beside the MTU: Ethernet and one VLAN tag.
 const LINK_HEADER: u32 = 18;
+
+/// Packets of several buffers (linux/if_xdp.h; libc has it not for every target).
+const XDP_USE_SG: u16 = 1 << 4;
 
 /// How long a queue may be busy: its former socket is torn down after the close that ended it.
 const BUSY_PATIENCE: Duration = Duration::from_secs(3);
@@ -148,7 +152,18 @@ pub struct BoundSocket {
     socket: OwnedFd,
     memory: UmemId,
     zero_copy: bool,
+    /// Packets of several buffers are had.
+    several: bool,
     receive_ring: u32,
+}
+
+/// A packet of several buffers.
+#[derive(Debug)]
+enum Gathering {
+    /// There was no frame for it: the rest of it is taken and dropped.
+    Lost,
+    /// What there is of it.
+    Whole(Frame),
 }
 
 /// One queue of a network device.
@@ -161,6 +176,11 @@ pub struct XdpPort {
     socket: OwnedFd,
     registration: Registration,
     zero_copy: bool,
+    /// What is longer is moved to a jumbo frame, so that a trailer fits behind it.
+    plain_most: usize,
+    /// A packet of which more is to come.
+    gathering: Option<Gathering>,
+    chunk_size: u64,
     /// Chunks in the fill ring, the device and the receive ring; at most `receive_ring`.
     lent: u32,
     receive_ring: u32,
@@ -183,20 +203,32 @@ impl BoundSocket {
         config: &XdpConfig,
         patience: Duration,
     ) -> Result<Self, OpenError> {
-        let max = max_mtu(memory.chunk_size());
-        if device.mtu() > max {
-            return Err(OpenError::Mtu { mtu: device.mtu(), max });
+        if device.mtu() > MAX_MTU {
+            return Err(OpenError::Mtu { mtu: device.mtu(), max: MAX_MTU });
         }
         if queue >= device.queues() {
             return Err(OpenError::NoQueue { queue, queues: device.queues() });
         }
         let mut failure = OpenError::Busy;
-        for flags in config.mode.bind_flags(attachment.mode()) {
-            match Self::bind(device, queue, memory, config, *flags, patience) {
+        let several = if memory.has_jumbo() { &[XDP_USE_SG, 0][..] } else { &[0] };
+        for (flags, several) in config
+            .mode
+            .bind_flags(attachment.mode())
+            .iter()
+            .flat_map(|flags| several.iter().map(move |several| (flags, several)))
+        {
+            let max = plain_mtu(memory.chunk_size());
+            if *several == 0 && device.mtu() > max {
+                failure = OpenError::Mtu { mtu: device.mtu(), max };
+                continue;
+            }
+            match Self::bind(device, queue, memory, config, flags | several, patience) {
                 Ok(bound) => {
                     attachment.steer(queue, bound.socket.as_fd())?;
                     return Ok(bound);
                 }
+                // It is another's, whatever it is asked for.
+                Err(OpenError::Busy) => return Err(OpenError::Busy),
                 Err(e) => failure = e,
             }
         }
@@ -261,6 +293,7 @@ impl BoundSocket {
             socket: owned,
             memory: memory.id(),
             zero_copy,
+            several: flags & XDP_USE_SG != 0,
             receive_ring: rx,
         })
     }
@@ -281,6 +314,9 @@ impl BoundSocket {
             transmit: self.transmit,
             socket: self.socket,
             zero_copy: self.zero_copy,
+            plain_most: if self.several { pool.plain_most() } else { usize::MAX },
+            gathering: None,
+            chunk_size: pool.chunk_size() as u64,
             lent: 0,
             receive_ring: self.receive_ring,
             stalled: false,
@@ -291,11 +327,11 @@ impl BoundSocket {
     }
 }
 
-/// The largest MTU of a port whose packets fit the default chunks.
-pub const MAX_MTU: u32 = (4096 - HEADROOM) as u32 - LINK_HEADER;
+/// The largest MTU of a port: a jumbo frame holds its packets, with room for the headers and trailers of a tunnel.
+pub const MAX_MTU: u32 = (JUMBO - HEADROOM - TAILROOM) as u32 - LINK_HEADER;
 
-/// The largest MTU whose packets fit what a port receives into.
-pub(crate) fn max_mtu(chunk_size: usize) -> u32 {
+/// The largest MTU whose packets are one buffer.
+fn plain_mtu(chunk_size: usize) -> u32 {
     (chunk_size - HEADROOM) as u32 - LINK_HEADER
 }
 
@@ -323,7 +359,10 @@ impl XdpPort {
 
     /// Closes the socket, as when its device has gone or is to be opened anew. The queue's packets go to the
     /// kernel, or nowhere, as the steering program's posture has it.
-    pub fn close(self) -> Retired {
+    pub fn close(self, pool: &mut FramePool) -> Retired {
+        if let Some(Gathering::Whole(frame)) = self.gathering {
+            pool.reclaim(frame);
+        }
         Retired::new(self.registration)
     }
 
@@ -337,13 +376,13 @@ impl XdpPort {
             match pool.received(self.registration, descriptor.addr, descriptor.len) {
                 Some(frame) => {
                     self.lent = self.lent.saturating_sub(1);
-                    // Not bound with XDP_USE_SG, so a packet of several buffers is not to be had.
-                    if descriptor.options & libc::XDP_PKT_CONTD == 0 {
+                    let more = descriptor.options & libc::XDP_PKT_CONTD != 0;
+                    if !more && frame.len() <= self.plain_most && self.gathering.is_none() {
                         out.push(frame);
                         received += 1;
-                    } else {
-                        self.statistics.descriptors_refused += 1;
-                        pool.reclaim(frame);
+                    } else if let Some(whole) = self.gather(pool, frame, more) {
+                        out.push(whole);
+                        received += 1;
                     }
                 }
                 None => self.statistics.descriptors_refused += 1,
@@ -356,10 +395,55 @@ impl XdpPort {
         received
     }
 
+    /// Takes one buffer of a packet; the packet when it is whole.
+    #[cold]
+    fn gather(&mut self, pool: &mut FramePool, piece: Frame, more: bool) -> Option<Frame> {
+        let gathering = self.gathering.take().unwrap_or_else(|| match pool.alloc_jumbo() {
+            Some(frame) => Gathering::Whole(frame),
+            None => Gathering::Lost,
+        });
+        let gathering = match gathering {
+            Gathering::Whole(mut frame) => {
+                let copied =
+                    frame.extend(piece.len()).map(|room| room.copy_from_slice(piece.data()));
+                match copied {
+                    Some(()) => Gathering::Whole(frame),
+                    None => {
+                        pool.reclaim(frame);
+                        Gathering::Lost
+                    }
+                }
+            }
+            Gathering::Lost => Gathering::Lost,
+        };
+        pool.reclaim(piece);
+        if more {
+            self.gathering = Some(gathering);
+            return None;
+        }
+        match gathering {
+            Gathering::Whole(frame) => Some(frame),
+            Gathering::Lost => {
+                self.statistics.rx_dropped += 1;
+                None
+            }
+        }
+    }
+
     /// See [`Port::transmit`](crate::Port::transmit).
     pub fn transmit(&mut self, pool: &mut FramePool, frames: &mut Vec<Frame>) -> usize {
-        let want = u32::try_from(frames.len()).unwrap_or(u32::MAX);
-        let taken = self.transmit.room(want).min(want) as usize;
+        let want: u32 = frames.iter().map(|frame| pool.pieces(frame)).sum();
+        let room = self.transmit.room(want);
+        let taken = if room >= want {
+            frames.len()
+        } else {
+            let mut slots = 0;
+            let fits = frames.iter().take_while(|frame| {
+                slots += pool.pieces(frame);
+                slots <= room
+            });
+            fits.count()
+        };
         for frame in frames.drain(..taken) {
             let len = frame.len() as u32;
             if len == 0 {
@@ -370,11 +454,15 @@ impl XdpPort {
             }
             match pool.lend_for_transmit(self.registration, frame) {
                 Ok(addr) => {
+                    self.statistics.tx_packets += 1;
+                    if u64::from(len) > self.chunk_size - addr % self.chunk_size {
+                        self.push_pieces(addr, len);
+                        continue;
+                    }
                     let descriptor = libc::xdp_desc { addr, len, options: 0 };
                     // There is room for `taken`.
                     let full = self.transmit.push(descriptor).is_err();
                     debug_assert!(!full);
-                    self.statistics.tx_packets += 1;
                 }
                 Err(stray) => {
                     self.statistics.foreign_frames += 1;
@@ -386,6 +474,20 @@ impl XdpPort {
             self.transmit.publish();
         }
         taken
+    }
+
+    /// A packet in a jumbo frame, a descriptor for each chunk that it touches. There is room for them.
+    #[cold]
+    fn push_pieces(&mut self, mut addr: u64, mut len: u32) {
+        while len > 0 {
+            // Less than a chunk.
+            let piece = len.min((self.chunk_size - addr % self.chunk_size) as u32);
+            let options = if piece < len { libc::XDP_PKT_CONTD } else { 0 };
+            let full = self.transmit.push(libc::xdp_desc { addr, len: piece, options }).is_err();
+            debug_assert!(!full);
+            addr += u64::from(piece);
+            len -= piece;
+        }
     }
 
     /// See [`Port::complete`](crate::Port::complete).
@@ -488,7 +590,7 @@ impl XdpPort {
     pub fn statistics(&self) -> io::Result<PortStatistics> {
         let kernel = syscall::xdp_statistics(self.socket.as_fd())?;
         Ok(PortStatistics {
-            rx_dropped: kernel.rx_dropped,
+            rx_dropped: self.statistics.rx_dropped + kernel.rx_dropped,
             rx_ring_full: kernel.rx_ring_full,
             fill_ring_empty: kernel.rx_fill_ring_empty_descs,
             rx_invalid: kernel.rx_invalid_descs,

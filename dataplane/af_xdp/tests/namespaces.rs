@@ -389,7 +389,8 @@ mod namespaces {
                 // The enum owns the port, so the old one is taken out by way of a list of one.
                 let old = std::mem::replace(slot, memory_port());
                 let Port::Xdp(old) = old else { panic!() };
-                let retired = pool.repossess(old.close()).unwrap_err();
+                let retired = old.close(&mut pool);
+                let retired = pool.repossess(retired).unwrap_err();
                 *slot =
                     Port::Xdp(XdpPort::open(device, 0, attachment, &mut pool, &config).unwrap());
                 std::thread::sleep(af_xdp::Retired::REST);

@@ -23,7 +23,7 @@ impl Worker {
         for mut queue in more.drain(..).chain([core::mem::replace(port, Port::Absent)]) {
             // What the kernel knew of a device that is gone is gone with it; our own part is not.
             past.add(&queue.counted());
-            self.retired.extend(queue.close());
+            self.retired.extend(queue.close(&mut self.pool));
         }
     }
 

@@ -52,7 +52,7 @@ impl Worker {
             };
             let to = (from + room).min(payload_len);
             let body = packet.get(first_len + from..first_len + to).unwrap_or_default();
-            let Some(mut frame) = self.pool.alloc() else { break };
+            let Some(mut frame) = self.pool.alloc_for(head.len() + body.len()) else { break };
             if frame.set_len(head.len() + body.len()).is_none() {
                 self.free(frame);
                 break;
@@ -109,7 +109,7 @@ impl Worker {
         header[6] = FRAGMENT_HEADER;
         let mut fragments = 0;
         for (index, body) in payload.chunks(room).enumerate() {
-            let Some(mut frame) = self.pool.alloc() else { break };
+            let Some(mut frame) = self.pool.alloc_for(HEADERS + body.len()) else { break };
             if frame.set_len(HEADERS + body.len()).is_none() {
                 self.free(frame);
                 break;

@@ -170,7 +170,7 @@ impl Worker {
             let mut taken = None;
             self.waiting.next_released(|Released { key, marks, packet }| {
                 // Without a frame it stays where it is.
-                let Some(mut frame) = pool.alloc() else { return false };
+                let Some(mut frame) = pool.alloc_for(packet.len()) else { return false };
                 let fits = frame.copy_from(packet).is_some();
                 frame.mark = marks;
                 taken = Some((key, frame, fits));
@@ -319,7 +319,7 @@ impl Worker {
 
     /// A copy in a frame of this worker; without one it is dropped.
     fn copy(&mut self, bytes: &[u8]) -> Option<Packet> {
-        let Some(mut frame) = self.pool.alloc() else {
+        let Some(mut frame) = self.pool.alloc_for(bytes.len()) else {
             self.account.drop(WorkerDrop::UmemEmpty);
             return None;
         };

@@ -260,7 +260,7 @@ impl Worker {
             encap_port: config.encap_port,
             now: epoch,
             epoch,
-            waiting: Waiting::new(&limits, pool.chunk_size()),
+            waiting: Waiting::new(&limits, pool.longest()),
             pool,
             ports,
             host,

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn packets_come_in_order_and_around_until_the_total() {
-        let config = UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, huge_pages: false };
+        let config =
+            UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, jumbo: 0, huge_pages: false };
         let mut pool = FramePool::new(&config).unwrap();
         let mut generator = Generator::new(&[&b"one"[..], b"", b"three"], 8);
         let (mut frames, mut seen) = (Vec::new(), Vec::new());
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_sink_has_no_packets_and_one_too_long_is_counted() {
-        let config = UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, huge_pages: false };
+        let config =
+            UmemConfig { chunks: 4, chunk_size: ChunkSize::Bytes2048, jumbo: 0, huge_pages: false };
         let mut pool = FramePool::new(&config).unwrap();
         let mut sink = Generator::new(&[[0u8; 0]; 0], 100);
         assert_eq!(sink.receive(&mut pool, &mut Vec::new(), 3), 0);

@@ -7,8 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn pool(chunks: u32) -> FramePool {
-    FramePool::new(&UmemConfig { chunks, chunk_size: ChunkSize::Bytes2048, huge_pages: false })
-        .unwrap()
+    FramePool::new(&UmemConfig {
+        chunks,
+        chunk_size: ChunkSize::Bytes2048,
+        jumbo: 0,
+        huge_pages: false,
+    })
+    .unwrap()
 }
 
 fn one(config: &LinkConfig) -> (MemoryPort, MemoryPort, Wire) {
@@ -102,6 +107,7 @@ fn a_packet_too_long_for_the_receiver_is_counted() {
     let mut pool_a = FramePool::new(&UmemConfig {
         chunks: 2,
         chunk_size: ChunkSize::Bytes4096,
+        jumbo: 0,
         huge_pages: false,
     })
     .unwrap();
