@@ -401,3 +401,28 @@ def long_echo(identifier, sequence, size):
 
 def listed(gateway):
     return sh("swanctl", "--list-sas", "--raw", "--uri", f"unix://{gateway.socket}").stdout
+
+
+@test
+def jumbo_frames(lab):
+    """An MTU of 9000 from end to end: packets of one to three buffers through ESP, whole, in fragments and as TCP."""
+    client, left, right, server = lab.chain(queues=2)
+    for host, device in ((client, "eth0"), (left, "lan0"), (left, "wan0"), (right, "wan0"), (right, "lan0"), (server, "eth0")):
+        host.run("ip", "link", "set", device, "mtu", "9000")
+    gateways = [Culvert(host, site(n, 3 - n, "encap = no"), PORTS.format(workers=2)) for host, n in ((left, 1), (right, 2))]
+    comes_up(client, (NEAR, FAR), (NEAR6, FAR6))
+    watch = Watch(lab, gateways, right)
+    fits = (9000 - (20 + 8 + 8 + 2 + 16) + 2) // 4 * 4 - 2
+    for size in (56, 1400, 3700, 3760, 3812, 4000, 5000, 7700, 8000, fits - 28):
+        client.ping(NEAR, FAR, size=size, interval=0.02, extra=("-M", "do", "-p", "5a17c3"))
+    client.ping(NEAR6, FAR6, size=fits - 48, interval=0.02, extra=("-M", "do", "-p", "5a17c3"))
+    done = client.run("ping", "-c", 1, "-W", 1, "-M", "do", "-s", 8960, FAR, ok=False)
+    check(f"mtu = {fits}" in done.stdout or f"mtu={fits}" in done.stdout + done.stderr, f"{fits}: {done.stdout} {done.stderr}")
+    client.ping(NEAR, FAR, size=8960, extra=("-M", "dont"))
+    for near, far in ((NEAR, FAR), (NEAR6, FAR6)):
+        tcp, _ = client.iperf(server, near, far, seconds=1)
+        back, _ = client.iperf(server, near, far, seconds=1, reverse=True)
+        print(f"    {near} > {far}: TCP {tcp:.0f} and {back:.0f} Mbit/s at an MTU of 9000")
+    dropped = [{c: n for c, n in g.drops().items() if c not in ("packet_too_big", "transmit_full")} for g in gateways]
+    check(not any(dropped), f"{dropped}")
+    watch.end()

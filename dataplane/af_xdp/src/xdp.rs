@@ -103,7 +103,7 @@ impl Default for XdpConfig {
 /// Why a queue could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The device's packets do not fit a chunk, and several buffers a packet are not supported.
+    /// The device's packets fit no frame, or no chunk where the driver does not do several buffers a packet.
     #[error("an MTU of {mtu} does not fit one buffer; at most {max} does")]
     Mtu {
         /// The device's.

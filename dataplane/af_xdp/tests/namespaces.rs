@@ -316,17 +316,46 @@ mod namespaces {
         assert!(said.contains("fault Some(NetworkDown)"), "{said}");
     }
 
-    #[test]
-    fn an_mtu_beyond_one_buffer_is_refused() {
-        let Some(net) = Net::new("m", 1) else { return };
-        for device in
-            [format!("-n {}g link set ga", net.tag), format!("-n {}c link set c0", net.tag)]
-        {
-            run(&format!("ip {device} mtu 9000"));
+    /// Sets the MTU of both wires.
+    fn set_mtu(net: &Net, mtu: u32) {
+        for (end, device) in [("g", "ga"), ("c", "c0"), ("g", "gb"), ("s", "s0")] {
+            run(&format!("ip -n {}{end} link set {device} mtu {mtu}", net.tag));
         }
+    }
+
+    /// Packets of one to three buffers, in the driver and in the stack, come out as they went in and leave no frame behind.
+    #[test]
+    fn packets_of_several_buffers_pass() {
+        for mode in ["auto", "generic"] {
+            let Some(net) = Net::new(&format!("j{}", &mode[..1]), 1) else { return };
+            set_mtu(&net, 9000);
+            let (child, lines, said) = net.forwarder(mode);
+            let attached = if mode == "auto" { "Native" } else { "Generic" };
+            assert!(said.contains(attached), "{said}");
+            let sizes = [56, 3700, 3720, 3800, 3812, 3813, 4050, 4068, 7650, 8164, 8972];
+            for size in sizes {
+                let options = format!("-M do -i 0.02 -s {size} -p 5a17c3");
+                assert_eq!(net.ping("10.2.0.2", 3, &options), 3, "{mode}, size {size}");
+            }
+            assert_eq!(net.ping("10.2.0.2", 300, "-M do -f -s 8972"), 300);
+            let said = stop(child, lines);
+            let expect = 2 * (3 * sizes.len() as u64 + 300);
+            for (name, count) in [("received", expect), ("sent", expect)] {
+                assert_eq!(number(&said, name), count, "{said}");
+            }
+            for lost in ["dropped", "refused", "out", "transmitting"] {
+                assert_eq!(number(&said, lost), 0, "{lost}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_mtu_beyond_a_jumbo_frame_is_refused() {
+        let Some(net) = Net::new("m", 1) else { return };
+        set_mtu(&net, 13_000);
         let (mut child, _lines, said) = net.forwarder("auto");
         assert!(
-            said.contains("an MTU of 9000 does not fit one buffer; at most 3822 does"),
+            said.contains("an MTU of 13000 does not fit one buffer; at most 11918 does"),
             "{said}"
         );
         child.wait().unwrap();

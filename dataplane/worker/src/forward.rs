@@ -106,20 +106,16 @@ impl Worker {
         port: PortId,
         header: &[u8; ethernet::HEADER_LEN],
     ) {
-        if packet.0.headroom() < ethernet::HEADER_LEN + ethernet::TAG_LEN {
+        if packet.0.headroom() < ethernet::HEADER_LEN {
             return self.drop_packet(packet, DropCause::NoRoom);
         }
         // The hop came from the links, which name only ports; one that is not there sends nothing.
         let Some(state) = self.ports.get_mut(usize::from(port.0)) else {
             return self.drop_packet(packet, WorkerDrop::NoRoute);
         };
-        let vlan = state.vlan;
         let frame = put(&mut state.transmit, packet.0);
         if let Some(front) = frame.push_front(ethernet::HEADER_LEN) {
             front.copy_from_slice(header);
-        }
-        if let Some(vlan) = vlan {
-            tag(frame, vlan);
         }
         if state.transmit.len() >= 2 * BURST {
             self.transmit_all();
@@ -147,6 +143,10 @@ impl Worker {
             if state.transmit.is_empty() {
                 continue;
             }
+            if let Some(vlan) = state.vlan {
+                self.tag_all(index, vlan);
+            }
+            let state = &mut self.ports[index];
             let bytes: usize = state.transmit.iter().map(Frame::len).sum();
             let mut sent = state.port.transmit(&mut self.pool, &mut state.transmit);
             if !state.transmit.is_empty() {
@@ -165,6 +165,19 @@ impl Worker {
             };
             while let Some(frame) = self.ports[index].transmit.pop() {
                 self.drop_packet(Packet(frame), cause);
+            }
+        }
+    }
+
+    /// Tags what is for a port that is a VLAN.
+    #[cold]
+    fn tag_all(&mut self, index: usize, vlan: NonZeroU16) {
+        let mut frames = core::mem::take(&mut self.ports[index].transmit);
+        for mut frame in frames.drain(..) {
+            if tag(&mut frame, vlan) {
+                self.ports[index].transmit.push(frame);
+            } else {
+                self.drop_packet(Packet(frame), DropCause::NoRoom);
             }
         }
     }
@@ -268,18 +281,18 @@ pub(crate) fn ethernet_header(
     ethernet::emit(destination, source, if is_v4 { ethernet::IPV4 } else { ethernet::IPV6 })
 }
 
-/// Puts a VLAN tag between the stations of a frame and its type.
-#[cold]
-fn tag(frame: &mut Frame, vlan: NonZeroU16) {
+/// Puts a VLAN tag between the stations of a frame and its type; whether there is room for it.
+fn tag(frame: &mut Frame, vlan: NonZeroU16) -> bool {
     const STATIONS: usize = 12;
-    if frame.push_front(ethernet::TAG_LEN).is_some()
-        && let Some(front) =
-            frame.data_mut().first_chunk_mut::<{ STATIONS + 2 * ethernet::TAG_LEN }>()
-    {
-        front.copy_within(ethernet::TAG_LEN..ethernet::TAG_LEN + STATIONS, 0);
-        front[STATIONS..STATIONS + 2].copy_from_slice(&ethernet::VLAN.to_be_bytes());
-        front[STATIONS + 2..STATIONS + 4].copy_from_slice(&vlan.get().to_be_bytes());
+    if frame.len() < ethernet::HEADER_LEN || frame.push_front(ethernet::TAG_LEN).is_none() {
+        return false;
     }
+    if let Some(front) = frame.data_mut().first_chunk_mut::<{ STATIONS + ethernet::TAG_LEN }>() {
+        front.copy_within(ethernet::TAG_LEN.., 0);
+        front[STATIONS..STATIONS + 2].copy_from_slice(&ethernet::VLAN.to_be_bytes());
+        front[STATIONS + 2..].copy_from_slice(&vlan.get().to_be_bytes());
+    }
+    true
 }
 
 /// How many of something may be sent now: a token bucket (RFC 4443 §2.4 f).

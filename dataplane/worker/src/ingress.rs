@@ -67,7 +67,10 @@ impl Worker {
             self.account.add(Row::Bursts, 1);
             let (side, vlan) = (state.side, state.vlan);
             let station = self.forwarding.link(id).map(|link| link.mac);
-            if let Some(station) = station {
+            // The straight way is for untagged frames.
+            if let Some(station) = station
+                && vlan.is_none()
+            {
                 self.direct(frames, station, side);
             }
             for frame in frames.drain(..) {

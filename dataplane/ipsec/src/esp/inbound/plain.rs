@@ -92,6 +92,7 @@ impl InboundSa {
     pub fn set_forwarded(&mut self, forwarded: bool) {
         self.is_plain = forwarded
             && self.contribution.tunnel
+            && !self.headers.clamp_mss
             && matches!(self.suite, Suite::Gcm { .. })
             && matches!(self.headers.dscp, DscpRule::Out | DscpRule::None);
     }
