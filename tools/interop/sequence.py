@@ -1,7 +1,7 @@
 """Numbered UDP packets at a steady rate, and what became of them.
 
-  sequence.py send ADDRESS SOURCE PORT RATE COUNT     sends COUNT packets, RATE a second
-  sequence.py receive ADDRESS PORT COUNT IDLE         until COUNT came or IDLE seconds passed without any; prints JSON
+  sequence.py send ADDRESS SOURCE PORT RATE COUNT [FLOWS]   sends COUNT packets, RATE a second, from FLOWS ports in turn
+  sequence.py receive ADDRESS PORT COUNT IDLE               until COUNT came or IDLE seconds passed without any; prints JSON
 """
 
 import json
@@ -15,10 +15,11 @@ def family(address):
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def send(address, source, port, rate, count):
-    sock = socket.socket(family(address), socket.SOCK_DGRAM)
-    sock.bind((source, 0))
-    sock.connect((address, port))
+def send(address, source, port, rate, count, flows=1):
+    socks = [socket.socket(family(address), socket.SOCK_DGRAM) for _ in range(flows)]
+    for sock in socks:
+        sock.bind((source, 0))
+        sock.connect((address, port))
     start = time.monotonic()
     failed = 0
     for number in range(count):
@@ -26,7 +27,7 @@ def send(address, source, port, rate, count):
         if ahead > 0:
             time.sleep(ahead)
         try:
-            sock.send(struct.pack("!Q", number) + bytes(56))
+            socks[number % flows].send(struct.pack("!Q", number) + bytes(56))
         except OSError:
             failed += 1
     print(json.dumps({"sent": count - failed, "refused": failed, "seconds": time.monotonic() - start}))
@@ -63,6 +64,6 @@ def receive(address, port, count, idle):
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
     if what == "send":
-        send(rest[0], rest[1], int(rest[2]), float(rest[3]), int(rest[4]))
+        send(rest[0], rest[1], int(rest[2]), float(rest[3]), *map(int, rest[4:]))
     else:
         receive(rest[0], int(rest[1]), int(rest[2]), float(rest[3]))

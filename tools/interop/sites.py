@@ -67,3 +67,20 @@ def four_hosts(lab, extra="", workers=2, **kwargs):
         Culvert(host, site(n, 3 - n, extra, **kwargs), PORTS.format(workers=workers)) for host, n in ((left, 1), (right, 2))
     ]
     return client, left, right, server, gateways
+
+
+def routed(lab):
+    """left - router - right; the router's device towards the right shows what goes over the wire."""
+    left, router, right = (lab.host(name) for name in "LMR")
+    lab.wire(left, "wan0", router, "left0")
+    lab.wire(router, "right0", right, "wan0")
+    for family in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+        router.run("sysctl", "-qw", f"net.{family}=1")
+    for host, far, net, other, device, end in ((left, router, 77, 78, "left0", 1), (right, router, 78, 77, "right0", 2)):
+        host.address(f"192.168.{net}.{end}/24", "wan0")
+        host.address(f"fd{net}::{end}/64", "wan0")
+        far.address(f"192.168.{net}.254/24", device)
+        far.address(f"fd{net}::254/64", device)
+        host.route(f"192.168.{other}.0/24", "via", f"192.168.{net}.254")
+        host.route(f"fd{other}::/64", "via", f"fd{net}::254")
+    return left, router, right

@@ -26,7 +26,7 @@ def accounted(ours):
     eventually("the accounting identity", holds, seconds=3)
 
 
-def numbered_traffic(here, there, net, rate, seconds):
+def numbered_traffic(here, there, net, rate, seconds, flows=1):
     """Starts numbered packets both ways; the result is read with `outcome`."""
     count = int(rate * seconds)
     runs = []
@@ -37,7 +37,7 @@ def numbered_traffic(here, there, net, rate, seconds):
         runs.append((source, receiver, near, far))
     time.sleep(0.5)
     senders = [
-        subprocess.Popen(source.command(sys.executable, HERE / "sequence.py", "send", far, near, 7000, rate, count),
+        subprocess.Popen(source.command(sys.executable, HERE / "sequence.py", "send", far, near, 7000, rate, count, flows),
                          stdout=subprocess.PIPE, text=True)
         for source, _, near, far in runs
     ]
