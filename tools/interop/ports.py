@@ -560,3 +560,29 @@ secrets {{
     for gateway in (ours, there):
         accounted(gateway)
         check(all(w["frames_lent"] == 0 for w in gateway.workers()), "frames are missing")
+
+
+@test
+def segments_that_fit_both_ways(lab):
+    """`clamp_mss` of one gateway does for connections of either side: on their way in, and on their way out of its tunnel."""
+    client, left, right, server = lab.chain()
+    gateways = [
+        Culvert(host, site(n, 3 - n, "encap = no"), PORTS.format(workers=1) + ("  clamp_mss = yes\n" if n == 1 else ""))
+        for host, n in ((left, 1), (right, 2))
+    ]
+    comes_up(client, (NEAR, FAR), (NEAR6, FAR6))
+    inner = (1500 - (20 + 8 + 8 + 2 + 16) + 2) // 4 * 4 - 2
+    for near, far, headers in ((NEAR, FAR, 40), (NEAR6, FAR6, 60)):
+        for source, target, here, there in ((client, server, near, far), (server, client, far, near)):
+            captures = [lab.capture(host, "eth0", "tcp or ip6 proto 6") for host in (client, server)]
+            source.iperf(target, here, there, seconds=1)
+            for (process, path), host in zip(captures, (client, server)):
+                stop(process)
+                # What comes to the server went into the left tunnel, what comes to the client came out of it.
+                arrived = [line for line in sh("tcpdump", "-nr", path).stdout.splitlines()
+                           if "Flags [S" in line and f"> {near if host is client else far}." in line]
+                check(arrived and all(f"mss {inner - headers}," in line for line in arrived),
+                      f"to {host.name}, not {inner - headers}: {arrived[:2]}")
+    print(f"    MSS {inner - 40} and {inner - 60} to either side")
+    for gateway in gateways:
+        accounted(gateway)

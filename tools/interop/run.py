@@ -559,6 +559,8 @@ def the_path_takes_less(lab):
         client.ping("10.77.1.10", "10.77.2.10", count=3, size=fits - 28, extra=("-M", "do"))
         tcp, _ = client.iperf(server, "10.77.1.10", "10.77.2.10", seconds=1)
         print(f"    {extra}: inside {fits} bytes fit, TCP {tcp:.0f} Mbit/s")
+        said = next(b["values"] for b in gateways[0].stats()["blocks"] if b["name"] == "path_mtu")
+        check(said["believed"] == 1 and said["not_ours"] == said["ignored"] == 0, f"ICMP errors: {said}")
         for gateway in gateways:
             accounted(gateway)
             gateway.stop()

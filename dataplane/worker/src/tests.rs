@@ -4,6 +4,7 @@ mod accounting;
 mod bed;
 mod direct;
 mod forwarding;
+mod frames;
 mod handoff;
 mod policy;
 mod rekey;
