@@ -2,7 +2,7 @@
 //! truncation to the ICV) is in `serial`.
 //!
 //! They are the crypto library's, except that it has no XCBC and its CMAC allocates per message: those two
-//! are written over the AES block function; and the two of [`legacy`](crate::legacy).
+//! are written over the AES block function; and the two of [`legacy`].
 
 use super::cbc_mac::{CbcMac, Subkeys};
 use super::ccm::Ccm;
