@@ -173,6 +173,17 @@ impl PortLife {
                     self.attached = Some(attached);
                     self.counts[ATTACHED] += 1;
                     self.say(now, |port| tracing::info!(port, index, "the device is back"));
+                    let (queues, workers) = (self.queues as usize, dataplane.workers());
+                    if queues < workers {
+                        self.say(now, |port| {
+                            tracing::warn!(
+                                port,
+                                queues,
+                                workers,
+                                "a worker without a queue of it cannot send there"
+                            );
+                        });
+                    }
                 }
                 Err(error) => {
                     self.retry = Some(now + RETRY);
