@@ -43,6 +43,7 @@ class Host:
 
     def __init__(self, lab, name):
         self.lab, self.name, self.ns = lab, name, f"{lab.prefix}{name}"
+        self.environment = {}
         sh("ip", "netns", "add", self.ns)
         self.run("ip", "link", "set", "lo", "up")
 
@@ -56,7 +57,8 @@ class Host:
         """Starts a process that `Lab.close` ends."""
         out = open(log, "ab") if log else subprocess.DEVNULL
         process = subprocess.Popen(
-            self.command(*args), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **(env or {})}
+            self.command(*args), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env={**os.environ, **self.environment, **(env or {})},
         )
         self.lab.processes.append(process)
         return process

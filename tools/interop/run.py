@@ -19,6 +19,7 @@ import attacks
 import certificates
 import ikev1
 import ikev1_modes
+import kerberos
 import policies
 import ports
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
@@ -670,6 +671,7 @@ TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
 TESTS.update(ikev1_modes.TESTS)
+TESTS.update(kerberos.tests())
 
 
 def missing_tools():

@@ -242,6 +242,7 @@ fn connection(page: &mut Page, c: &Connection) {
         let method = match round.method {
             AuthMethod::Psk => "preshared key",
             AuthMethod::Pubkey => "public key",
+            AuthMethod::Kerberos => "Kerberos",
         };
         let port = if port == 500 { String::new() } else { format!(" port {port}") };
         let id = match (&round.id, method) {

@@ -108,6 +108,10 @@ impl Figures {
                 MainModePart::AuthenticationFailures(AuthenticationMethod::Certificate),
                 engine.authentication_failures_certificate,
             ),
+            (
+                MainModePart::AuthenticationFailures(AuthenticationMethod::Kerberos),
+                engine.authentication_failures_kerberos,
+            ),
             (MainModePart::IkeMainModeFirst, engine.ike_main_mode_initial),
             (MainModePart::IkeMainModeRekey, engine.ike_main_mode_rekey),
         ] {

@@ -16,7 +16,8 @@
 //! | `policies` | the SPD as configuration and negotiated children make it |
 //! | `path_mtu` | what ICMP says of the paths to the peers, and how much of it is believed |
 //! | `live` | pairs and tunnels that are up, counted |
-//! | `jobs` | the pool for public-key work |
+//! | `jobs` | the pool for public-key work, and threads for what waits |
+//! | `kerberos` | GSS-API with Kerberos, in builds that have it |
 //! | `figures` | the control thread's share of the statistics |
 //! | `sockets` | IKE, and ESP or AH that the kernel reassembled |
 //! | `host` | netlink, the TUN, routes, the fail-closed rules |
@@ -32,6 +33,7 @@ pub mod figures;
 pub mod gateway;
 pub mod host;
 mod jobs;
+mod kerberos;
 mod live;
 mod path_mtu;
 mod policies;

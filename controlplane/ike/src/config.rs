@@ -4,6 +4,7 @@
 //! durations; zero means "never" where swanctl says so.
 
 use crate::certificate::{Certificate, Credentials, Requirement, Revocation};
+use crate::gss::Mechanism;
 use crate::proposal::Proposal;
 use core::net::IpAddr;
 use core::time::Duration;
@@ -21,6 +22,8 @@ pub struct Config {
     pub psks: Vec<Psk>,
     /// Private keys, certificates and whom we trust.
     pub credentials: Arc<Credentials>,
+    /// What authenticates by Kerberos; none where this build has none.
+    pub mechanism: Option<Arc<dyn Mechanism>>,
     /// Bounds and timers.
     pub settings: Settings,
 }
@@ -75,6 +78,8 @@ pub enum AuthMethod {
     Psk,
     /// Signature by a certified key.
     Pubkey,
+    /// A ticket, by GSS-API in IKEv1.
+    Kerberos,
 }
 
 /// `local` or `remote` of a connection.
@@ -311,6 +316,8 @@ pub struct Settings {
     pub half_open_limit: usize,
     /// A half-open IKE SA is forgotten after this.
     pub half_open_timeout: Duration,
+    /// How long an answer of Kerberos, which may ask a server, is waited for.
+    pub gss_timeout: Duration,
     /// NAT keepalives when behind a NAT and idle for this long; zero for none.
     pub keep_alive: Duration,
     /// Largest IKE datagram sent unfragmented (RFC 7383), in bytes of the UDP payload.
@@ -337,6 +344,7 @@ impl Default for Settings {
             block_threshold: 5,
             half_open_limit: 1000,
             half_open_timeout: Duration::from_secs(30),
+            gss_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(20),
             fragment_size: 1280,
             port: 500,

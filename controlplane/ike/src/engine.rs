@@ -121,7 +121,7 @@ impl Engine {
 
     /// A job has been run.
     pub fn handle_job(&mut self, now: Instant, done: JobDone, spis: &mut dyn SpiSource) {
-        let JobDone { ike, number, result } = done;
+        let JobDone { ike, number, result, .. } = done;
         self.step(now, spis, ike, |sa, cx| sa.handle_job(cx, number, result));
         self.run_effects(now, spis);
     }

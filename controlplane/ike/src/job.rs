@@ -2,6 +2,7 @@
 
 use crate::certificate::{Signing, Untrusted, Verification};
 use crate::event::IkeId;
+use crate::gss::{Passed, Refused, Talk};
 use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
 use std::time::SystemTime;
 
@@ -21,6 +22,8 @@ pub(crate) enum Work {
     Respond(Group, Vec<u8>),
     /// The secret, for the responder's value.
     Agree(Box<PrivateKey>, Vec<u8>),
+    /// A security mechanism takes a step, which may wait for a server.
+    Gss(Box<Talk>),
     /// The peer's proof is checked, and if it holds (or none is to be checked), ours is made.
     Prove(Option<Box<Verification>>, Option<Box<Signing>>),
 }
@@ -29,6 +32,7 @@ pub(crate) enum Work {
 pub struct JobDone {
     pub(crate) ike: IkeId,
     pub(crate) number: u64,
+    waited: bool,
     pub(crate) result: Result<Product, KeyExchangeError>,
 }
 
@@ -39,13 +43,23 @@ pub(crate) enum Product {
     Secret(SharedSecret),
     /// The peer is who it says; our signature, if one was to be made.
     Proved(Option<Vec<u8>>),
+    /// What the security mechanism did, or why it refused.
+    Gss(Result<Box<Passed>, Refused>),
     /// It is not.
     Refuted(Untrusted),
+}
+
+impl JobDone {
+    /// Whether the job was one that [waits](Job::waits).
+    pub const fn waited(&self) -> bool {
+        self.waited
+    }
 }
 
 impl Job {
     /// Does the work; some 20 µs to a few ms.
     pub fn run(self) -> JobDone {
+        let waited = self.waits().is_some();
         let result = match self.work {
             Work::Generate(group) => {
                 PrivateKey::generate(group).map(|key| Product::Key(Box::new(key)))
@@ -53,16 +67,28 @@ impl Job {
             Work::Respond(group, peer) => keyexchange::respond(group, &peer)
                 .map(|(public, secret)| Product::Response(public, secret)),
             Work::Agree(key, peer) => key.agree(&peer).map(Product::Secret),
+            Work::Gss(talk) => talk.run().map(|result| Product::Gss(result.map(Box::new))),
             Work::Prove(verification, signing) => {
                 prove(verification.as_deref(), signing.as_deref())
             }
         };
-        JobDone { ike: self.ike, number: self.number, result }
+        JobDone { ike: self.ike, number: self.number, waited, result }
     }
 
     /// Gives the work back undone, when the pool's queue is full: the negotiation fails as if the library had.
     pub fn refuse(self) -> JobDone {
-        JobDone { ike: self.ike, number: self.number, result: Err(KeyExchangeError::Library) }
+        let waited = self.waits().is_some();
+        let result = Err(KeyExchangeError::Library);
+        JobDone { ike: self.ike, number: self.number, waited, result }
+    }
+
+    /// Whether it is for a security mechanism, and so may wait for a server or for the mechanism's own locks: such jobs
+    /// do not belong on a pool that computes. `Some(true)` where a server is likely to be asked.
+    pub const fn waits(&self) -> Option<bool> {
+        match &self.work {
+            Work::Gss(talk) => Some(talk.is_slow()),
+            _ => None,
+        }
     }
 
     /// Whether it is for an established IKE SA, whose jobs go before those of strangers.

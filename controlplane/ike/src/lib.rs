@@ -19,6 +19,7 @@ mod endpoint;
 mod endpoint_v1;
 mod engine;
 pub mod event;
+pub mod gss;
 mod identity;
 pub mod job;
 mod known;

@@ -17,6 +17,8 @@ pub struct Statistics {
     pub authentication_failures_psk: u64,
     /// Authentication failures by certificate.
     pub authentication_failures_certificate: u64,
+    /// Authentication failures by Kerberos.
+    pub authentication_failures_kerberos: u64,
     /// IKE SA or Child SA negotiations that failed, once each.
     pub negotiation_failures: u64,
     /// Messages whose SPIs match no IKE SA.
@@ -74,7 +76,9 @@ pub struct Statistics {
 impl Statistics {
     /// `authentication_failures`, all methods.
     pub const fn authentication_failures(&self) -> u64 {
-        self.authentication_failures_psk.wrapping_add(self.authentication_failures_certificate)
+        self.authentication_failures_psk
+            .wrapping_add(self.authentication_failures_certificate)
+            .wrapping_add(self.authentication_failures_kerberos)
     }
 
     /// `total_acquire`, all origins.

@@ -8,6 +8,7 @@ mod harness;
 mod ikev1;
 mod ikev1_attacks;
 mod ikev1_modes;
+mod kerberos;
 mod lossy;
 mod soft;
 mod statistics;

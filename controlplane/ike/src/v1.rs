@@ -20,6 +20,7 @@
 //! | `initiate`, `respond` | main mode as initiator and as responder |
 //! | `initiate::aggressive`, `aggressive` | the three messages of aggressive mode, both sides |
 //! | `authenticate` | which preshared key, and whose identity |
+//! | `kerberos` | main mode by GSS-API: names, tokens, hashes |
 //! | `suite`, `offer` | what is offered and chosen in phase 1 and in phase 2 |
 //! | `fragment` | messages in pieces |
 //! | `vendor` | vendor IDs, NAT detection |
@@ -42,6 +43,7 @@ pub(crate) mod established;
 pub(crate) mod fragment;
 mod informational;
 pub(crate) mod initiate;
+mod kerberos;
 mod offer;
 mod quick;
 pub(crate) mod respond;

@@ -35,6 +35,12 @@ pub(super) fn round(
     let _ = r.number("round", 0, u32::MAX.into());
     let (method, requirement) = match r.text("auth") {
         Some(auth) if auth.eq_ignore_ascii_case("psk") => (AuthMethod::Psk, Requirement::default()),
+        Some(auth) if auth.eq_ignore_ascii_case("kerberos") => {
+            if crate::kerberos::mechanism().is_none() {
+                r.error("auth", WITHOUT_KERBEROS.to_owned());
+            }
+            (AuthMethod::Kerberos, Requirement::default())
+        }
         // Reported already, as the reason why the connection is left out.
         Some(auth) if is_round(auth, "eap") || is_round(auth, "xauth") => {
             (AuthMethod::Pubkey, Requirement::default())
@@ -54,6 +60,9 @@ pub(super) fn round(
             Identity::Any
         }),
     };
+    if method == AuthMethod::Kerberos {
+        check_principal(&mut r, side, &id);
+    }
     let revocation = r
         .word("revocation", &[("relaxed", Revocation::Relaxed), ("strict", Revocation::Strict)])
         .unwrap_or_default();
@@ -64,6 +73,22 @@ pub(super) fn round(
         check_own(&mut r, &mut id, &certificates, files);
     }
     AuthRound { method, id, certificates, authorities, requirement, revocation }
+}
+
+const WITHOUT_KERBEROS: &str = "this culvert is built without Kerberos: build it with \
+    `cargo build --release --features kerberos`, which needs libkrb5-dev and libclang";
+
+/// Kerberos knows principals only, and we are one of them.
+fn check_principal(r: &mut Fields<'_>, side: &str, id: &Identity) {
+    match id {
+        Identity::Email(_) => {}
+        Identity::Any if side == "remote" => {}
+        _ => {
+            let wanted = "with `auth = kerberos` this is a principal, such as \
+                          host/gateway.example.org@EXAMPLE.ORG";
+            r.error("id", wanted.to_owned());
+        }
+    }
 }
 
 /// charon's rule: without a certificate for the identity we are the certificate's subject.

@@ -11,8 +11,8 @@ use super::value::{self, Endpoint};
 use super::{LeftOut, authentication};
 use core::time::Duration;
 use ike::config::{
-    Child, ChildAction, ChildMode, Connection, Fragmentation, SendCertificate, Settings,
-    TrafficSelector, Unique, Version,
+    AuthMethod, Child, ChildAction, ChildMode, Connection, Fragmentation, SendCertificate,
+    Settings, TrafficSelector, Unique, Version,
 };
 use ike::proposal::{Proposal, ProposalError, ProposalProtocol, Weak};
 use ipsec::sa::{DfRule, DscpRule, HeaderRules, Limits, Mode, TfcRule};
@@ -114,6 +114,12 @@ pub(crate) fn resolve(
     let remote = authentication::round(&mut f, "remote", files);
     if version == Version::Ikev1 && local.method != remote.method {
         f.error("version", "IKEv1 has one method for both sides; write the same `auth` in both");
+    }
+    if aggressive && local.method == AuthMethod::Kerberos {
+        f.error("aggressive", "aggressive mode has no Kerberos here: leave it away");
+    }
+    if version != Version::Ikev1 && [local.method, remote.method].contains(&AuthMethod::Kerberos) {
+        f.error("version", "`auth = kerberos` is IKEv1's: it needs `version = 1`");
     }
     let children = children(&mut f, &remote_addrs, settings, weak);
 

@@ -339,6 +339,9 @@ fn ike(f: &mut Fields<'_>, settings: &mut Settings) {
     if let Some(timeout) = f.parse("half_open_timeout", wanted, positive) {
         settings.half_open_timeout = timeout;
     }
+    if let Some(timeout) = f.parse("kerberos_timeout", wanted, positive) {
+        settings.gss_timeout = timeout;
+    }
     if let Some(interval) = f.parse("keep_alive", wanted, seconds) {
         settings.keep_alive = interval;
     }

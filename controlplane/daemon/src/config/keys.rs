@@ -121,8 +121,8 @@ pub(crate) const AUTH: &[Key] = &[
         "auth",
         "pubkey",
         "`psk`; `pubkey`, `rsa`, `ecdsa` or `ed25519`, with a smallest size and the hashes allowed \
-         behind it, such as `rsa-3072-sha384-sha512`; `rsa/pss` for RSASSA-PSS. A connection with \
-         `eap` or `xauth` is left out with a warning.",
+         behind it, such as `rsa-3072-sha384-sha512`; `rsa/pss` for RSASSA-PSS; `kerberos` with `version = 1`, on both \
+         sides, in a build with that feature. A connection with `eap` or `xauth` is left out with a warning.",
     ),
     full(
         "id",
@@ -386,6 +386,11 @@ pub(crate) const IKE: &[Key] = &[
     full("cookie_threshold", "30", "Half-open IKE SAs from which cookies are asked; 0 never."),
     full("block_threshold", "5", "Half-open IKE SAs of one address from which it is ignored."),
     full("half_open_timeout", "30", "Seconds after which a half-open IKE SA is forgotten."),
+    full(
+        "kerberos_timeout",
+        "10s",
+        "How long an answer of Kerberos, which may ask a KDC, is waited for.",
+    ),
     full("keep_alive", "20s", "NAT keepalives after this idle time; 0 for none."),
     full("fragment_size", "1280", "Largest IKE datagram sent in one piece, in bytes."),
     full("port", "500", "UDP port of IKE."),

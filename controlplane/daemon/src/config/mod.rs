@@ -51,6 +51,7 @@ pub use gateway::{
 pub use secrets::{Secret, SecretKind, psks};
 pub use store::{Changes, Store};
 
+use crate::kerberos;
 use crate::vici::{Bytes, Element, Message};
 use connection::Resolved;
 use credentials::Files;
@@ -205,7 +206,13 @@ impl Configuration {
         }
         let psks = psks(&secrets);
         Ok(Self {
-            ike: Config { connections, psks, credentials: Arc::new(credentials), settings },
+            ike: Config {
+                connections,
+                psks,
+                credentials: Arc::new(credentials),
+                mechanism: kerberos::mechanism(),
+                settings,
+            },
             gateway,
             secrets,
             left_out,

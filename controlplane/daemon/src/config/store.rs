@@ -63,6 +63,7 @@ impl Store {
             connections: self.connections.iter().map(|(c, _)| filters.apply(c, around)).collect(),
             psks: psks(self.secrets.iter().map(|(s, _)| s)),
             credentials: Arc::clone(&self.credentials),
+            mechanism: crate::kerberos::mechanism(),
             settings: self.settings.clone(),
         }
     }

@@ -503,3 +503,30 @@ proptest! {
         }
     }
 }
+
+/// Kerberos is IKEv1's, of both sides, between principals, in a build that has it.
+#[test]
+fn kerberos_is_for_builds_that_have_it() {
+    let text = |version: &str, local: &str, remote: &str| {
+        format!(
+            "connections {{\n gw {{\n {version}\n remote_addrs = 192.0.2.1\n local {{\n auth = kerberos\n id = {local}\n }}\n \
+             remote {{\n auth = kerberos\n id = {remote}\n }}\n children {{\n net {{\n remote_ts = 10.0.0.0/8\n }}\n }}\n }}\n}}"
+        )
+    };
+    let (a, b) = ("host/a.example.org@EXAMPLE.ORG", "host/b.example.org@EXAMPLE.ORG");
+    let told = |text: &str, what: &str| errors(text).iter().any(|error| error.contains(what));
+    assert!(told(&text("", a, b), "needs `version = 1`"));
+    assert!(told(&text("version = 1", "a.example.org", b), "is a principal"));
+    assert!(told(&text("version = 1", "%any", b), "is a principal"));
+    assert!(told(&text("version = 1", a, "192.0.2.1"), "is a principal"));
+    if cfg!(feature = "kerberos") {
+        let configuration = parse(&text("version = 1", a, "%any")).unwrap();
+        let connection = &configuration.ike.connections[0];
+        assert_eq!(connection.local.id, Identity::Email(a.to_owned()));
+        assert!(configuration.ike.mechanism.is_some());
+        assert!(warnings(&configuration).is_empty());
+    } else {
+        let without = "build it with `cargo build --release --features kerberos`";
+        assert!(told(&text("version = 1", a, b), without));
+    }
+}

@@ -216,6 +216,7 @@ fn round(round: &AuthRound) -> Message {
     let class = match round.method {
         AuthMethod::Psk => "pre-shared key",
         AuthMethod::Pubkey => "public key",
+        AuthMethod::Kerberos => "Kerberos",
     };
     let id = (round.id != Identity::Any).then(|| identity::display(&round.id));
     let nothing = [""; 0];

@@ -3,7 +3,7 @@
 use super::harness::{Pair, Who, connection, id};
 use crate::certificate::Credentials;
 use crate::certificate::tests::{Authority, private};
-use crate::config::{AuthMethod, Config, Connection, Identity, SendCertificate, Settings, Version};
+use crate::config::{AuthMethod, Config, Connection, Identity, SendCertificate, Version};
 use crate::event::{Command, Failure};
 use crate::proposal::{Proposal, ProposalProtocol};
 use crate::view::{ChildState, IkeState};
@@ -46,7 +46,7 @@ impl Site {
             connections: vec![Arc::new(connection)],
             psks: Vec::new(),
             credentials: Arc::new(credentials),
-            settings: Settings::default(),
+            ..Config::default()
         }
     }
 

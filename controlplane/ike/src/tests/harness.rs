@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::config::{
     AuthMethod, AuthRound, Child, ChildAction, ChildMode, Config, Connection, Fragmentation,
-    Identity, Psk, SendCertificate, Settings, TrafficSelector, Unique, Version,
+    Identity, Psk, SendCertificate, TrafficSelector, Unique, Version,
 };
 use crate::event::{
     Activate, Command, Event, Failure, InstallRefused, Origin, Outcome, Path, RequestId,
@@ -82,6 +82,9 @@ pub(super) struct Host {
     /// Holds jobs back, for messages that overtake them.
     pub(super) hold_jobs: bool,
     pub(super) jobs: VecDeque<Job>,
+    /// A server that the jobs which may wait do wait for.
+    pub(super) is_silent: bool,
+    pub(super) waiting: Vec<Job>,
 }
 
 impl Host {
@@ -97,6 +100,8 @@ impl Host {
             refuse_outbound: false,
             hold_jobs: false,
             jobs: VecDeque::new(),
+            is_silent: false,
+            waiting: Vec::new(),
         }
     }
 
@@ -107,7 +112,11 @@ impl Host {
             if let Some(event) = self.engine.poll_event() {
                 self.event(now, event);
             } else if let Some(job) = self.engine.poll_job() {
-                self.jobs.push_back(job);
+                if self.is_silent && job.waits().is_some() {
+                    self.waiting.push(job);
+                } else {
+                    self.jobs.push_back(job);
+                }
             } else if !self.hold_jobs && !self.jobs.is_empty() {
                 let job = self.jobs.pop_front().unwrap();
                 self.engine.handle_job(now, job.run(), &mut self.spis);
@@ -604,8 +613,7 @@ pub(super) fn config_with(connection: Connection) -> Config {
     Config {
         connections: vec![Arc::new(connection)],
         psks: vec![psk("correct horse battery staple")],
-        credentials: Arc::default(),
-        settings: Settings::default(),
+        ..Config::default()
     }
 }
 

@@ -122,6 +122,10 @@ impl Request {
         let (connection, choice) =
             narrowest_first(config, path).into_iter().filter(fits).find_map(|c| {
                 let method = signature::method(config, c, path)?;
+                // Kerberos is main mode's.
+                if method == Method::Kerberos {
+                    return None;
+                }
                 let local = local_id(c, path);
                 if method == Method::Psk
                     && !(psk_too

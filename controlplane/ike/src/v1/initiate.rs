@@ -10,12 +10,15 @@
 //! ```
 
 pub(super) mod aggressive;
+mod kerberos;
 mod proof;
 
+pub(crate) use kerberos::Negotiation;
 use proof::begin_fifth;
 pub(crate) use proof::{AuthSent, Signing, Verifying};
 
 use super::fragment;
+use super::kerberos as names;
 use super::sa::State;
 use super::session::Cookies;
 use super::signature::{self};
@@ -138,16 +141,24 @@ pub(crate) fn start(
         return None;
     };
     let attempt = Attempt { tries, replaces, method, refusal: None };
-    if head.connection.aggressive {
+    // Kerberos has more to say than three messages hold.
+    if head.connection.aggressive && method != Method::Kerberos {
         return aggressive::start(head, cx, attempt);
     }
-    let proposal = suite::offer(proposals, method, life_of(head));
+    let mut proposal = suite::offer(proposals, method, life_of(head));
+    if method == Method::Kerberos {
+        let name = names::principal(&head.connection.local.id)?;
+        names::name_offer(&mut proposal, &names::encode_name(name));
+    }
     let proposals = [proposal];
     let payload = SaPayload { proposals: &proposals };
     let sa = payload.body();
     let mut list = PayloadList::new();
     list.push(&payload);
     vendor::push_all(&mut list, &head.connection);
+    if method == Method::Kerberos {
+        vendor::push_gss(&mut list);
+    }
     let message = list.into_message(&header(head, Flags::NONE)).ok()?;
     // Before anything is known of the peer.
     head.in_pieces = head.connection.fragmentation == Fragmentation::Force;
@@ -343,8 +354,11 @@ impl SaSent {
         head.spi_r = spi_r;
         head.in_pieces = abilities.fragments && head.connection.fragmentation.sends();
         head.path.local.set_ip(path.local.ip());
-        let job = cx.job(head.id, false, Work::Generate(choice.suite.group));
         let Self { sa, attempt, .. } = *self;
+        if attempt.method == Method::Kerberos {
+            return kerberos::begin(head, cx, sa, choice, abilities, attempt);
+        }
+        let job = cx.job(head.id, false, Work::Generate(choice.suite.group));
         State::Keying(Box::new(Keying { job, sa, choice, abilities, attempt }))
     }
 

@@ -4,10 +4,15 @@
 //! only somebody can send who got our cookie where the first message claimed to come from. While half open nothing is
 //! sent by a timer, and an answer is not longer than its question.
 
+mod kerberos;
+
+pub(crate) use kerberos::Acceptance;
+
 use super::authenticate::{self, Authenticated, Refused};
 use super::established::{Established, NewSa};
 use super::fragment;
 use super::initiate::{self, Phase1, clear, encrypted, header};
+use super::kerberos as names;
 use super::sa::{Closed, State, Verified};
 use super::session::{Cookies, Sealer, Session};
 use super::signature::{self, Own};
@@ -164,7 +169,11 @@ impl Request {
             if method == Method::Psk && !authenticate::has_key(config, c, path) {
                 return None;
             }
-            let choice = suite::choose(&c.proposals, &sa, method)?;
+            let mut choice = suite::choose(&c.proposals, &sa, method)?;
+            if method == Method::Kerberos {
+                let name = names::principal(&c.local.id)?;
+                names::name_answer(&mut choice.answer, &names::encode_name(name));
+            }
             Some((Arc::clone(c), choice))
         })?;
         let mut abilities = Abilities::read(payloads);
@@ -195,6 +204,9 @@ impl Request {
         let mut list = PayloadList::new();
         list.push(&SaPayload { proposals: core::slice::from_ref(&self.choice.answer) });
         self.abilities.push(&mut list);
+        if self.choice.suite.method == Method::Kerberos {
+            vendor::push_gss(&mut list);
+        }
         let datagram = list.into_message(&header(&head, Flags::NONE)).ok()?;
         fragment::send(&head, cx, path, &datagram);
         let state = State::KeyExpected(Box::new(KeyExpected {
@@ -253,6 +265,10 @@ impl KeyExpected {
             let cookies = Cookies { i: head.spi_i, r: head.spi_r };
             let forced = head.connection.encap;
             head.nat = vendor::detect(&payloads, choice.suite.hash, cookies, path, forced);
+        }
+        if choice.suite.method == Method::Kerberos {
+            let half_open = (until, choice, abilities);
+            return kerberos::begin(head, cx, &payloads, half_open, (digest, sa), (ni, public_i));
         }
         let job = cx.job(head.id, false, Work::Respond(group, public_i.clone()));
         State::Answering(Box::new(Answering {

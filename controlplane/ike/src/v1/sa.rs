@@ -4,8 +4,10 @@ use super::aggressive;
 use super::established::Established;
 use super::fragment::{self, Assembling, Pieces, Standing};
 use super::initiate::aggressive::Aggressive;
-use super::initiate::{AuthSent, Finishing, KeySent, Keying, SaSent, Signing, Verifying};
-use super::respond::{Answering, AuthExpected, KeyExpected, Proving};
+use super::initiate::{
+    AuthSent, Finishing, KeySent, Keying, Negotiation, SaSent, Signing, Verifying,
+};
+use super::respond::{Acceptance, Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
 use crate::context::{Cx, Installing};
 use crate::event::{Failure, InstallId, InstallRefused, Outcome, Path, RequestId};
@@ -47,6 +49,8 @@ pub(crate) enum State {
     AuthSent(Box<AuthSent>),
     /// Initiator: the signature of the sixth message is being checked.
     Verifying(Box<Verifying>),
+    /// Initiator: the second message chose GSS-API.
+    Kerberos(Box<Negotiation>),
     /// Responder: the first message is answered.
     KeyExpected(Box<KeyExpected>),
     /// Responder: our value and the secret are being computed.
@@ -55,6 +59,8 @@ pub(crate) enum State {
     AuthExpected(Box<AuthExpected>),
     /// Responder: the signature of the fifth message is being checked and ours made.
     Proving(Box<Proving>),
+    /// Responder: the third message brought a GSS-API token.
+    Accepting(Box<Acceptance>),
     /// Both.
     Established(Box<Established>),
     /// Refused or deleted; remembered for repeats of the last message.
@@ -120,6 +126,8 @@ impl IsakmpSa {
             State::SaSent(state) => state.handle(head, cx, path, message),
             State::KeySent(state) => state.handle(head, cx, message),
             State::AuthSent(state) => state.handle(head, cx, message),
+            State::Kerberos(state) => state.handle(head, cx, message),
+            State::Accepting(state) => state.handle(head, cx, path, message, digest),
             State::KeyExpected(state) => state.handle(head, cx, path, message, digest),
             State::AuthExpected(state) => state.handle(head, cx, path, message, digest),
             State::Established(state) => state.handle(head, cx, path, message, digest),
@@ -164,6 +172,8 @@ impl IsakmpSa {
             State::Signing(state) if state.job == number => state.signed(head, cx, result),
             State::Verifying(state) if state.job == number => state.checked(head, cx, result),
             State::Proving(state) if state.job == number => state.checked(head, cx, result),
+            State::Kerberos(state) => state.job_done(head, cx, number, result),
+            State::Accepting(state) => state.job_done(head, cx, number, result),
             State::Established(mut state) => {
                 state.job_done(head, cx, number, result);
                 State::Established(state)
@@ -184,6 +194,8 @@ impl IsakmpSa {
             State::SaSent(state) => state.timeout(head, cx),
             State::KeySent(state) => state.timeout(head, cx),
             State::AuthSent(state) => state.timeout(head, cx),
+            State::Kerberos(state) => state.timeout(head, cx),
+            State::Accepting(state) => state.timeout(head, cx),
             // No word from where the first message said it came from: like an IKEv2 cookie that nobody returned.
             State::Assembling(state) if state.until <= cx.now => State::Gone,
             State::KeyExpected(state) if state.until <= cx.now => State::Gone,
@@ -231,6 +243,7 @@ impl IsakmpSa {
             State::Signing(state) => state.destroy(head, cx, reason),
             State::AuthSent(state) => state.destroy(head, cx, reason),
             State::Verifying(state) => state.destroy(head, cx, reason),
+            State::Kerberos(state) => state.destroy(head, cx, reason),
             State::Established(state) => state.destroy(head, cx, reason),
             state @ (State::Closed(_) | State::Gone) => state,
             State::Assembling(_) => State::Gone,
@@ -238,6 +251,7 @@ impl IsakmpSa {
             | State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
+            | State::Accepting(_)
             | State::Proving(_) => {
                 head.fail(cx, reason);
                 State::Gone
@@ -270,6 +284,8 @@ impl IsakmpSa {
             State::KeySent(state) => Some(state.sent.deadline()),
             State::AuthSent(state) => Some(state.sent.deadline()),
             State::Assembling(state) => Some(state.until),
+            State::Kerberos(state) => state.deadline(),
+            State::Accepting(state) => Some(state.deadline()),
             State::KeyExpected(state) => Some(state.until),
             State::AuthExpected(state) => Some(state.until),
             State::Established(state) => state.deadline(&self.head, keep_alive),
@@ -301,6 +317,7 @@ impl IsakmpSa {
                 | State::KeyExpected(_)
                 | State::Answering(_)
                 | State::AuthExpected(_)
+                | State::Accepting(_)
                 | State::Proving(_)
         )
     }
@@ -315,6 +332,7 @@ impl IsakmpSa {
             | State::Finishing(_)
             | State::Signing(_)
             | State::AuthSent(_)
+            | State::Kerberos(_)
             | State::Verifying(_) => true,
             State::Established(state) => state.is_active(),
             State::Assembling(_)
@@ -322,6 +340,7 @@ impl IsakmpSa {
             | State::KeyExpected(_)
             | State::Answering(_)
             | State::AuthExpected(_)
+            | State::Accepting(_)
             | State::Proving(_)
             | State::Closed(_)
             | State::Gone => false,

@@ -2,6 +2,7 @@
 
 use super::authenticate;
 use super::initiate::Phase1;
+use super::kerberos;
 use super::suite::{Method, Suite};
 use crate::certificate::{Certificate, MAX_PRESENTED, PublicKey, Signing, Verification};
 use crate::config::{AuthMethod, Config, Connection, Identity};
@@ -42,6 +43,9 @@ pub(super) fn method(config: &Config, connection: &Connection, path: Path) -> Op
                 PublicKey::Ed25519 | PublicKey::Other => None,
             }
         }
+        (AuthMethod::Kerberos, AuthMethod::Kerberos) => (config.mechanism.is_some()
+            && kerberos::is_meant(connection))
+        .then_some(Method::Kerberos),
         _ => None,
     }
 }

@@ -72,6 +72,8 @@ pub(crate) enum Method {
     Ecdsa384,
     /// ECDSA with SHA-512 on P-521.
     Ecdsa521,
+    /// GSS-API with Kerberos (draft-ietf-ipsec-isakmp-gss-auth-07 §3.3.1).
+    Kerberos,
 }
 
 impl Method {
@@ -82,6 +84,7 @@ impl Method {
             Self::Ecdsa256 => 9,
             Self::Ecdsa384 => 10,
             Self::Ecdsa521 => 11,
+            Self::Kerberos => 65001,
         }
     }
 }
@@ -281,6 +284,8 @@ struct Offered {
     hash: Option<u16>,
     group: Option<u16>,
     method: Option<u16>,
+    /// With a GSS identity name.
+    named: bool,
 }
 
 impl Offered {
@@ -290,6 +295,8 @@ impl Offered {
             && self.hash == Some(hash_number(suite.hash))
             && self.group == Some(suite.group.number())
             && self.method == Some(suite.method.number())
+            // XAUTH has the same number, without a name.
+            && self.named == (suite.method == Method::Kerberos)
     }
 }
 
@@ -298,8 +305,14 @@ fn read(transform: &TransformView<'_>) -> Option<(Offered, Life)> {
     if transform.id != KEY_IKE {
         return None;
     }
-    let mut offered =
-        Offered { encryption: None, key_bits: None, hash: None, group: None, method: None };
+    let mut offered = Offered {
+        encryption: None,
+        key_bits: None,
+        hash: None,
+        group: None,
+        method: None,
+        named: false,
+    };
     let mut life = Life::default();
     let mut life_type = None;
     for attribute in transform.attributes.iter() {
@@ -315,6 +328,7 @@ fn read(transform: &TransformView<'_>) -> Option<(Offered, Life)> {
             AttributeType::AuthenticationMethod => offered.method = Some(short()?),
             AttributeType::LifeType => life_type = Some(short()?),
             AttributeType::LifeDuration => life.add(life_type.take()?, number?)?,
+            AttributeType::GssIdentityName => offered.named = true,
             AttributeType::Prf | AttributeType::Unknown(_) => return None,
         }
     }

@@ -34,6 +34,13 @@ const DRAFT_02: [u8; 16] = *b"\xcd\x60\x46\x43\x35\xdf\x21\xf8\x7c\xfd\xb2\xfc\x
 /// The same with a line feed behind it, as the draft's own examples had it.
 const DRAFT_02_N: [u8; 16] = *b"\x90\xcb\x80\x91\x3e\xbb\x69\x6e\x08\x63\x81\xb5\xec\x42\x7b\x1f";
 
+/// MD5 of "A GSS-API Authentication Method for IKE" (draft-ietf-ipsec-isakmp-gss-auth-07 §3.4).
+const GSS_API: [u8; 16] = *b"\xb4\x6d\x89\x14\xf3\xaa\xa3\xf2\xfe\xde\xb7\xc7\xdb\x29\x43\xca";
+
+/// MD5 of "GSSAPI", which Windows waits for.
+const GSS_API_WINDOWS: [u8; 16] =
+    *b"\x62\x1b\x04\xbb\x09\x88\x2a\xc1\xe1\x59\x35\xfe\xfa\x24\xae\xee";
+
 /// NAT-D payloads that are looked at: one for our address and as many for the peer's as a multihomed host has.
 const MAX_HASHES: usize = 16;
 
@@ -129,6 +136,13 @@ fn takes_fragments(id: &[u8]) -> bool {
             name == FRAGMENTATION && known.is_ok_and(|known| known & BASE_MODE != 0)
         }
         None => false,
+    }
+}
+
+/// What either side names where it offers or takes GSS-API.
+pub(crate) fn push_gss(list: &mut PayloadList) {
+    for id in [&GSS_API, &GSS_API_WINDOWS] {
+        list.push(&VendorId { data: id });
     }
 }
 

@@ -106,7 +106,9 @@ impl Head {
         cx.stats.negotiation_failures += 1;
         if reason == Failure::Authentication {
             let Connection { local, remote, .. } = &*self.connection;
-            if [local.method, remote.method].contains(&AuthMethod::Pubkey) {
+            if local.method == AuthMethod::Kerberos {
+                cx.stats.authentication_failures_kerberos += 1;
+            } else if [local.method, remote.method].contains(&AuthMethod::Pubkey) {
                 cx.stats.authentication_failures_certificate += 1;
             } else {
                 cx.stats.authentication_failures_psk += 1;

@@ -154,6 +154,8 @@ impl AuthExpected {
                 }
                 None
             }
+            // IKEv2 has no Kerberos.
+            Method::Kerberos => return Err(Fault::Authentication),
             Method::Pubkey => {
                 let octets = signed.octets(key)?;
                 let found =
@@ -163,6 +165,7 @@ impl AuthExpected {
         };
         let (signing, signature) = match connection.local.method {
             Method::Psk => (None, None),
+            Method::Kerberos => return Err(Fault::Authentication),
             Method::Pubkey => {
                 let (kind, data) = local_id.to_wire().ok_or(Fault::Authentication)?;
                 let id = Identification { kind, data: &data }.body();

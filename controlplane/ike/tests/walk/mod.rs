@@ -131,6 +131,7 @@ fn push_v1(list: &mut PayloadList, payload: v1::Payload<'_>) {
         }
         v1::Payload::VendorId(p) => drop(list.push(&p)),
         v1::Payload::Attributes(p) => drop(list.push(&p)),
+        v1::Payload::GssToken(p) => drop(list.push(&p)),
         v1::Payload::NatDetection(p) => drop(list.push(&p)),
         v1::Payload::NatOriginalAddress(p) => drop(list.push(&p)),
         v1::Payload::Fragment(p) => {

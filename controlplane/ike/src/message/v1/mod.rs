@@ -9,7 +9,7 @@ use super::{Flags, Header, InvalidMessage};
 
 pub use numbers::{AttributeType, DpdNotify, IpsecAttributeType, NotifyType, PayloadType};
 pub use payloads::{
-    AttributesPayload, CertRequest, Certificate, Delete, Fragment, Hash, Identification,
+    AttributesPayload, CertRequest, Certificate, Delete, Fragment, GssToken, Hash, Identification,
     KeyExchange, NatDetection, NatOriginalAddress, Nonce, Notify, Signature, VendorId,
 };
 pub use sa::{
@@ -124,6 +124,8 @@ pub enum Payload<'a> {
     VendorId(VendorId<'a>),
     /// Attributes of mode config and XAUTH.
     Attributes(AttributesPayload<'a>),
+    /// A GSS-API token.
+    GssToken(GssToken<'a>),
     /// NAT-D.
     NatDetection(NatDetection<'a>),
     /// NAT-OA.
@@ -154,6 +156,7 @@ impl<'a> Payload<'a> {
             PayloadType::Delete => Self::Delete(Delete::parse(body)?),
             PayloadType::VendorId => Self::VendorId(VendorId { data: body }),
             PayloadType::Attributes => Self::Attributes(AttributesPayload::parse(body)?),
+            PayloadType::GssToken => Self::GssToken(GssToken::parse(body)?),
             PayloadType::NatDetection | PayloadType::NatDetectionDraft => {
                 Self::NatDetection(NatDetection { hash: body })
             }

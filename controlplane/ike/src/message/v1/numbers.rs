@@ -31,6 +31,8 @@ registry! {
         NatDetection = 20,
         /// NAT-OA (RFC 3947).
         NatOriginalAddress = 21,
+        /// A GSS-API token (draft-ietf-ipsec-isakmp-gss-auth-07 §3.3.3).
+        GssToken = 129,
         /// NAT-D of the drafts before RFC 3947.
         NatDetectionDraft = 130,
         /// NAT-OA of the drafts before RFC 3947.
@@ -61,6 +63,8 @@ registry! {
         Prf = 13,
         /// Key length in bits.
         KeyLength = 14,
+        /// The name of a GSS-API endpoint (draft-ietf-ipsec-isakmp-gss-auth-07 §3.3.2).
+        GssIdentityName = 16384,
     }
 }
 

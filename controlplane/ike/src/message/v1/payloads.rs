@@ -53,6 +53,40 @@ opaque! {
     NatDetection, hash
 }
 
+/// A GSS-API token (draft-ietf-ipsec-isakmp-gss-auth-07 §3.3.3).
+///
+/// ```text
+/// |    Vendor     |                 Token Data                    ~
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GssToken<'a> {
+    /// Vendor encoding, which says nothing to us.
+    pub vendor: u8,
+    /// The mechanism's token.
+    pub data: &'a [u8],
+}
+
+impl<'a> GssToken<'a> {
+    /// # Errors
+    /// [`InvalidMessage::Truncated`] without the vendor octet.
+    pub fn parse(body: &'a [u8]) -> Result<Self, InvalidMessage> {
+        let mut r = Reader::new(body);
+        let vendor = r.u8()?;
+        Ok(Self { vendor, data: r.rest() })
+    }
+}
+
+impl Emit for GssToken<'_> {
+    fn payload_type(&self) -> u8 {
+        PayloadType::GssToken.number()
+    }
+
+    fn emit_body(&self, out: &mut Vec<u8>) {
+        out.push(self.vendor);
+        out.extend_from_slice(self.data);
+    }
+}
+
 /// ID (RFC 2407 §4.6.2). Data that does not fit its type is kept: it matches no identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identification<'a> {
