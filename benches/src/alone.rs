@@ -13,7 +13,7 @@ use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
 
 use crate::Error;
 use crate::gateway::{BLOCK, Feeder, pool};
-use crate::plan::{Direction, MAX_PATH_BURST, Plan, Suite};
+use crate::plan::{Direction, MAX_PATH_BURST, Plan, Size, Suite};
 use crate::report::median;
 use crate::traffic::{frame_len, keying, text_len};
 
@@ -35,26 +35,29 @@ pub(crate) struct Device {
     sink: Generator,
     queue: Vec<Frame>,
     frames: Vec<u8>,
-    len: usize,
+    stride: usize,
+    lens: Vec<usize>,
 }
 
 impl Device {
     pub(crate) fn new(
         plan: &Plan,
         direction: Direction,
-        size: u16,
+        size: Size,
         burst: usize,
     ) -> Result<Self, Error> {
         let (feeder, near) = Feeder::new(plan.frames)?;
-        let len = frame_len(direction, size);
+        let lens = (0..plan.frames as u64).map(|n| frame_len(direction, size.of(n))).collect();
+        let stride = frame_len(direction, size.longest());
         Ok(Self {
             feeder,
             near,
             pool: pool(burst as u32)?,
             sink: Generator::new(&[[0u8; 0]; 0], 0),
             queue: Vec::with_capacity(MAX_PATH_BURST),
-            frames: vec![0x45; len * plan.frames],
-            len,
+            frames: vec![0x45; stride * plan.frames],
+            stride,
+            lens,
         })
     }
 
@@ -63,7 +66,7 @@ impl Device {
         let begin = Instant::now();
         let mut blocks = Vec::new();
         while blocks.is_empty() || begin.elapsed() < time {
-            let mut left = self.feeder.feed(&self.frames, self.len);
+            let mut left = self.feeder.feed(&self.frames, self.stride, self.lens.iter().copied());
             while left > 0 {
                 let (start, mut moved) = (Instant::now(), 0);
                 while moved < BLOCK && left > 0 {
@@ -94,7 +97,7 @@ pub(crate) struct Cipher {
 
 impl Cipher {
     /// Ours and every library's that has the suite.
-    pub(crate) fn all(suite: Suite, direction: Direction, size: u16) -> Result<Vec<Self>, Error> {
+    pub(crate) fn all(suite: Suite, direction: Direction, size: Size) -> Result<Vec<Self>, Error> {
         let keying = keying(suite, direction, 0);
         let key = &keying[..suite.key_len()];
         let unusable = Error::Plan("a library refuses the key");
@@ -122,12 +125,12 @@ impl Cipher {
             all.push(("aws-lc-rs", Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key)))));
         }
         all.extend(aes_gcm.map(|c| ("aes-gcm", c)));
-        let packet = vec![0x5a; text_len(size) + ICV_LEN];
+        let packet = |n| vec![0x5a; text_len(size.of(n)) + ICV_LEN];
         let cipher = |(name, contender)| Self {
             name,
             contender,
             direction,
-            packets: vec![packet.clone(); BURST_MAX],
+            packets: (0..BURST_MAX as u64).map(packet).collect(),
         };
         Ok(all.into_iter().map(cipher).collect())
     }

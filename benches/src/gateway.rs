@@ -7,8 +7,10 @@
 //!
 //! A worker takes what its packet memory holds, so that has as many chunks as a burst is to have packets.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use af_xdp::memory::{Generator, LinkConfig, MemoryPort, link};
@@ -24,7 +26,7 @@ use worker::{
     WorkerParts, WorkerPort,
 };
 
-use crate::plan::{Direction, Plan};
+use crate::plan::{Direction, Plan, Size};
 use crate::report::median;
 use crate::traffic::{
     FAR_MAC, HOST, INSIDE, NEAR_MAC, Next, OUTSIDE, PEER, SINK_MAC, SOURCE_MAC, Shape, frame_len,
@@ -60,12 +62,17 @@ impl Feeder {
         Ok((feeder, near))
     }
 
-    /// Puts frames of equal length on the wire, which is empty; how many fit.
-    pub(crate) fn feed(&mut self, frames: &[u8], len: usize) -> usize {
+    /// Puts frames on the wire that lie `stride` bytes apart; how many fit.
+    pub(crate) fn feed(
+        &mut self,
+        frames: &[u8],
+        stride: usize,
+        lens: impl Iterator<Item = usize>,
+    ) -> usize {
         self.port.complete(&mut self.pool);
-        for bytes in frames.chunks_exact(len) {
+        for (bytes, len) in frames.chunks_exact(stride).zip(lens) {
             let Some(mut frame) = self.pool.alloc() else { break };
-            if frame.copy_from(bytes).is_some() {
+            if frame.copy_from(&bytes[..len]).is_some() {
                 self.queue.push(frame);
             }
         }
@@ -97,10 +104,8 @@ struct Lane {
     feeder: Feeder,
     catcher: MemoryPort,
     catcher_pool: FramePool,
-    /// SPI and the last sequence number of each SA.
-    sas: Vec<(u32, u64)>,
-    /// The number of its first SA among all.
-    first: usize,
+    /// The SAs whose packets come to this worker, as they come: whose, and which of them.
+    order: Vec<(usize, usize)>,
     number: u64,
     pass: Vec<Next>,
     frames: Vec<u8>,
@@ -120,15 +125,17 @@ pub(crate) struct Bed {
     dataplane: Dataplane,
     lanes: Vec<Lane>,
     shape: Shape,
-    order: Vec<u32>,
+    /// SPI and the last sequence number of each SA, by worker.
+    sas: Vec<Vec<(u32, u64)>>,
     per_pass: usize,
+    handoff: bool,
 }
 
 impl Bed {
     pub(crate) fn new(
         plan: &Plan,
         direction: Direction,
-        size: u16,
+        size: Size,
         burst: usize,
         sas: usize,
     ) -> Result<Self, Error> {
@@ -140,7 +147,8 @@ impl Bed {
             ends.push((feeder, catcher, pool(256)?));
             let sink = Port::Generator(Generator::new(&[[0u8; 0]; 0], 0));
             parts.push(WorkerParts {
-                pool: pool(burst as u32)?,
+                // A packet that is handed off is copied, and its frame comes home later.
+                pool: pool(if plan.handoff > 0 { 4096 } else { burst as u32 })?,
                 ports: [Port::Memory(near), sink, Port::Memory(out)]
                     .map(|port| WorkerPort { port, side: Side::Either, vlan: None })
                     .into(),
@@ -162,11 +170,10 @@ impl Bed {
             feeder,
             catcher,
             catcher_pool,
-            sas: Vec::with_capacity(sas),
-            first: index * sas,
+            order: arrivals(plan, index, sas),
             number: 0,
             pass: Vec::with_capacity(plan.frames),
-            frames: vec![0; plan.frames * frame_len(direction, size)],
+            frames: vec![0; plan.frames * frame_len(direction, size.longest())],
             turns: Vec::with_capacity(plan.frames),
             nanoseconds_a_cycle: 0.0,
         });
@@ -174,8 +181,9 @@ impl Bed {
             dataplane,
             lanes: lanes.collect(),
             shape: Shape { direction, size, suite: plan.suite, esn: plan.esn },
-            order: plan.order.of(sas),
+            sas: vec![Vec::with_capacity(sas); plan.workers],
             per_pass: plan.frames,
+            handoff: plan.handoff > 0,
         };
         bed.install(plan, sas)?;
         Ok(bed)
@@ -211,7 +219,7 @@ impl Bed {
                 // The peer's SPI is the peer's to choose: here, the same.
                 self.dataplane.add_outbound(&parameters)?;
                 self.dataplane.bind(PolicyId(sa as u32 + 1), pair, Activation::Now)?;
-                self.lanes[index].sas.push((spi.get(), 0));
+                self.sas[index].push((spi.get(), 0));
                 if n % INSTALLED_AT_ONCE == INSTALLED_AT_ONCE - 1 {
                     self.settle();
                 }
@@ -282,21 +290,30 @@ impl Bed {
         Ok(())
     }
 
-    /// Writes the next packets and puts them on the wires.
-    fn prepare(&mut self) -> Result<(), Error> {
+    /// Writes the next packets.
+    pub(crate) fn write(&mut self) {
         for lane in &mut self.lanes {
             lane.pass.clear();
             for _ in 0..self.per_pass {
-                let at = self.order[(lane.number % self.order.len() as u64) as usize] as usize;
-                let (spi, sequence) = &mut lane.sas[at];
+                let (owner, at) = lane.order[(lane.number % lane.order.len() as u64) as usize];
+                let per_worker = self.sas[owner].len();
+                let (spi, sequence) = &mut self.sas[owner][at];
                 *sequence += 1;
                 let (spi, sequence) = (*spi, *sequence);
-                lane.pass.push(Next { number: lane.number, sa: lane.first + at, spi, sequence });
+                let sa = owner * per_worker + at;
+                lane.pass.push(Next { number: lane.number, sa, spi, sequence });
                 lane.number += 1;
             }
             self.shape.write(&lane.pass, &mut lane.frames);
-            let len = frame_len(self.shape.direction, self.shape.size);
-            let fed = lane.feeder.feed(&lane.frames, len);
+        }
+    }
+
+    /// Writes the next packets and puts them on the wires.
+    fn prepare(&mut self) -> Result<(), Error> {
+        self.write();
+        for lane in &mut self.lanes {
+            let lens = lane.pass.iter().map(|next| self.shape.frame_len(next));
+            let fed = lane.feeder.feed(&lane.frames, self.shape.stride(), lens);
             if fed != self.per_pass {
                 return Err(Error::Plan("the wire does not hold a pass"));
             }
@@ -304,31 +321,62 @@ impl Bed {
         Ok(())
     }
 
-    /// One pass.
-    fn pass(&mut self) -> Result<(), Error> {
+    /// One pass; how long it took from the first worker's beginning to the last one's end.
+    fn pass(&mut self) -> Result<Duration, Error> {
         self.prepare()?;
-        let before: Vec<_> = self.lanes.iter().map(Lane::counts).collect();
-        let count = self.per_pass;
+        let before = self.counts();
+        let given = self.per_pass * self.lanes.len();
+        let mut took = Duration::ZERO;
         match self.lanes.as_mut_slice() {
-            [lane] => lane.drive(count),
+            [lane] => lane.drive(given),
             lanes => {
-                let barrier = Barrier::new(lanes.len());
+                let (barrier, done) = (Barrier::new(lanes.len()), AtomicUsize::new(0));
+                let (count, handoff) = (self.per_pass, self.handoff);
                 std::thread::scope(|scope| {
-                    for (index, lane) in lanes.iter_mut().enumerate() {
-                        let barrier = &barrier;
+                    let threads = lanes.iter_mut().enumerate().map(|(index, lane)| {
+                        let (barrier, done) = (&barrier, &done);
                         scope.spawn(move || {
                             pin(index);
                             barrier.wait();
-                            lane.drive(count);
-                        });
-                    }
+                            let start = Instant::now();
+                            if handoff {
+                                lane.drive_together(given, done);
+                            } else {
+                                lane.drive(count);
+                            }
+                            start.elapsed()
+                        })
+                    });
+                    let threads: Vec<_> = threads.collect();
+                    // A thread that panicked has said so, and its packets are missing.
+                    took = threads.into_iter().filter_map(|t| t.join().ok()).max().unwrap_or(took);
                 });
             }
         }
-        for (lane, before) in self.lanes.iter().zip(before) {
-            lane.account_for(before, count as u64)?;
-        }
+        self.account_for(before, given as u64)?;
         while self.dataplane.poll_event().is_some() {}
+        Ok(took)
+    }
+
+    /// Packets received and sent.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let sum = |row| self.lanes.iter().map(|lane| lane.worker.account().get(row)).sum();
+        (sum(Row::Received), sum(Row::Sent))
+    }
+
+    /// Whether so many packets went in and out, all of them, and none is in between.
+    pub(crate) fn account_for(&self, before: (u64, u64), given: u64) -> Result<(), Error> {
+        let now = self.counts();
+        let (received, sent) = (now.0 - before.0, now.1 - before.1);
+        let accounts = || self.lanes.iter().map(|lane| lane.worker.account());
+        if let Some(account) = accounts().find(|account| !account.balances()) {
+            return Err(Error::Account(format!("{account:?}")));
+        }
+        if received != given || sent != given || accounts().any(|a| a.all_drops() != 0) {
+            let drops = accounts().flat_map(|account| account.dropped());
+            let drops: Vec<_> = drops.map(|(cause, n)| format!("{cause} {n}")).collect();
+            return Err(Error::Lost { given, sent, drops: drops.join(", ") });
+        }
         Ok(())
     }
 
@@ -341,9 +389,11 @@ impl Bed {
     ) -> Result<f64, Error> {
         let mut blocks = vec![Vec::new(); self.lanes.len()];
         let mut left = time.as_nanos() as u64;
+        let mut passes = Vec::new();
         while left > 0 {
-            self.pass()?;
-            let mut longest = 0;
+            let took = self.pass()?;
+            passes.push(took.as_nanos() as f64 / (self.per_pass * self.lanes.len()) as f64);
+            let mut longest = took.as_nanos() as u64;
             for (lane, blocks) in self.lanes.iter().zip(&mut blocks) {
                 let (mut block, mut pass) = (Turn::default(), 0);
                 let nanoseconds = |cycles| cycles as f64 * lane.nanoseconds_a_cycle;
@@ -362,7 +412,76 @@ impl Bed {
             }
             left = left.saturating_sub(longest);
         }
+        if self.handoff {
+            // A packet is in two workers' turns.
+            return Ok(median(passes));
+        }
         Ok(1.0 / blocks.into_iter().map(|blocks| 1.0 / median(blocks)).sum::<f64>())
+    }
+
+    /// Packets of a pass.
+    pub(crate) fn per_pass(&self) -> usize {
+        self.per_pass
+    }
+
+    /// What a cycle of the last pass took, by the clock.
+    pub(crate) fn nanoseconds_a_cycle(&self) -> f64 {
+        self.lanes.first().map_or(0.0, |lane| lane.nanoseconds_a_cycle)
+    }
+
+    /// A frame of the pass that was written last, of the first worker.
+    pub(crate) fn frame(&self, n: usize) -> &[u8] {
+        let [lane, ..] = self.lanes.as_slice() else { return &[] };
+        &lane.frames[n * self.shape.stride()..][..self.shape.frame_len(&lane.pass[n])]
+    }
+
+    /// Takes back what was noted of a packet that will not be fed.
+    pub(crate) fn forget(&mut self, n: usize) {
+        let Some(next) = self.lanes.first().map(|lane| lane.pass[n]) else { return };
+        // The gateway gives no number to a packet that it has not seen; the peer has numbered it.
+        if self.shape.direction == Direction::Out
+            && let Some((_, sequence)) = self.sas.first_mut().and_then(|sas| sas.get_mut(next.sa))
+        {
+            *sequence -= 1;
+        }
+    }
+
+    /// Puts a frame on the first worker's wire.
+    pub(crate) fn feed(&mut self, frame: &[u8]) -> Result<(), Error> {
+        let fed = self
+            .lanes
+            .first_mut()
+            .map(|lane| lane.feeder.feed(frame, frame.len(), core::iter::once(frame.len())));
+        if fed == Some(1) { Ok(()) } else { Err(Error::Plan("the wire does not hold a burst")) }
+    }
+
+    /// Turns the first worker once: packets, and cycles that they took.
+    pub(crate) fn turn(&mut self, clock: &mut Clock) -> (usize, u64) {
+        let Some(lane) = self.lanes.first_mut() else { return (0, 0) };
+        let begun = stats::cycles();
+        let packets = lane.worker.turn(clock.now(begun)).packets;
+        (packets, lane.worker.turned_at().wrapping_sub(begun))
+    }
+
+    /// Turns all workers until so many packets came out.
+    fn drive_and_catch(&mut self, count: usize) -> Vec<Vec<u8>> {
+        let mut caught = Vec::with_capacity(count);
+        let mut frames = Vec::new();
+        let mut idle = 0;
+        while caught.len() < count && idle < PATIENCE {
+            let before = caught.len();
+            for lane in &mut self.lanes {
+                lane.worker.turn(Instant::now());
+                lane.catcher.receive(&mut lane.catcher_pool, &mut frames, 256);
+                for frame in frames.drain(..) {
+                    caught.push(frame.data().to_vec());
+                    // Its own frames come home.
+                    let _ = lane.catcher_pool.free(frame);
+                }
+            }
+            idle = if caught.len() == before { idle + 1 } else { 0 };
+        }
+        caught
     }
 
     /// A pass of which every output is caught and looked into, and then one packet of every SA, so that a change of
@@ -370,22 +489,30 @@ impl Bed {
     pub(crate) fn verify(&mut self) -> Result<u64, Error> {
         self.lead_to(CATCHER)?;
         self.prepare()?;
-        let mut verified = 0;
-        for lane in &mut self.lanes {
-            let before = lane.counts();
-            let outputs = lane.drive_and_catch(self.per_pass);
-            lane.account_for(before, self.per_pass as u64)?;
-            for (next, output) in lane.pass.iter().zip(&outputs) {
-                let number = next.number;
-                self.shape.check(next, output).map_err(|what| Error::Wrong { number, what })?;
+        let (before, given) = (self.counts(), self.per_pass * self.lanes.len());
+        let outputs = self.drive_and_catch(given);
+        self.account_for(before, given as u64)?;
+        // Packets of one flow keep their order; a burst may send what it knows before what it has to ask about.
+        let nexts = self.lanes.iter().flat_map(|lane| &lane.pass);
+        let mut expected: HashMap<_, _> = nexts.map(|n| (self.shape.key_of(n), n)).collect();
+        let mut last = HashMap::new();
+        for (n, output) in (0..).zip(&outputs) {
+            let next = self.shape.key_in(output).and_then(|key| expected.remove(&key));
+            let what = "nobody sent it, or it is there twice";
+            let next = next.ok_or(Error::Wrong { number: n, what })?;
+            let number = next.number;
+            self.shape.check(next, output).map_err(|what| Error::Wrong { number, what })?;
+            if last.insert(next.sa, number).is_some_and(|before| before > number) {
+                return Err(Error::Wrong { number, what: "its order" });
             }
-            if outputs.len() != lane.pass.len() {
-                return Err(Error::Wrong { number: outputs.len() as u64, what: "it is missing" });
-            }
-            verified += outputs.len() as u64;
         }
+        if let Some(next) = expected.values().next() {
+            return Err(Error::Wrong { number: next.number, what: "it is missing" });
+        }
+        let verified = outputs.len() as u64;
         self.lead_to(SINK)?;
-        for _ in 0..self.order.len().div_ceil(self.per_pass) {
+        let longest = self.lanes.iter().map(|lane| lane.order.len()).max().unwrap_or(0);
+        for _ in 0..longest.div_ceil(self.per_pass) {
             self.pass()?;
         }
         Ok(verified)
@@ -415,42 +542,33 @@ impl Lane {
             start.elapsed().as_nanos() as f64 / begun.wrapping_sub(first).max(1) as f64;
     }
 
-    fn drive_and_catch(&mut self, count: usize) -> Vec<Vec<u8>> {
-        let mut caught = Vec::with_capacity(count);
-        let mut frames = Vec::new();
-        let mut idle = 0;
-        while caught.len() < count && idle < PATIENCE {
-            self.worker.turn(Instant::now());
-            self.catcher.receive(&mut self.catcher_pool, &mut frames, 256);
-            idle = if frames.is_empty() { idle + 1 } else { 0 };
-            for frame in frames.drain(..) {
-                caught.push(frame.data().to_vec());
-                // Its own frames come home.
-                let _ = self.catcher_pool.free(frame);
+    /// Turns until all workers together have sent what was given to all; a packet that one took may be another's to send.
+    fn drive_together(&mut self, given: usize, done: &AtomicUsize) {
+        self.turns.clear();
+        let (mut clock, mut idle) = (Clock::new(), 0);
+        let through = |lane: &Self| {
+            let account = lane.worker.account();
+            account.get(Row::Sent) + account.all_drops()
+        };
+        let mut counted = through(self);
+        while done.load(Ordering::Relaxed) < given && idle < 1000 * PATIENCE {
+            let packets = self.worker.turn(clock.now(self.worker.turned_at())).packets;
+            idle = if packets == 0 { idle + 1 } else { 0 };
+            let now = through(self);
+            if now != counted {
+                done.fetch_add((now - counted) as usize, Ordering::Relaxed);
+                counted = now;
             }
         }
-        caught
     }
+}
 
-    fn counts(&self) -> (u64, u64) {
-        let account = self.worker.account();
-        (account.get(Row::Received), account.get(Row::Sent))
-    }
-
-    /// Whether a pass went in and out, all of it, and nothing is in between.
-    fn account_for(&self, before: (u64, u64), count: u64) -> Result<(), Error> {
-        let account = self.worker.account();
-        let (received, sent) = (self.counts().0 - before.0, self.counts().1 - before.1);
-        if !account.balances() {
-            return Err(Error::Account(format!("{account:?}")));
-        }
-        if received != count || sent != count || account.all_drops() != 0 {
-            let drops: Vec<_> =
-                account.dropped().map(|(cause, n)| format!("{cause} {n}")).collect();
-            return Err(Error::Lost { given: count, sent, drops: drops.join(", ") });
-        }
-        Ok(())
-    }
+/// Which SAs' packets come to a worker, in order. Of a worker's SAs the first so many of a hundred come to the next worker.
+fn arrivals(plan: &Plan, worker: usize, sas: usize) -> Vec<(usize, usize)> {
+    let owner_before = (worker + plan.workers - 1) % plan.workers;
+    let is_handed = |at: usize| at * 100 < plan.handoff as usize * sas;
+    let order = plan.order.of(sas).into_iter().map(|at| at as usize);
+    order.map(|at| (if is_handed(at) { owner_before } else { worker }, at)).collect()
 }
 
 fn selector(sa: usize) -> Selector {

@@ -12,6 +12,7 @@
 //! | `plan` | what is to be measured |
 //! | `traffic` | packets before the gateway and behind it, by number, so that none has to be remembered |
 //! | `gateway` | workers with SAs, policies and routes, fed and turned by hand |
+//! | `load` | latency and loss of packets that arrive evenly, at a share of what the gateway takes |
 //! | `alone` | the device without a gateway, and ciphers without a packet: ours, `ring`, `aws-lc-rs`, `aes-gcm` |
 //! | `report` | points, figures, and what machine it was |
 //!
@@ -21,6 +22,7 @@
 
 mod alone;
 mod gateway;
+mod load;
 mod plan;
 mod report;
 mod traffic;
@@ -30,8 +32,8 @@ use std::time::Duration;
 
 use alone::{Cipher, Device};
 use gateway::Bed;
-pub use plan::{Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, SIZES, Suite};
-pub use report::{Figure, Latency, Machine, Path, Point, Report};
+pub use plan::{Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, SIZES, Size, Suite};
+pub use report::{Figure, Latency, Load, Machine, Path, Point, Report};
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +112,7 @@ fn pin(worker: usize) {
 fn measure(
     plan: &Plan,
     direction: Direction,
-    size: u16,
+    size: Size,
     burst: usize,
     sas: usize,
 ) -> Result<Point, Error> {
@@ -139,6 +141,13 @@ fn measure(
             aead.entry(cipher.name()).or_default().push(cipher.sample(burst, aside)?);
         }
     }
+    let mut loads = Vec::new();
+    if let Some(bed) = &mut bed {
+        let gateway = Figure::of(path.clone()).median;
+        for &percent in &plan.loads {
+            loads.push(load::measure(bed, burst, percent, gateway, time)?);
+        }
+    }
     // What was right at the beginning is right at the end: windows and counters are far on.
     let verified = verified + bed.as_mut().map_or(Ok(0), Bed::verify)?;
     let figures: BTreeMap<_, _> = aead.into_iter().map(|(n, v)| (n, Figure::of(v))).collect();
@@ -151,6 +160,7 @@ fn measure(
             plan.workers,
             verified,
             Latency::of(&latency),
+            loads,
         )),
         _ => None,
     };

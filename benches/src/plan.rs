@@ -1,6 +1,9 @@
 //! What is to be measured.
 
-use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
 
 use crate::Error;
 
@@ -24,8 +27,8 @@ pub const SIZES: std::ops::RangeInclusive<u16> = 40..=1438;
 pub struct Plan {
     /// Which ways.
     pub directions: Vec<Direction>,
-    /// Inner IP lengths, in bytes.
-    pub sizes: Vec<u16>,
+    /// Inner IP lengths.
+    pub sizes: Vec<Size>,
     /// The transform of all SAs.
     pub suite: Suite,
     /// Packets a burst, 1 to 256.
@@ -48,18 +51,101 @@ pub struct Plan {
     pub seconds: f64,
     /// Frames of a pass.
     pub frames: usize,
+    /// Loads under which latency and loss are measured, in percent of what the gateway was found to take.
+    pub loads: Vec<u32>,
+    /// Of a hundred packets, those that come to a worker whose SA is another's.
+    pub handoff: u32,
 }
 
 impl Plan {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let within = |ok, what| if ok { Ok(()) } else { Err(Error::Plan(what)) };
-        within(self.sizes.iter().all(|s| SIZES.contains(s)), "a size is out of bounds")?;
+        let fits = |size: &Size| matches!(size, Size::Imix) || SIZES.contains(&size.longest());
+        within(self.sizes.iter().all(fits), "a size is out of bounds")?;
         within(self.bursts.iter().all(|b| (1..=256).contains(b)), "a burst is 1 to 256 packets")?;
         within(self.sas.iter().all(|n| (1..=MAX_SAS).contains(n)), "1 to 1000000 SAs a worker")?;
         within((1..=MAX_WORKERS).contains(&self.workers), "1 to 64 workers")?;
         within(self.policies <= MAX_POLICIES, "at most 1000000 policies beside those of the SAs")?;
         within(self.repetitions > 0 && self.seconds > 0.0, "nothing to measure in no time")?;
-        within((256..=1 << 15).contains(&self.frames), "a pass has 256 to 32768 frames")
+        within((256..=1 << 15).contains(&self.frames), "a pass has 256 to 32768 frames")?;
+        within(self.loads.iter().all(|l| (1..=1000).contains(l)), "a load is 1 to 1000 percent")?;
+        within(self.loads.is_empty() || self.workers == 1, "loads are for one worker")?;
+        within(self.handoff <= 100, "at most all packets are handed off")?;
+        within(self.handoff == 0 || self.workers > 1, "one worker has nobody to hand off to")?;
+        let full = self.bursts.iter().all(|burst| *burst == MAX_PATH_BURST);
+        within(self.handoff == 0 || full, "what is handed off is measured in bursts of 32")
+    }
+}
+
+/// Inner IP lengths of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// All packets have this many bytes.
+    Bytes(u16),
+    /// Of twelve packets seven have 64 bytes, four 576 and one 1420: the mix by which routers are compared, its longest packets as long
+    /// as a tunnel takes.
+    Imix,
+}
+
+/// The mix in the order of packets.
+const IMIX: [u16; 12] = [64, 576, 64, 64, 576, 64, 1420, 64, 576, 64, 576, 64];
+
+impl Size {
+    /// The length of a packet by its number.
+    pub(crate) fn of(self, number: u64) -> u16 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Imix => IMIX[(number % IMIX.len() as u64) as usize],
+        }
+    }
+
+    /// The longest.
+    pub(crate) fn longest(self) -> u16 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Imix => 1420,
+        }
+    }
+
+    /// The average.
+    pub(crate) fn mean(self) -> f64 {
+        match self {
+            Self::Bytes(bytes) => bytes.into(),
+            Self::Imix => IMIX.iter().copied().map(f64::from).sum::<f64>() / IMIX.len() as f64,
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => f.pad(&bytes.to_string()),
+            Self::Imix => f.pad("imix"),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "imix" {
+            return Ok(Self::Imix);
+        }
+        let bytes = text.parse().ok().filter(|bytes| SIZES.contains(bytes));
+        bytes
+            .map(Self::Bytes)
+            .ok_or_else(|| format!("a size is {} to {} bytes, or imix", SIZES.start(), SIZES.end()))
+    }
+}
+
+impl Serialize for Size {
+    /// A number, or the name of the mix.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Bytes(bytes) => serializer.serialize_u16(*bytes),
+            Self::Imix => serializer.serialize_str("imix"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use ipsec::aead::Engine;
 use serde::Serialize;
 
-use crate::plan::{Direction, Plan};
+use crate::plan::{Direction, Plan, Size};
 
 /// A run.
 #[derive(Debug, Serialize)]
@@ -26,7 +26,7 @@ pub struct Point {
     /// Which way.
     pub direction: Direction,
     /// Inner IP length, in bytes.
-    pub size: u16,
+    pub size: Size,
     /// Packets a burst.
     pub burst: usize,
     /// SAs of each worker.
@@ -59,17 +59,36 @@ pub struct Path {
     pub verified: u64,
     /// Of the turns that took a burst.
     pub turn_ns: Latency,
+    /// Latency and loss under chosen loads.
+    pub loads: Vec<Load>,
+}
+
+/// What packets meet that arrive evenly, at a share of what the gateway takes.
+#[derive(Debug, Serialize)]
+pub struct Load {
+    /// Percent of what the gateway takes when packets wait for it.
+    pub percent: u32,
+    /// Million packets a second that arrive.
+    pub mpps: f64,
+    /// Packets that arrived.
+    pub offered: u64,
+    /// Packets that found the receive ring full.
+    pub lost: u64,
+    /// From arrival until the worker has sent the packet's burst, in nanoseconds.
+    pub latency_ns: Latency,
 }
 
 impl Path {
+    #[expect(clippy::too_many_arguments, reason = "what a path is made of, once")]
     pub(crate) fn new(
         gateway: Figure,
         device: Figure,
         engine: Figure,
-        size: u16,
+        size: Size,
         workers: usize,
         verified: u64,
         turn_ns: Latency,
+        loads: Vec<Load>,
     ) -> Self {
         let net = gateway.median * workers as f64 - device.median;
         Self {
@@ -78,9 +97,10 @@ impl Path {
             net,
             around: net - engine.median,
             mpps: 1e3 / gateway.median,
-            gbit: 8.0 * f64::from(size) / gateway.median,
+            gbit: 8.0 * size.mean() / gateway.median,
             verified,
             turn_ns,
+            loads,
         }
     }
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use wire::{esp, ethernet, ipv4, protocol, udp};
 use worker::Mac;
 
-use crate::plan::{Direction, Suite, split_mix};
+use crate::plan::{Direction, Size, Suite, split_mix};
 
 /// The host that the gateway protects, and the gateway beside it.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -94,16 +94,26 @@ impl Key {
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) direction: Direction,
-    pub(crate) size: u16,
+    pub(crate) size: Size,
     pub(crate) suite: Suite,
     pub(crate) esn: bool,
 }
 
 impl Shape {
+    /// How far frames of a pass lie apart.
+    pub(crate) fn stride(&self) -> usize {
+        frame_len(self.direction, self.size.longest())
+    }
+
+    /// The length of a packet's frame.
+    pub(crate) fn frame_len(&self, next: &Next) -> usize {
+        frame_len(self.direction, self.size.of(next.number))
+    }
+
     /// Writes the frames of a pass, all threads of the machine together.
     pub(crate) fn write(&self, pass: &[Next], frames: &mut [u8]) {
-        let len = frame_len(self.direction, self.size);
-        let frames = frames.par_chunks_exact_mut(len).zip(pass).with_min_len(128);
+        let frames = frames.par_chunks_exact_mut(self.stride()).zip(pass).with_min_len(128);
+        let frames = frames.map(|(frame, next)| (&mut frame[..self.frame_len(next)], next));
         frames.for_each_init(Key::default, |key, (frame, next)| match self.direction {
             Direction::Out => {
                 let header = ethernet::emit(NEAR_MAC, SOURCE_MAC, ethernet::IPV4);
@@ -115,13 +125,14 @@ impl Shape {
     }
 
     fn inner(&self, next: &Next, ttl: u8, packet: &mut [u8]) {
+        let size = self.size.of(next.number);
         let (source, destination) = match self.direction {
             Direction::Out => (HOST, remote(next.sa)),
             Direction::In => (remote(next.sa), HOST),
         };
         let header = ipv4::Header {
             traffic_class: 0,
-            total_len: self.size,
+            total_len: size,
             id: next.number as u16,
             dont_fragment: false,
             ttl,
@@ -132,7 +143,7 @@ impl Shape {
         let (ip, rest) = packet.split_at_mut(ipv4::MIN_HEADER_LEN);
         ip.copy_from_slice(&header.emit());
         let (udp, rest) = rest.split_at_mut(udp::HEADER_LEN);
-        udp.copy_from_slice(&udp::emit(4000, 5000, self.size - 20, 0));
+        udp.copy_from_slice(&udp::emit(4000, 5000, size - 20, 0));
         let (number, rest) = rest.split_at_mut(8);
         number.copy_from_slice(&next.number.to_be_bytes());
         rest.fill(next.number as u8);
@@ -140,7 +151,7 @@ impl Shape {
 
     /// ESP in tunnel mode as the peer sends it (RFC 4303 §3.3, RFC 4106).
     fn protected(&self, next: &Next, key: &mut Key, frame: &mut [u8]) {
-        let size = usize::from(self.size);
+        let size = usize::from(self.size.of(next.number));
         let header = ipv4::Header {
             traffic_class: 0,
             total_len: (frame.len() - ethernet::HEADER_LEN) as u16,
@@ -152,7 +163,7 @@ impl Shape {
             destination: OUTSIDE,
         };
         let (headers, rest) = frame.split_at_mut(TEXT_AT);
-        let (text, icv) = rest.split_at_mut(text_len(self.size));
+        let (text, icv) = rest.split_at_mut(text_len(self.size.of(next.number)));
         headers[..ethernet::HEADER_LEN].copy_from_slice(&ethernet::emit(
             NEAR_MAC,
             SOURCE_MAC,
@@ -197,16 +208,38 @@ impl Shape {
         }
     }
 
+    /// What tells a packet from the others of its pass.
+    pub(crate) fn key_of(&self, next: &Next) -> (u32, u64) {
+        match self.direction {
+            Direction::Out => (next.spi, next.sequence & 0xffff_ffff),
+            Direction::In => (remote(next.sa).to_bits(), next.number),
+        }
+    }
+
+    /// The same of a frame behind the gateway.
+    pub(crate) fn key_in(&self, frame: &[u8]) -> Option<(u32, u64)> {
+        let word = |at: usize| Some(u32::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+        match self.direction {
+            Direction::Out => Some((word(ESP_AT)?, word(ESP_AT + 4)?.into())),
+            Direction::In => {
+                let at = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN + udp::HEADER_LEN;
+                let source = word(ethernet::HEADER_LEN + 12)?;
+                Some((source, u64::from_be_bytes(*frame.get(at..)?.first_chunk()?)))
+            }
+        }
+    }
+
     /// Whether a frame is what the gateway must make of a packet, opened by another implementation of the cipher.
     pub(crate) fn check(&self, next: &Next, frame: &[u8]) -> Result<(), &'static str> {
-        let mut expected = vec![0; usize::from(self.size)];
+        let size = self.size.of(next.number);
+        let mut expected = vec![0; usize::from(size)];
         self.inner(next, TTL - 1, &mut expected);
         let header = ethernet::emit(SINK_MAC, FAR_MAC, ethernet::IPV4);
         let packet = frame.strip_prefix(&header[..]).ok_or("its Ethernet header")?;
         if self.direction == Direction::In {
             return if packet == expected { Ok(()) } else { Err("the inner packet") };
         }
-        if frame.len() != TEXT_AT + text_len(self.size) + ICV_LEN {
+        if frame.len() != TEXT_AT + text_len(size) + ICV_LEN {
             return Err("its length");
         }
         let outer = ipv4::Header {
@@ -229,7 +262,7 @@ impl Shape {
         {
             return Err("its SPI or sequence number");
         }
-        let (text, icv) = frame[TEXT_AT..].split_at(text_len(self.size));
+        let (text, icv) = frame[TEXT_AT..].split_at(text_len(size));
         let mut text = text.to_vec();
         let keying = keying(self.suite, self.direction, next.sa);
         let (key, salt) = keying.split_at(self.suite.key_len());

@@ -5,7 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use benches::{Direction, Machine, Order, Plan, Point, Report, SIZES, Suite};
+use benches::{Direction, Machine, Order, Plan, Point, Report, Size, Suite};
 use clap::ValueEnum;
 
 use crate::Failure;
@@ -13,9 +13,9 @@ use crate::Failure;
 /// Arguments of `culvert bench`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Inner IP lengths in bytes
-    #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_values_t = [64, 512, 1420], value_parser = clap::value_parser!(u16).range(i64::from(*SIZES.start())..=i64::from(*SIZES.end())))]
-    sizes: Vec<u16>,
+    /// Inner IP lengths in bytes, 40 to 1438, or imix: 7 x 64, 4 x 576, 1 x 1420
+    #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_values = ["64", "512", "1420"])]
+    sizes: Vec<Size>,
     /// Which way packets go
     #[arg(long, value_enum, default_value_t = DirectionArg::Both)]
     direction: DirectionArg,
@@ -37,6 +37,12 @@ pub struct Args {
     /// Threads, each with its own SAs, 1 to 64
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Of a hundred packets, those that come to a worker whose SA is another's
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    handoff: u32,
+    /// Measure latency and loss under these loads, in percent of what the gateway takes
+    #[arg(long, value_name = "PERCENT,…", value_delimiter = ',')]
+    loads: Vec<u32>,
     /// 64-bit sequence numbers
     #[arg(long)]
     esn: bool,
@@ -105,6 +111,8 @@ impl Args {
             repetitions: self.repetitions,
             seconds: self.seconds,
             frames: self.frames,
+            loads: self.loads.clone(),
+            handoff: self.handoff,
         }
     }
 }
@@ -168,6 +176,9 @@ fn text(out: &mut impl Write, report: &Report) -> io::Result<()> {
         path(out, points, direction)?;
     }
     turns(out, points)?;
+    if !plan.loads.is_empty() {
+        loads(out, points)?;
+    }
     aead(out, points)
 }
 
@@ -186,7 +197,7 @@ fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Res
         let spread = format!("{:.1}..{:.1}", path.gateway.min, path.gateway.max);
         writeln!(
             out,
-            "{:5}{:6}{:8}{:9.1} {spread:>16}{:7.1}{:7.1}{:7.1}{:7.2}{:7.2}",
+            "{:>5}{:6}{:8}{:9.1} {spread:>16}{:7.1}{:7.1}{:7.1}{:7.2}{:7.2}",
             point.size,
             point.burst,
             point.sas,
@@ -209,7 +220,7 @@ fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
         let t = path.turn_ns;
         writeln!(
             out,
-            "{:>5}{:6}{:6}{:8}{:9}{:9}{:9}{:10}{:11}",
+            "{:>5}{:>6}{:6}{:8}{:9}{:9}{:9}{:10}{:11}",
             point.direction.name(),
             point.size,
             point.burst,
@@ -224,6 +235,36 @@ fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
     Ok(())
 }
 
+fn loads(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
+    writeln!(
+        out,
+        "\nPackets that arrive evenly: latency until sent, ns; lost to a full receive ring"
+    )?;
+    writeln!(out, "  way  size burst  load   Mpps     p50     p90     p99   p99.9     max   lost")?;
+    for point in points {
+        let Some(path) = &point.path else { continue };
+        for load in &path.loads {
+            let t = load.latency_ns;
+            writeln!(
+                out,
+                "{:>5}{:>6}{:6}{:>5}%{:7.2}{:8}{:8}{:8}{:8}{:8}{:6.2}%",
+                point.direction.name(),
+                point.size,
+                point.burst,
+                load.percent,
+                load.mpps,
+                t.p50,
+                t.p90,
+                t.p99,
+                t.p999,
+                t.max,
+                100.0 * load.lost as f64 / load.offered.max(1) as f64,
+            )?;
+        }
+    }
+    Ok(())
+}
+
 fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
     writeln!(
         out,
@@ -234,7 +275,7 @@ fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
     for point in points.iter().filter(|p| p.sas == sas) {
         let figure = |name| point.aead.get(name).map_or(f64::NAN, |f: &benches::Figure| f.median);
         let ring = figure("ring");
-        write!(out, "{:>5}{:6}{:6}", point.direction.name(), point.size, point.burst)?;
+        write!(out, "{:>5}{:>6}{:6}", point.direction.name(), point.size, point.burst)?;
         let share = |ns: f64| format!("{ns:.1} ({:.2})", ns / ring);
         writeln!(
             out,

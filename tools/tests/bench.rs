@@ -57,8 +57,32 @@ fn a_burst_beyond_the_workers_has_no_path() {
 }
 
 #[test]
+fn a_mix_of_lengths_verifies_both_ways() {
+    let points = points(&format!("{QUICK} --sizes imix --sas 5 --frames 1200"));
+    assert_eq!(points.len(), 2);
+    assert!(points.iter().all(|p| p["size"] == "imix" && p["path"]["verified"] == 2 * 1200));
+}
+
+#[test]
+fn packets_handed_to_the_worker_that_owns_their_sa_verify() {
+    let points =
+        points(&format!("{QUICK} --sizes 64 --sas 10 --workers 2 --handoff 50 --frames 256"));
+    assert_eq!(points.len(), 2);
+    assert!(points.iter().all(|p| p["path"]["verified"] == 4 * 256));
+}
+
+#[test]
+fn beyond_what_the_gateway_takes_packets_wait_and_are_lost() {
+    let points = points(&format!("{QUICK} --sizes 64 --loads 10,400 --direction out"));
+    let loads = points[0]["path"]["loads"].as_array().expect("loads");
+    let (light, heavy) = (&loads[0], &loads[1]);
+    let median = |load: &serde_json::Value| load["latency_ns"]["p50"].as_u64();
+    assert!(heavy["lost"].as_u64() > Some(0) && median(heavy) > median(light), "{loads:?}");
+}
+
+#[test]
 fn the_tables_fit_a_terminal() {
-    let output = bench("--seconds 0.02 --repetitions 1 --sizes 64 --sas 1,100");
+    let output = bench("--seconds 0.02 --repetitions 1 --sizes 64,imix --sas 1,100 --loads 50");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(text.lines().count() > 15, "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
@@ -73,6 +97,8 @@ fn what_cannot_be_measured_is_refused() {
         "--workers 65",
         "--seconds 0",
         "--sizes 39",
+        "--handoff 50",
+        "--loads 0",
     ] {
         let output = bench(arguments);
         assert!(!output.status.success() && !output.stderr.is_empty(), "{arguments}");

@@ -36,16 +36,17 @@ impl Worker {
             *note = Note::Other;
             let Some(plan) = sealer.plan(slot, frame.data()) else { continue };
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
-            *note = match sealer.take(&plan, bytes) {
-                true => Note::Send(PortId(plan.egress())),
-                false => Note::Drop(DropCause::CipherFailed.into()),
-            };
             if run != Some(slot) {
                 run = Some(slot);
+                plan.prefetch();
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }
             }
+            *note = match sealer.take(&plan, bytes) {
+                true => Note::Send(PortId(plan.egress())),
+                false => Note::Drop(DropCause::CipherFailed.into()),
+            };
         }
         self.account.sealed(&sealer.finish());
     }

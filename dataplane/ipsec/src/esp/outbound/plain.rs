@@ -207,6 +207,12 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
+    /// Asks for the key.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        self.sa.suite.prefetch(self.text_len);
+    }
+
     /// The port that it leaves by.
     #[inline(always)]
     pub fn egress(&self) -> u16 {
