@@ -150,7 +150,7 @@ secrets {{
 SETTINGS = """  ike {
     retransmit_timeout = 1
     retransmit_tries = 1
-    kerberos_timeout = 2
+    kerberos_timeout = 4
   }
 """
 
@@ -274,14 +274,40 @@ def kerberos_kdc_is_silent(lab):
     time.sleep(0.3)
     ends.left.initiate("other")
     other = time.monotonic() - start
-    check(waiting.poll() is None, "the negotiation by Kerberos ended before the KDC was given time")
+    check(waiting.poll() is None, "the other SA waited for the KDC, or the KDC was given no time")
     ends.a.ping("10.78.1.1", "10.78.2.1")
-    check(waiting.wait(timeout=6) != 0, "an SA without a ticket")
+    # The library alone would ask again and again for 27 s.
+    check(waiting.wait(timeout=12) != 0, "an SA without a ticket")
     took = time.monotonic() - start
-    check(1.5 < took < 4 and other < 1.5, f"{took:.1f} s for the one, {other:.1f} s for the other")
+    check(3.5 < took < 9, f"{took:.1f} s, with a deadline of 4 s")
     # Nobody was found out: the negotiation failed, no authentication did.
     ends.moved(ends.left, [1, 1, 0, 0, 0], "a silent KDC")
     ends.kdc.process.send_signal(signal.SIGCONT)
     eventually("the KDC's answer", lambda: ends.left.initiate(ok=False).returncode == 0, seconds=8)
     ends.a.ping("10.77.1.1", "10.77.2.1")
     print(f"    given up after {took:.1f} s, the other SA was up after {other:.1f} s")
+
+
+@test
+def kerberos_peer_written_apart(lab):
+    """Another implementation of the draft, over the system's GSS-API, agrees on every octet, the HASHes too."""
+    if sh("/usr/bin/python3", "-c", "import gssapi, cryptography", ok=False).returncode != 0:
+        check(not os.environ.get("CI"), "python3-gssapi is missing (tools/interop/setup.sh installs it)")
+        print("    left out: no python3-gssapi")
+        return
+    ends = Ends(lab)
+    ends.left.stop()
+    environment = {**os.environ, **ends.a.environment}
+
+    def peer(*fault):
+        program = ROOT / "tools" / "interop" / "gss_peer.py"
+        arguments = ["192.168.77.1", "192.168.77.2", principal("A"), principal("B"), *fault]
+        return ends.a.run("/usr/bin/python3", program, *arguments, ok=False, env=environment)
+
+    done = peer()
+    check(done.returncode == 0, f"{done.stdout} {done.stderr}")
+    ends.moved(ends.right, [1, 0, 0, 0, 0], "a peer written apart")
+    print(f"    {done.stdout.strip()}")
+    for fault in ("name", "token"):
+        check(peer(fault).returncode != 0, f"HASH_I without the {fault} was taken")
+        ends.moved(ends.right, [0, 1, 1, 1, 0], f"HASH_I without the {fault}")

@@ -4,7 +4,7 @@ set -e
 export DEBIAN_FRONTEND=noninteractive
 packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
   strongswan-swanctl strongswan-pki charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins
-  krb5-kdc krb5-admin-server libkrb5-dev libclang-dev"
+  krb5-kdc krb5-admin-server libkrb5-dev libclang-dev python3-gssapi"
 missing=
 for package in $packages; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"

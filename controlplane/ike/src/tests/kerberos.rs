@@ -418,3 +418,19 @@ proptest! {
         prop_assert!(pair.a.engine.ike_sas(pair.now).iter().any(|sa| !sa.children.is_empty()));
     }
 }
+
+/// A new main mode by either side, with a new ticket, takes the children over.
+#[test]
+fn renewals_by_ticket() {
+    for who in [Who::A, Who::B] {
+        let mut pair = pair(Fake::default(), Fake::default());
+        pair.initiate(Who::A);
+        pair.settle();
+        pair.command(who, Command::RekeyIke(IkeTarget::Connection("gw".to_owned())));
+        pair.advance(Duration::from_secs(60));
+        pair.assert_in_use(1, 1);
+        let host = pair.host(who);
+        assert_eq!(host.engine.statistics().ike_main_mode_rekey, 1);
+        assert_eq!(host.events, ["ike up", "child net up", "ike up rekeyed"]);
+    }
+}
