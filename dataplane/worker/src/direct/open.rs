@@ -92,10 +92,16 @@ impl Worker {
 
     /// Sends on what belongs to flows that are known.
     #[inline(never)]
-    fn forward_direct(&mut self, frames: &mut [Frame], notes: &mut Notes) {
+    fn forward_direct(&self, frames: &mut [Frame], notes: &mut Notes) {
+        let mut run: Option<(FlowIdV4, _)> = None;
         for (frame, note) in frames.iter_mut().zip(notes.iter_mut()) {
             let Note::Opened(_, flow, place) = *note else { continue };
-            let Some((port, mtu, header)) = self.next_hop_of(flow, place) else { continue };
+            let hop = match run {
+                Some((last, hop)) if last == flow => hop,
+                _ => self.next_hop_of(flow, place),
+            };
+            run = Some((flow, hop));
+            let Some((port, mtu, header)) = hop else { continue };
             if frame.len() > usize::from(mtu)
                 || frame.headroom() < ethernet::HEADER_LEN
                 || wire::ipv4::decrement_ttl(frame.data_mut()).is_none()

@@ -6,22 +6,30 @@ use crate::sa_usage::Due;
 use crate::worker::Worker;
 use af_xdp::Frame;
 use ipsec::drop_cause::DropCause;
+use ipsec::flow::FlowIdV4;
 use ipsec::outbound::{Plan, Sealer};
+use ipsec::sad::Slot;
 
 impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
     pub(super) fn choose_sas(&self, side: Side, notes: &mut Notes) {
-        let mut run = None;
+        let mut run: Option<(FlowIdV4, Option<Slot>)> = None;
         for note in notes {
             let Note::Plain(flow, place) = *note else { continue };
-            let slot = self.sa_of(flow, place, side);
-            if slot != run
-                && let Some(slot) = slot
-            {
-                self.outbound_sad.prefetch(slot);
-            }
-            run = slot;
+            let slot = match run {
+                Some((last, slot)) if last == flow => slot,
+                before => {
+                    let slot = self.sa_of(flow, place, side);
+                    if let Some(slot) = slot
+                        && before.is_none_or(|(_, last)| last != Some(slot))
+                    {
+                        self.outbound_sad.prefetch(slot);
+                    }
+                    run = Some((flow, slot));
+                    slot
+                }
+            };
             *note = slot.map_or(Note::Other, Note::Seal);
         }
     }
