@@ -1,6 +1,9 @@
 """Policies and what SAs live for: lifetimes by volume, keywords, soft SAs, acquires, route-based tunnels."""
 
-from lab import Charon, Culvert, check, eventually, scenario
+import re
+
+from lab import Charon, Culvert, check, eventually, scenario, sh
+from sites import PORTS, site
 from traffic import accounted, moved_exactly
 
 TESTS = {}
@@ -209,3 +212,228 @@ def keywords_follow_the_host(lab):
     eventually("the new address", lambda: ours.log.read_text().count("other addresses now") > said, seconds=5)
     a.ping("10.77.1.99", "10.77.2.53")
     accounted(ours)
+
+
+# --- SPD ---------------------------------------------------------------------------------------------------------
+
+
+@test
+def icmp_selectors(lab):
+    """`icmp/8`, as charon writes it: echo requests go out protected, and nothing else is covered by that child."""
+    a, b = lab.pair()
+    confs = {side: scenario("ikev2-psk", side) for side in "ab"}
+    for side, (local, remote) in (("a", (1, 2)), ("b", (2, 1))):
+        for n, key in ((local, "local_ts"), (remote, "remote_ts")):
+            old = f"{key} = 10.77.{n}.0/24\n"
+            check(old in confs[side], "the scenario's selectors are not as they were")
+            confs[side] = confs[side].replace(old, f"{key} = 10.77.{n}.0/24[icmp/8], 10.77.{n}.0/24[icmp/0]\n")
+    peer, ours = Charon(b, confs["b"]), Culvert(a, confs["a"])
+    ours.initiate()
+    said = peer.swanctl("--list-sas").stdout
+    check("[icmp/8]" in said and "[icmp/0]" in said, f"narrowed otherwise: {said}")
+    a.ping("10.77.1.1", "10.77.2.1")
+    check(ours.rows("quick_mode.tunnel_bytes_sent", "quick_mode.tunnel_bytes_received") == [252, 252], "three pings of 84 bytes")
+    accounted(ours)
+
+
+# --- a neighbour among hosts -------------------------------------------------------------------------------------
+
+
+def tunnels(n):
+    """Two connections to the other gateway, over IPv4 and over IPv6, with a child for everything each."""
+    other = 3 - n
+    def connection(name, local, remote, if_id):
+        return f"""
+  {name} {{
+    version = 2
+    local_addrs = {local}
+    remote_addrs = {remote}
+    proposals = aes128gcm16-prfsha256-x25519
+    local {{
+      auth = psk
+      id = {name}-{n}
+    }}
+    remote {{
+      auth = psk
+      id = {name}-{other}
+    }}
+    children {{
+      {name}-all {{
+        local_ts = 0.0.0.0/0
+        remote_ts = 0.0.0.0/0
+        esp_proposals = aes128gcm16-x25519
+        if_id_in = {if_id}
+        if_id_out = {if_id}
+      }}
+    }}
+  }}"""
+    return f"""
+connections {{{connection("four", f"192.168.77.{n}", f"192.168.77.{other}", 4)}{connection("six", f"fd77::{n}", f"fd77::{other}", 6)}
+}}
+secrets {{
+  ike-1 {{
+    secret = a-secret-of-the-two-sites
+  }}
+}}
+"""
+
+
+def bird(lab, host, n):
+    """A BGP session through each tunnel; the first is preferred."""
+    directory = lab.dir / f"bird-{host.name}"
+    directory.mkdir()
+    def session(if_id, preference):
+        return f"""
+protocol bgp tunnel{if_id} {{
+  local 10.255.{if_id}.{n} as {65000 + n};
+  neighbor 10.255.{if_id}.{3 - n} as {65000 + 3 - n};
+  multihop 2;  # a direct session binds its socket to the device, which no packet passes
+  hold time 3;
+  keepalive time 1;
+  connect retry time 1;
+  connect delay time 1;
+  error wait time 1, 2;
+  ipv4 {{ import all; export where source = RTS_STATIC; preference {preference}; next hop self; }};
+}}"""
+    (directory / "bird.conf").write_text(f"""
+router id 10.77.{n}.1;
+log "{directory}/log" all;
+protocol device {{ scan time 1; }}
+protocol direct {{ ipv4; interface "culvert-*"; }}
+protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; }}
+protocol static {{ ipv4; route 10.77.{n}.0/24 unreachable; }}
+{session(4, 200)}{session(6, 100)}
+""")
+    host.start("bird", "-f", "-c", directory / "bird.conf", "-s", directory / "ctl", "-P", directory / "pid")
+    return directory
+
+
+@test
+def route_based_tunnels(lab):
+    """Two tunnels for 0.0.0.0/0 each; BGP inside them says which one a network is reached through, and moves it when one ends."""
+    hosts = lab.pair()
+    gateways, daemons = [], []
+    for n, host in enumerate(hosts, 1):
+        gateways.append(Culvert(host, tunnels(n)))
+        for if_id in (4, 6):
+            eventually(f"culvert-{if_id}", lambda: host.run("ip", "link", "show", f"culvert-{if_id}", ok=False).returncode == 0)
+            host.address(f"10.255.{if_id}.{n}/24", f"culvert-{if_id}")
+    ours, theirs = gateways
+    a, b = hosts
+    for name in ("four-all", "six-all"):
+        ours.initiate(name)
+    # Without a route, what the children are for is nobody's: a policy for everything does not swallow the host's links.
+    a.ping("192.168.77.1", "192.168.77.2")
+    for if_id in (4, 6):
+        a.ping(f"10.255.{if_id}.1", f"10.255.{if_id}.2")
+    for n, host in enumerate(hosts, 1):
+        daemons.append(bird(lab, host, n))
+    net = ("10.77.1.1", "10.77.2.1")
+
+    def through(if_id):
+        return lambda: all(
+            f"dev culvert-{if_id}" in host.run("ip", "route", "show", f"10.77.{3 - n}.0/24").stdout for n, host in enumerate(hosts, 1)
+        )
+
+    def packets(child):
+        """What the SAs of a child have carried out, by swanctl's own words."""
+        said = sh("swanctl", "--list-sas", "--uri", f"unix://{ours.socket}").stdout.split(f"{child}:", 1)[-1]
+        return int(re.search(r"out .*?(\d+) packets", said).group(1))
+
+    def all_through(child):
+        before = packets(child)
+        a.ping(*net, count=10, interval=0.05)
+        eventually(f"ten packets more in {child}", lambda: packets(child) >= before + 10, seconds=2)
+
+    eventually("routes through the first tunnel", through(4), seconds=15)
+    eventually("the way through it", lambda: a.ping(*net, count=1, ok=False) == 1)
+    all_through("four-all")
+    # The first tunnel ends at both sides; BGP finds out, and takes the second.
+    ours.command("terminate", "--ike", "four")
+    check(ours.rows("quick_mode.active_sas") == [1], "one tunnel is left")
+    eventually("routes through the second tunnel", through(6), seconds=15)
+    eventually("the way through it", lambda: a.ping(*net, count=1, ok=False) == 1)
+    all_through("six-all")
+    # And back.
+    ours.initiate("four-all")
+    eventually("routes through the first tunnel again", through(4), seconds=20)
+    eventually("the way through it", lambda: a.ping(*net, count=1, ok=False) == 1)
+    all_through("four-all")
+    for gateway in gateways:
+        accounted(gateway)
+        gateway.stop()
+    for if_id in (4, 6):
+        check(a.run("ip", "link", "show", f"culvert-{if_id}", ok=False).returncode != 0, f"culvert-{if_id} is left behind")
+
+
+@test
+def proxied_neighbours(lab):
+    """A host on the LAN asks for addresses of its own prefix that are behind a tunnel; the gateway has the kernel answer."""
+    client, left, right, server = lab.chain()
+    for host in (left, right):
+        host.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")
+    virtual = ("10.77.1.200", "fd77:1::200")
+    for address, length in zip(virtual, (32, 128)):
+        right.address(f"{address}/{length}")
+
+    def children(n):
+        names = (("net4", "10.77.1.0/24", f"{virtual[0]}/32"), ("net6", "fd77:1::/64", f"{virtual[1]}/128"))
+        ends = [(name, *(ts if n == 1 else ts[::-1])) for name, *ts in names]
+        return "".join(f"""
+      {name} {{
+        local_ts = {local}
+        remote_ts = {remote}
+        esp_proposals = aes128gcm16-x25519
+        start_action = none
+      }}""" for name, local, remote in ends)
+
+    ports = PORTS.format(workers=1)
+    ours, theirs = (Culvert(host, site(n, 3 - n, children=children(n)), ports) for host, n in ((left, 1), (right, 2)))
+    check(client.ping("10.77.1.10", virtual[0], count=1, ok=False) == 0, "answered before there is a tunnel")
+    for child in ("net4", "net6"):
+        ours.initiate(child)
+    shown = lambda: left.run("ip", "neigh", "show", "proxy").stdout + left.run("ip", "-6", "neigh", "show", "proxy").stdout
+    eventually("two proxied addresses", lambda: all(f"{address} dev lan0" in shown() for address in virtual), seconds=3)
+    client.run("ip", "neigh", "flush", "dev", "eth0")
+    client.ping("10.77.1.10", virtual[0])
+    client.ping("fd77:1::10", virtual[1])
+    station = left.run("cat", "/sys/class/net/lan0/address").stdout.strip()
+    check(station in client.run("ip", "neigh", "show", virtual[0]).stdout, "the answer came from somebody else")
+    ours.command("terminate", "--ike", "site")
+    eventually("nobody to be proxied", lambda: not shown().strip(), seconds=3)
+    accounted(ours)
+
+
+@test
+def delivered_to_the_host(lab):
+    """`deliver = host`: what the tunnel brings for others passes netfilter and the host's routes."""
+    client, left, right, server = lab.chain()
+    ports = PORTS.format(workers=1)
+    child = lambda n: f"""
+      net {{
+        local_ts = 10.77.{n}.0/24
+        remote_ts = 10.77.{3 - n}.0/24
+        esp_proposals = aes128gcm16-x25519
+        start_action = trap
+      }}"""
+    deliver = """
+  filters {
+    net {
+      connection = site
+      child = net
+      deliver = host
+    }
+  }
+"""
+    right.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1")
+    Culvert(left, site(1, 2, children=child(1)), ports)
+    theirs = Culvert(right, site(2, 1, children=child(2)), ports + deliver)
+    client.ping("10.77.1.10", "10.77.2.10")
+    # The host's own rule has the last word.
+    right.run("nft", "add", "table", "inet", "own")
+    right.run("nft", "add", "chain", "inet", "own", "forward", "{ type filter hook forward priority 0; }")
+    right.run("nft", "add", "rule", "inet", "own", "forward", "icmp", "type", "echo-request", "counter", "drop")
+    check(client.ping("10.77.1.10", "10.77.2.10", ok=False) == 0, "netfilter did not see it")
+    said = right.run("nft", "list", "table", "inet", "own").stdout
+    check("packets 3" in said, f"the host's rule counted: {said}")
+    accounted(theirs)

@@ -675,7 +675,7 @@ TESTS.update(kerberos.tests())
 
 
 def missing_tools():
-    need = ["ip", "pki", "ethtool", "iperf3", "ping", "tcpdump", "nft", "swanctl"]
+    need = ["ip", "pki", "ethtool", "iperf3", "ping", "tcpdump", "nft", "swanctl", "bird"]
     found = [tool for tool in need if not shutil.which(tool, path="/usr/sbin:/sbin:" + os.environ.get("PATH", ""))]
     return found + ([] if os.path.exists("/usr/sbin/charon-systemd") else ["charon-systemd"])
 

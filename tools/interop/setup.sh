@@ -2,7 +2,7 @@
 # Debian packages that the interop tests use. No service is started.
 set -e
 export DEBIAN_FRONTEND=noninteractive
-packages="iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
+packages="bird2 iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
   strongswan-swanctl strongswan-pki charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins
   krb5-kdc krb5-admin-server libkrb5-dev libclang-dev python3-gssapi"
 missing=

@@ -42,6 +42,9 @@ const UNRESOLVED: usize = 1024;
 /// How many peers' receive queues are remembered; one more forgets the first.
 const REMEMBERED_PEERS: usize = 65_536;
 
+/// Acquires of traffic whose end is waited for. The engine joins those of one child, and each worker repeats one every few seconds.
+const TRAPS: usize = 4096;
+
 /// A command that ended.
 pub type Finished = (RequestId, Result<Outcome, Failure>);
 
@@ -67,6 +70,8 @@ struct Pair {
 pub struct Changed {
     /// The SPD changed: routes, fail-closed rules and steering follow.
     pub policies: bool,
+    /// Tunnels came or went: so may those whom hosts on our links take for neighbours.
+    pub tunnels: bool,
 }
 
 /// The joined planes.
@@ -89,6 +94,8 @@ pub struct Gateway {
     figures: Figures,
     unresolved: Vec<(PortId, IpAddr)>,
     changed: Changed,
+    /// Acquires that traffic raised, to tell the workers when they fail.
+    traps: BTreeMap<RequestId, PolicyId>,
     /// The workers do not have the policies as they are.
     policies_due: bool,
     /// Worker commands given and not applied; a gauge of the quick mode table.
@@ -161,6 +168,7 @@ impl Gateway {
             figures,
             unresolved: Vec::new(),
             changed: Changed::default(),
+            traps: BTreeMap::new(),
             policies_due: false,
             outstanding: Vec::new(),
         };
@@ -231,6 +239,24 @@ impl Gateway {
         if self.policies.set_connected(prefixes) {
             self.publish_policies();
         }
+    }
+
+    /// Takes what the host routes to the devices of route-based children.
+    pub fn set_routed(&mut self, routed: BTreeMap<u32, Vec<AddressRange>>) {
+        if self.policies.set_routed(routed) {
+            self.publish_policies();
+        }
+    }
+
+    /// Single addresses behind tunnels that are up, but for those of the peers themselves.
+    pub fn behind_tunnels(&self) -> Vec<IpAddr> {
+        let up = self.pairs.values().filter(|pair| pair.up && pair.endpoints.is_tunnel());
+        up.flat_map(|pair| {
+            let remote = pair.selectors.iter().map(|selector| selector.remote);
+            let single = remote.filter(|range| range.first() == range.last());
+            single.map(|range| range.first()).filter(|address| *address != pair.remote)
+        })
+        .collect()
     }
 
     /// The outer addresses of peers, of SAs and of connections that name one.
@@ -446,8 +472,13 @@ impl Gateway {
                         child: key.child.clone(),
                         packet: Some(packet),
                     };
-                    if engine!(self, handle_command, now, command).is_err() {
-                        self.acquire_failed(policy);
+                    match engine!(self, handle_command, now, command) {
+                        Ok(request) if self.traps.len() < TRAPS => {
+                            self.traps.insert(request, policy);
+                        }
+                        // What waits ends by its own time.
+                        Ok(_) => {}
+                        Err(_) => self.acquire_failed(policy),
                     }
                 }
                 // Nothing asks for this SA but an operator: what waits is dropped, not passed.
@@ -487,12 +518,24 @@ impl Gateway {
         let _ = self.dataplane.acquire_failed(policy);
     }
 
+    /// Where a child's decapsulated packets go.
+    fn delivery(&self, key: &ChildKey) -> Delivery {
+        let mut connections = self.engine.config().connections.iter();
+        let connection = connections.find(|c| c.name == key.connection);
+        let child = connection.and_then(|c| c.children.iter().find(|c| c.name == key.child));
+        match child {
+            Some(child) if child.deliver_to_host => Delivery::Host,
+            _ => Delivery::Forward,
+        }
+    }
+
     /// What the engine wants done.
     fn carry_out(&mut self, now: Instant, event: Event) {
         match event {
             Event::InstallInbound { id, name, sa, .. } => {
                 let key = ChildKey { connection: name.connection, child: name.child };
-                let result = self.dataplane.add_inbound(&sa, Delivery::Forward);
+                let delivery = self.delivery(&key);
+                let result = self.dataplane.add_inbound(&sa, delivery);
                 if result.is_ok() {
                     let pair = Pair {
                         key,
@@ -524,6 +567,7 @@ impl Gateway {
                     pair.up = true;
                     self.live.enter(pair.endpoints);
                     self.figures.pair_added();
+                    self.changed.tunnels = true;
                     let key = pair.key.clone();
                     if self.soft.end(&key) {
                         self.end_soft(&[key]);
@@ -563,7 +607,15 @@ impl Gateway {
             Event::IkeDown { ike, connection, reason } => {
                 tracing::info!(connection, ike = ike.0, %reason, "IKE SA closed");
             }
-            Event::RequestDone { request, result } => self.finished.push((request, result)),
+            Event::RequestDone { request, result } => match self.traps.remove(&request) {
+                // With a soft SA what waits goes in clear.
+                Some(policy) => {
+                    if result.is_err_and(|failure| failure != Failure::Unprotected) {
+                        self.acquire_failed(policy);
+                    }
+                }
+                None => self.finished.push((request, result)),
+            },
             Event::PeerMoved { pairs, path, encap } => {
                 for pair in pairs {
                     let port = encap.then_some(path.remote.port());
@@ -668,6 +720,7 @@ impl Gateway {
             if known.up {
                 self.live.leave(known.endpoints);
                 self.figures.pair_deleted();
+                self.changed.tunnels = true;
             }
         }
         if self.policies.release(pair) {

@@ -16,6 +16,10 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
+    pub(crate) const fn is_tunnel(&self) -> bool {
+        self.tunnel
+    }
+
     pub(crate) fn of(sa: &SaParameters) -> Self {
         Self {
             tunnel: sa.mode == Mode::Tunnel,

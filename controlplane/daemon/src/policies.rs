@@ -28,7 +28,11 @@ struct Entry {
     id: PolicyId,
     key: ChildKey,
     order: u32,
+    /// What is in force: of a route-based child, as much of `whole` as is routed to its device.
     selectors: Vec<Selector>,
+    /// What is configured or agreed.
+    whole: Vec<Selector>,
+    if_id: Option<u32>,
     action: Action,
     trap: bool,
     /// The pairs that brought it, empty for a configured one.
@@ -44,6 +48,8 @@ pub struct Policies {
     /// neighbours stay reachable under 0.0.0.0/0.
     connected: Vec<Entry>,
     ids: BTreeMap<ChildKey, PolicyId>,
+    /// What the host routes to the devices of route-based children.
+    routed: BTreeMap<u32, Vec<AddressRange>>,
     /// Children whose traffic goes in clear for now.
     soft: BTreeSet<ChildKey>,
     last: u32,
@@ -91,15 +97,49 @@ impl Policies {
                 id
             }
         };
+        let whole = selectors;
+        let selectors = self.routed_to(child.if_id, &whole);
         self.configured.push(Entry {
             id,
             key,
             order: order(child.priority, action, &selectors),
             selectors,
+            whole,
+            if_id: child.if_id,
             action,
             trap: trap || [child.close_action, child.dpd_action].contains(&ChildAction::Trap),
             pairs: BTreeSet::new(),
         });
+    }
+
+    /// Takes what the host routes to the devices of route-based children; true when the SPD changed by it.
+    ///
+    /// A route names a tunnel by its device, so that several children for everything share out the traffic as routing decides.
+    /// What the SAs may carry stays what was agreed: a packet that comes in is not asked for the way back.
+    pub fn set_routed(&mut self, routed: BTreeMap<u32, Vec<AddressRange>>) -> bool {
+        if self.routed == routed {
+            return false;
+        }
+        self.routed = routed;
+        let mut entries = core::mem::take(&mut self.configured);
+        for entry in &mut entries {
+            entry.selectors = self.routed_to(entry.if_id, &entry.whole);
+        }
+        self.configured = entries;
+        true
+    }
+
+    /// As much of `whole` as is routed to the device of `if_id`; all of it without one.
+    fn routed_to(&self, if_id: Option<u32>, whole: &[Selector]) -> Vec<Selector> {
+        let Some(if_id) = if_id else { return whole.to_vec() };
+        let routed = self.routed.get(&if_id).map_or(&[][..], Vec::as_slice);
+        let within = |s: &Selector| {
+            let s = s.clone();
+            routed.iter().filter_map(move |to| {
+                s.remote.intersect(to).map(|remote| Selector { remote, ..s.clone() })
+            })
+        };
+        whole.iter().flat_map(within).collect()
     }
 
     /// Takes the prefixes of the host's own links; true when the SPD changed by it.
@@ -128,7 +168,9 @@ impl Policies {
                 id: self.fresh(),
                 key: ChildKey { connection: String::new(), child: "connected".to_owned() },
                 order: order(0, Action::Protect, core::slice::from_ref(&inside)),
-                selectors: vec![inside],
+                selectors: vec![inside.clone()],
+                whole: vec![inside],
+                if_id: None,
                 action: Action::Bypass,
                 trap: false,
                 pairs: BTreeSet::new(),
@@ -141,12 +183,11 @@ impl Policies {
     /// The policy that a negotiated pair serves, and whether the SPD changed by it.
     pub fn serve(&mut self, key: &ChildKey, pair: PairId, agreed: &[Selector]) -> (PolicyId, bool) {
         if let Some(entry) = self.configured.iter().find(|entry| {
-            entry.key == *key && agreed.iter().all(|s| entry.selectors.iter().any(|c| covers(c, s)))
+            entry.key == *key && agreed.iter().all(|s| entry.whole.iter().any(|c| covers(c, s)))
         }) {
             return (entry.id, false);
         }
-        if let Some(entry) =
-            self.negotiated.iter_mut().find(|e| e.key == *key && e.selectors == agreed)
+        if let Some(entry) = self.negotiated.iter_mut().find(|e| e.key == *key && e.whole == agreed)
         {
             entry.pairs.insert(pair);
             return (entry.id, false);
@@ -157,6 +198,8 @@ impl Policies {
             key: key.clone(),
             order: order(0, Action::Protect, agreed),
             selectors: agreed.to_vec(),
+            whole: agreed.to_vec(),
+            if_id: None,
             action: Action::Protect,
             trap: false,
             pairs: BTreeSet::from([pair]),
@@ -344,7 +387,9 @@ mod tests {
             id,
             key: key(child),
             order: order(0, action, core::slice::from_ref(&s)),
-            selectors: vec![s],
+            selectors: vec![s.clone()],
+            whole: vec![s],
+            if_id: None,
             action,
             trap: false,
             pairs: BTreeSet::new(),
@@ -439,6 +484,25 @@ mod tests {
         );
         assert!(!policies.set_connected(&[lan]));
         assert_eq!(policies.ordered().len(), 3);
+    }
+
+    #[test]
+    fn a_route_based_child_is_about_what_is_routed_to_its_device() {
+        let mut policies = Policies::default();
+        let any = range("0.0.0.0/0");
+        let id = entry(&mut policies, "all", Action::Protect, between(any, any));
+        policies.configured[0].if_id = Some(4);
+        let lan = between(range("10.1.0.0/24"), range("10.1.0.0/24"));
+        assert!(policies.set_routed(BTreeMap::from([(5, vec![range("10.3.0.0/16")])])));
+        assert!(policies.ordered()[0].selectors.is_empty(), "nothing is routed there");
+        assert!(!policies.set_connected(&[range("10.1.0.0/24")]), "nobody's neighbours are caught");
+        let routed = BTreeMap::from([(4, vec![range("10.2.0.0/16"), range("fd00::/16")])]);
+        assert!(policies.set_routed(routed.clone()) && !policies.set_routed(routed));
+        assert_eq!(policies.ordered()[0].selectors, [between(any, range("10.2.0.0/16"))]);
+        assert_eq!(policies.guarded().0, [between(any, range("10.2.0.0/16"))]);
+        // What is agreed is as configured, and serves the policy whatever is routed at the time.
+        assert_eq!(policies.serve(&key("all"), PairId(1), &[between(any, any)]), (id, false));
+        assert_eq!(policies.serve(&key("all"), PairId(2), &[lan]), (id, false));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::control::{Asked, Configured, Control, Refused};
 use crate::figures::Figures;
 use crate::gateway::Gateway;
 use crate::host::netlink::{Changes, HostView, Requests, Route};
+use crate::host::proxy::{self, Proxies};
 use crate::host::surroundings::Surroundings;
 use crate::host::{HostError, closed, mirror, tun};
 use crate::path_mtu::{self, PathCounts};
@@ -26,8 +27,8 @@ use ike::{Command, Path as IkePath};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -118,6 +119,9 @@ struct Daemon {
     ports: ports::Ports,
     host: String,
     tun: u32,
+    /// The devices of route-based children: a queue that keeps each of them up, and its index.
+    tunnels: BTreeMap<u32, (OwnedFd, u32)>,
+    proxies: Proxies,
     /// What is installed in [`TABLE`].
     routes: Vec<Route>,
     /// Neighbours that the kernel keeps resolved for us.
@@ -327,6 +331,8 @@ impl Daemon {
             ports,
             host,
             tun,
+            tunnels: BTreeMap::new(),
+            proxies: Proxies::default(),
             routes: Vec::new(),
             managed: BTreeSet::new(),
             refresh: None,
@@ -404,7 +410,11 @@ impl Daemon {
                 self.files_due = now + FILES;
                 self.loaded.look_around(&self.view, &mut self.gateway);
             }
-            let policies_changed = self.gateway.take_changed().policies;
+            let changed = self.gateway.take_changed();
+            let policies_changed = changed.policies;
+            if changed.tunnels {
+                self.follow_proxies();
+            }
             if self.ports.deadline().is_some_and(|at| at <= now)
                 && self.ports.follow(&self.view, self.gateway.dataplane(), now)
             {
@@ -489,11 +499,57 @@ impl Daemon {
         }
     }
 
+    /// Has the kernel answer on our links for addresses behind tunnels.
+    fn follow_proxies(&mut self) {
+        let ports: Vec<u32> = self.ports.indices().into_iter().flatten().collect();
+        let behind = proxy::wanted(&self.view, &ports, &self.gateway.behind_tunnels());
+        self.proxies.follow(&mut self.requests, &self.view, behind);
+    }
+
+    /// Makes the devices of route-based children, and asks what is routed to them.
+    ///
+    /// Nothing is read from such a device: what is routed there is steered to the workers or, from the host itself, led to the host
+    /// port by the routes of [`TABLE`], as other protected traffic is. What the kernel still puts in is dropped.
+    fn follow_tunnels(&mut self) -> Result<(), RunError> {
+        let config = self.gateway.engine().config();
+        let children = config.connections.iter().flat_map(|c| &c.children);
+        let wanted: BTreeSet<u32> = children.filter_map(|child| child.if_id).collect();
+        let before = self.tunnels.len();
+        self.tunnels.retain(|id, _| wanted.contains(id));
+        let mut changed = self.tunnels.len() != before;
+        for id in wanted {
+            if self.tunnels.contains_key(&id) {
+                continue;
+            }
+            let name = format!("culvert-{id}");
+            let opened = tun::open(&name, 1)?.pop();
+            let index = self.requests.view()?.interface(&name);
+            if let (Some(queue), Some(index)) = (opened, index) {
+                self.requests.bring_up(index, HOST_MTU.into())?;
+                self.tunnels.insert(id, (queue, index));
+                changed = true;
+            }
+        }
+        if changed {
+            self.view = self.requests.view()?;
+        }
+        let devices = self.tunnels.iter().map(|(id, (_, index))| (*id, *index)).collect();
+        // Who is behind a tunnel is no neighbour, whatever prefix the device's address has.
+        for (interface, address, length) in &mut self.view.addresses {
+            if self.tunnels.values().any(|(_, index)| index == interface) {
+                *length = if address.is_ipv4() { 32 } else { 128 };
+            }
+        }
+        self.gateway.set_routed(mirror::routed(&self.view, &devices));
+        Ok(())
+    }
+
     /// Brings everything that depends on the host's tables or the policies up to date.
     fn follow_host(&mut self) -> Result<(), RunError> {
         self.view = self.requests.view()?;
         self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
         self.loaded.look_around(&self.view, &mut self.gateway);
+        self.follow_tunnels()?;
         self.gateway.set_connected(&mirror::connected(&self.view));
         // The kernel has forgotten what it kept for a device that is gone.
         self.managed.retain(|(interface, _)| self.view.links.contains_key(interface));
@@ -501,6 +557,7 @@ impl Daemon {
         for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
             self.resolve(hop);
         }
+        self.follow_proxies();
         let table = mirror::forwarding(&self.view, &indices);
         self.gateway.set_forwarding(table);
         let policies = self.gateway.policies().ordered();
@@ -534,6 +591,7 @@ impl Daemon {
 
     /// Undoes what was done to the host, the fail-closed rules excepted.
     fn end(&mut self) {
+        self.proxies.end(&mut self.requests);
         for route in core::mem::take(&mut self.routes) {
             if let Err(error) = self.requests.remove_route(TABLE, &route) {
                 tracing::warn!(%error, "a route stays in table {TABLE}");

@@ -34,6 +34,8 @@ pub(crate) struct Acquires {
 pub(crate) enum Begun {
     /// New: to be negotiated.
     New,
+    /// Under way, and waited for by as many as may.
+    Crowded,
     /// Already under way.
     Joined,
     HeldDown,
@@ -43,9 +45,10 @@ impl Acquires {
     pub(crate) fn begin(&mut self, key: &Key, origin: Origin, request: RequestId) -> Begun {
         match self.table.get_mut(key) {
             Some(Acquire::Active(requests)) => {
-                if requests.len() < MAX_REQUESTS {
-                    requests.push(request);
+                if requests.len() >= MAX_REQUESTS {
+                    return Begun::Crowded;
                 }
+                requests.push(request);
                 Begun::Joined
             }
             Some(Acquire::Held) if origin == Origin::Trap => Begun::HeldDown,

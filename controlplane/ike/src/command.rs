@@ -5,7 +5,7 @@ use crate::config::{Child, ChildMode, Connection, Version};
 use crate::context::Effect;
 use crate::engine::Engine;
 use crate::event::{
-    ChildTarget, Command, CommandError, Failure, IkeId, IkeTarget, Origin, Outcome, Path,
+    ChildTarget, Command, CommandError, Event, Failure, IkeId, IkeTarget, Origin, Outcome, Path,
     RequestId, SpiSource,
 };
 use crate::message::IkeSpi;
@@ -131,6 +131,13 @@ impl Engine {
         match self.acquires.begin(&key, origin, request) {
             Begun::New => {}
             Begun::Joined => return Ok(request),
+            Begun::Crowded => {
+                // Answered at once, as nobody would do it later; the negotiation goes on.
+                self.out
+                    .events
+                    .push_back(Event::RequestDone { request, result: Ok(Outcome::default()) });
+                return Ok(request);
+            }
             Begun::HeldDown => return Err(CommandError::HeldDown),
         }
         match origin {

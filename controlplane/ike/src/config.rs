@@ -288,6 +288,10 @@ pub struct Child {
     pub priority: u32,
     /// Whether traffic goes in clear while the peer does not speak IKE.
     pub unprotected: Option<Unprotected>,
+    /// Route-based: of its traffic only what the host routes to the device of this number.
+    pub if_id: Option<u32>,
+    /// Whether all that is decapsulated goes to the host, whose filters and routes then decide.
+    pub deliver_to_host: bool,
 }
 
 /// A preshared key and the identities it is for; none means any.

@@ -4,17 +4,19 @@
 //!  [Policy] ──compile, off the worker──► Spd ── lookup(&FlowKey) ──► first match
 //!                                         │
 //!        tuples, by (local prefix, remote prefix) length, best rank first
-//!          └─ hash of the two prefixes ─► rules of that bucket, in rank order
+//!          └─ hash of the two prefixes ─► bucket: one rule, a few in rank order, or
+//!                                           by protocol ─► by ports (spd/ports.rs)
 //! ```
 //!
-//! Every selector becomes one rule in the bucket of the longest prefixes that cover its address ranges;
-//! the exact ranges, protocol and ports are compared in the bucket. A lookup tries one bucket per pair of
-//! prefix lengths in use and stops when no untried tuple can hold an earlier policy. Its cost so depends on
-//! how many different pairs of lengths there are, not on how many policies, unless many policies share
-//! both prefixes: those are scanned in order.
+//! Every selector becomes rules of address prefixes; ranges that are none are cut into some. A lookup tries one bucket for each pair
+//! of prefix lengths in use and stops when no untried tuple can hold an earlier policy; where there are many pairs, those that do not lie
+//! above the packet's addresses are left out first. Within a bucket many rules are searched by port, not one by one. So its cost depends on
+//! how many different pairs of lengths lie above one address pair, hardly on how many policies there are: [`Spd::worst_case`] says
+//! what the worst packet costs.
 
 mod flow_cache;
 mod fragments;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -23,9 +25,19 @@ pub use fragments::guard_fragments;
 
 use crate::flow::FlowKey;
 use crate::selector::{Action, AddressRange, Policy, PolicyId, Selector};
+use core::fmt::Debug;
+use core::hash::Hash;
 use core::net::IpAddr;
 use foldhash::quality::RandomState; // its seed is random: who sends packets cannot make them collide
-use std::collections::HashMap;
+use ports::{Bucket, PortSpan, Rule};
+use std::collections::{HashMap, HashSet};
+
+/// Prefixes that the two ranges of a selector may become together. Beyond, the rule is compared by its ranges: nobody writes such
+/// selectors but to make the database large.
+const MAX_PIECES: usize = 64;
+
+/// With fewer tuples than this it is quicker to try all.
+const MANY_TUPLES: usize = 8;
 
 /// The policy that decides about a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +53,17 @@ pub struct Match {
 pub struct Spd {
     generation: u64,
     policies: usize,
-    v4: Family,
-    v6: Family,
+    v4: Family<u64>,
+    v6: Family<[u128; 2]>,
+}
+
+/// What a lookup costs at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Hash tables looked into.
+    pub probes: usize,
+    /// Rules compared and steps of binary searches.
+    pub comparisons: usize,
 }
 
 impl Spd {
@@ -57,10 +78,27 @@ impl Spd {
         };
         for (rank, policy) in policies.iter().enumerate() {
             let found = Match { policy: policy.id, action: policy.action };
-            for selector in &policy.selectors {
-                let family =
-                    if selector.local.first().is_ipv4() { &mut spd.v4 } else { &mut spd.v6 };
-                family.insert(Rule { rank, selector: selector.clone(), found });
+            for (n, selector) in policy.selectors.iter().enumerate() {
+                let (Some(local_ports), Some(remote_ports)) =
+                    (PortSpan::of(&selector.local_ports), PortSpan::of(&selector.remote_ports))
+                else {
+                    continue;
+                };
+                let rule = Rule {
+                    // Beyond 2^32 policies or 2^16 selectors there is no memory for them.
+                    rank: u32::try_from(rank).unwrap_or(u32::MAX),
+                    selector: u16::try_from(n).unwrap_or(u16::MAX),
+                    protocol: selector.protocol.map_or(Rule::ANY_PROTOCOL, u16::from),
+                    local_ports,
+                    remote_ports,
+                    found,
+                    ranges: None,
+                };
+                if selector.local.first().is_ipv4() {
+                    spd.v4.insert(selector, rule);
+                } else {
+                    spd.v6.insert(selector, rule);
+                }
             }
         }
         spd.v4.finish();
@@ -75,11 +113,27 @@ impl Spd {
     /// [`Flow::inbound`]: crate::flow::Flow::inbound
     #[inline]
     pub fn lookup(&self, key: &FlowKey) -> Option<Match> {
+        self.find(key).map(|rule| rule.found)
+    }
+
+    /// Which selector of its first matching policy a packet is traffic of, counted from zero; 0 when there is none.
+    pub fn selector_of(&self, key: &FlowKey) -> u16 {
+        self.find(key).map_or(0, |rule| rule.selector)
+    }
+
+    #[inline]
+    fn find(&self, key: &FlowKey) -> Option<&Rule> {
         match (key.local, key.remote) {
             (IpAddr::V4(_), IpAddr::V4(_)) => self.v4.lookup(key),
             (IpAddr::V6(_), IpAddr::V6(_)) => self.v6.lookup(key),
             _ => None,
         }
+    }
+
+    /// What the most expensive lookup costs, whatever the packet: the sum of each tuple's most expensive bucket.
+    pub fn worst_case(&self) -> Cost {
+        let (v4, v6) = (self.v4.worst_case(), self.v6.worst_case());
+        Cost { probes: v4.probes.max(v6.probes), comparisons: v4.comparisons.max(v6.comparisons) }
     }
 
     /// The number given at compilation.
@@ -99,31 +153,108 @@ impl Spd {
     }
 }
 
-#[derive(Debug)]
-struct Rule {
-    rank: usize,
-    selector: Selector,
-    found: Match,
+/// Two prefixes as what a bucket is found by.
+trait Pair: Copy + Debug + Eq + Hash {
+    fn of(local: u128, remote: u128) -> Self;
 }
 
+impl Pair for u64 {
+    /// IPv4 addresses are the upper bits.
+    #[inline]
+    fn of(local: u128, remote: u128) -> Self {
+        ((local >> 96) as Self) << 32 | (remote >> 96) as Self
+    }
+}
+
+impl Pair for [u128; 2] {
+    #[inline]
+    fn of(local: u128, remote: u128) -> Self {
+        [local, remote]
+    }
+}
+
+#[derive(Debug)]
+struct Family<P> {
+    tuples: Vec<Tuple<P>>,
+    local: Side,
+    remote: Side,
+}
+
+impl<P> Default for Family<P> {
+    fn default() -> Self {
+        Self { tuples: Vec::new(), local: Side::default(), remote: Side::default() }
+    }
+}
+
+/// The prefixes of one side, for leaving out tuples whose buckets cannot be there.
 #[derive(Debug, Default)]
-struct Family {
-    tuples: Vec<Tuple>,
+struct Side(Vec<(u8, HashSet<u128, RandomState>)>);
+
+/// Prefix lengths, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lengths([u64; 3]);
+
+impl Lengths {
+    #[inline]
+    fn has(&self, len: u8) -> bool {
+        self.0[usize::from(len / 64)] >> (len % 64) & 1 != 0
+    }
 }
 
-/// All rules whose covering prefixes have these two lengths.
+impl Side {
+    fn insert(&mut self, prefix: u128, len: u8) {
+        let at = self.0.iter().position(|(l, _)| *l == len).unwrap_or_else(|| {
+            self.0.push((len, HashSet::default()));
+            self.0.len() - 1
+        });
+        self.0[at].1.insert(prefix);
+    }
+
+    /// The lengths of those prefixes that hold an address.
+    fn above(&self, bits: u128) -> Lengths {
+        let mut found = Lengths::default();
+        for (len, prefixes) in &self.0 {
+            if prefixes.contains(&prefix(bits, *len)) {
+                found.0[usize::from(len / 64)] |= 1 << (len % 64);
+            }
+        }
+        found
+    }
+}
+
+/// All rules whose prefixes have these two lengths.
 #[derive(Debug)]
-struct Tuple {
+struct Tuple<P> {
     local_len: u8,
     remote_len: u8,
-    best_rank: usize,
-    buckets: HashMap<(u128, u128), Vec<Rule>, RandomState>,
+    best_rank: u32,
+    buckets: HashMap<P, Bucket, RandomState>,
 }
 
-impl Family {
-    fn insert(&mut self, rule: Rule) {
-        let (local, local_len) = covering_prefix(&rule.selector.local);
-        let (remote, remote_len) = covering_prefix(&rule.selector.remote);
+impl<P: Pair> Family<P> {
+    fn insert(&mut self, selector: &Selector, rule: Rule) {
+        let pieces = [&selector.local, &selector.remote].map(|range| range.prefixes(MAX_PIECES));
+        if let [Some(local), Some(remote)] = &pieces
+            && local.len() * remote.len() <= MAX_PIECES
+        {
+            for near in local {
+                for far in remote {
+                    self.place(*near, *far, rule.clone());
+                }
+            }
+            return;
+        }
+        let ranges = Some(Box::new((selector.local, selector.remote)));
+        let (local, remote) = (covering_prefix(&selector.local), covering_prefix(&selector.remote));
+        self.place(local, remote, Rule { ranges, ..rule });
+    }
+
+    fn place(
+        &mut self,
+        (local, local_len): (u128, u8),
+        (remote, remote_len): (u128, u8),
+        rule: Rule,
+    ) {
         let at = self
             .tuples
             .iter()
@@ -133,34 +264,58 @@ impl Family {
                 self.tuples.push(Tuple { local_len, remote_len, best_rank: rule.rank, buckets });
                 self.tuples.len() - 1
             });
+        self.local.insert(local, local_len);
+        self.remote.insert(remote, remote_len);
         let tuple = &mut self.tuples[at];
         tuple.best_rank = tuple.best_rank.min(rule.rank);
-        tuple.buckets.entry((local, remote)).or_default().push(rule);
+        tuple.buckets.entry(P::of(local, remote)).or_default().push(rule);
     }
 
     fn finish(&mut self) {
         self.tuples.sort_by_key(|tuple| tuple.best_rank);
         for bucket in self.tuples.iter_mut().flat_map(|tuple| tuple.buckets.values_mut()) {
-            bucket.sort_by_key(|rule| rule.rank);
+            bucket.finish();
         }
     }
 
-    fn lookup(&self, key: &FlowKey) -> Option<Match> {
+    #[inline]
+    fn lookup(&self, key: &FlowKey) -> Option<&Rule> {
         let (local, remote) = (bits(key.local), bits(key.remote));
+        let above = (self.tuples.len() >= MANY_TUPLES)
+            .then(|| (self.local.above(local), self.remote.above(remote)));
         let mut best: Option<&Rule> = None;
         for tuple in &self.tuples {
             if best.is_some_and(|rule| rule.rank < tuple.best_rank) {
                 break;
             }
-            let at = (prefix(local, tuple.local_len), prefix(remote, tuple.remote_len));
-            let Some(bucket) = tuple.buckets.get(&at) else { continue };
-            let found = bucket
-                .iter()
-                .take_while(|rule| best.is_none_or(|best| rule.rank < best.rank))
-                .find(|rule| rule.selector.matches(key));
-            best = found.or(best);
+            let (near, far) = (tuple.local_len, tuple.remote_len);
+            if above.is_some_and(|(local, remote)| !local.has(near) || !remote.has(far)) {
+                continue;
+            }
+            let at = P::of(prefix(local, near), prefix(remote, far));
+            if let Some(bucket) = tuple.buckets.get(&at) {
+                best = bucket.search(key, best);
+            }
         }
-        best.map(|rule| rule.found)
+        best
+    }
+
+    fn worst_case(&self) -> Cost {
+        let sides = self.local.0.len() + self.remote.0.len();
+        let mut cost = Cost {
+            probes: self.tuples.len() + if self.tuples.len() >= MANY_TUPLES { sides } else { 0 },
+            comparisons: 0,
+        };
+        for tuple in &self.tuples {
+            let worst = tuple.buckets.values().map(Bucket::worst_case);
+            let most = worst.fold(Cost::default(), |a, b| Cost {
+                probes: a.probes.max(b.probes),
+                comparisons: a.comparisons.max(b.comparisons),
+            });
+            cost.probes += most.probes;
+            cost.comparisons += most.comparisons;
+        }
+        cost
     }
 }
 
@@ -184,4 +339,31 @@ fn covering_prefix(range: &AddressRange) -> (u128, u8) {
     let width = if range.first().is_ipv4() { 32 } else { 128 };
     let len = (first ^ last).leading_zeros().min(width) as u8;
     (prefix(first, len), len)
+}
+
+impl AddressRange {
+    /// The fewest prefixes that make up the range, their bits at the top; `None` when they are more than `most`.
+    fn prefixes(&self, most: usize) -> Option<Vec<(u128, u8)>> {
+        let width = if self.first().is_ipv4() { 32 } else { 128 };
+        let unused = 128 - width;
+        let (first, last) = (bits(self.first()) >> unused, bits(self.last()) >> unused);
+        let mut found = Vec::new();
+        let mut at = first;
+        loop {
+            if found.len() == most {
+                return None;
+            }
+            // As many low bits as are zero in `at` and still end at or before `last`.
+            let mut free = at.trailing_zeros().min(width);
+            let end = |free: u32| at | 1u128.checked_shl(free).map_or(u128::MAX, |one| one - 1);
+            while end(free) > last {
+                free -= 1;
+            }
+            found.push((at << unused, (width - free) as u8));
+            if end(free) >= last {
+                return Some(found);
+            }
+            at = end(free) + 1;
+        }
+    }
 }

@@ -58,7 +58,7 @@ pub struct Limits {
     pub handoff_ring: usize,
     /// Packets that wait for an SA, a key or a next hop, all together. Each has a preallocated buffer.
     pub waiting_packets: usize,
-    /// Of these, for one policy, SPI or next hop, so that one silent peer cannot take all places.
+    /// Of these, for one selector of a policy, SPI or next hop, so that one silent peer cannot take all places.
     pub waiting_per_key: usize,
     /// How long a packet waits for an SA: a negotiation with one retransmission fits.
     pub wait_for_sa: Duration,
@@ -66,7 +66,7 @@ pub struct Limits {
     pub wait_for_key: Duration,
     /// How long a packet waits for a link-layer address: three probes of RFC 4861, a second apart.
     pub wait_for_next_hop: Duration,
-    /// How often an acquire is raised again while its policy still has no SA.
+    /// How often an acquire is raised again while its selector still has no SA.
     pub acquire_repeat: Duration,
     /// ICMP errors a second (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
     pub icmp_per_second: u32,

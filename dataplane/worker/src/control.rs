@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::esp::inbound::Peer;
 use ipsec::sa::{PairId, Spi};
 use ipsec::sad::Slot;
+use ipsec::selector::PolicyId;
 use stats::Worker as Row;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ impl Worker {
         match command {
             Command::AcquireFailed(policy) => {
                 self.acquires.remove(&policy);
-                self.refuse(WorkerDrop::NegotiationFailed, |k| *k == Key::Policy(policy));
+                self.refuse(WorkerDrop::NegotiationFailed, |k| is_for(k, policy));
             }
             Command::AddInbound(new) => self.add_inbound(*new),
             Command::AddOutbound(new) => self.add_outbound(*new),
@@ -113,7 +114,7 @@ impl Worker {
                 let table = Arc::clone(&self.forwarding);
                 self.waiting.release(|key| match key {
                     Key::NextHop(port, address) => table.neighbours.get(*port, *address).is_some(),
-                    Key::Policy(_) | Key::Larval(_) => false,
+                    Key::Policy(..) | Key::Larval(_) => false,
                 });
             }
             Command::SetPathMtu(pair, mtu) => {
@@ -129,9 +130,12 @@ impl Worker {
                 self.forget_decisions();
                 // Some of them may be gone; of the others, a young one is remembered.
                 let (now, repeat) = (self.now, self.limits.acquire_repeat);
-                self.acquires.retain(|_, at| now.saturating_duration_since(*at) < repeat);
+                self.acquires.retain(|_, raised| {
+                    raised.retain(|(_, at)| now.saturating_duration_since(*at) < repeat);
+                    !raised.is_empty()
+                });
                 // Asked again: another policy may decide about them now.
-                self.waiting.release(|key| matches!(key, Key::Policy(_)));
+                self.waiting.release(|key| matches!(key, Key::Policy(..)));
             }
             Command::Stop => self.stopped = true,
             Command::Unbind(pair) => self.unbind(pair),
@@ -184,7 +188,7 @@ impl Worker {
         served.push(policy);
         bound.push(binding);
         self.acquires.remove(&policy);
-        self.waiting.release(|key| *key == Key::Policy(policy));
+        self.waiting.release(|key| is_for(key, policy));
     }
 
     fn set_endpoints(&mut self, pair: PairId, endpoints: Endpoints) {
@@ -291,6 +295,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether a packet waits for an SA of the policy, whatever its selector: one negotiation is about all of them.
+fn is_for(key: &Key, policy: PolicyId) -> bool {
+    matches!(key, Key::Policy(of, _) if *of == policy)
 }
 
 /// Puts an entry at an index of a table that grows as far as it is used, in memory that it has for `Limits::sas`.

@@ -31,7 +31,7 @@ pub enum Direction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Traffic found a PROTECT policy without an SA (RFC 2367 SADB_ACQUIRE). Raised by each worker on its own, once
-    /// per policy and `acquire_repeat`, until an SA is bound or the policy goes.
+    /// per selector of the policy and `acquire_repeat`, until an SA is bound or the policy goes.
     Acquire {
         /// The policy.
         policy: PolicyId,

@@ -188,7 +188,7 @@ impl Worker {
                 continue;
             }
             match key {
-                Key::Policy(_) => match flow_of(&packet) {
+                Key::Policy(..) => match flow_of(&packet) {
                     Some(flow) => self.outbound(packet, flow, Origin::Resumed, false, None),
                     None => self.drop_packet(packet, DropCause::MalformedHeader),
                 },

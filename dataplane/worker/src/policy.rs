@@ -110,8 +110,10 @@ impl Worker {
             Some(sa) => self.hand_off(packet, sa.core, HandedOff::Outbound(sa, policy)),
             None if origin == Origin::Generated => self.drop_packet(packet, DropCause::NoSa),
             None => {
-                self.acquire(policy, &key);
-                self.wait(packet, Key::Policy(policy));
+                // Not on the way of packets that have an SA: the database is asked again which of the policy's selectors it was.
+                let selector = self.spd.selector_of(&key);
+                self.acquire(policy, selector, &key);
+                self.wait(packet, Key::Policy(policy, selector));
             }
         }
     }
@@ -161,16 +163,20 @@ impl Worker {
         }
     }
 
-    /// Raises an acquire, unless that was done a short while ago.
-    fn acquire(&mut self, policy: PolicyId, key: &FlowKey) {
-        if let Some(raised) = self.acquires.get(&policy)
-            && self.now.saturating_duration_since(*raised) < self.limits.acquire_repeat
-        {
+    /// Raises an acquire for one of a policy's selectors, unless that was done a short while ago.
+    fn acquire(&mut self, policy: PolicyId, selector: u16, key: &FlowKey) {
+        let before = self.acquires.get(&policy);
+        if before.into_iter().flatten().any(|(of, raised)| {
+            *of == selector
+                && self.now.saturating_duration_since(*raised) < self.limits.acquire_repeat
+        }) {
             return;
         }
         // Not remembered when the ring is full: the next packet tries again.
-        if self.raise(Event::Acquire { policy, packet: selector(key) }) {
-            self.acquires.insert(policy, self.now);
+        if self.raise(Event::Acquire { policy, packet: self::selector(key) }) {
+            let raised = self.acquires.entry(policy).or_default();
+            raised.retain(|(of, _)| *of != selector);
+            raised.push((selector, self.now));
         }
     }
 }

@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 /// What a packet waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
-    /// An IP packet whose policy has no SA yet.
-    Policy(PolicyId),
+    /// An IP packet whose policy has no SA yet for this one of its selectors.
+    Policy(PolicyId, u16),
     /// An IP packet with ESP or AH whose SPI has no key yet.
     Larval(Spi),
     /// An IP packet, ready to be sent but for the link-layer address.
@@ -99,7 +99,7 @@ impl Waiting {
         self.memory[start..start + packet.len()].copy_from_slice(packet);
         let deadline = now
             + match key {
-                Key::Policy(_) => self.wait_for_sa,
+                Key::Policy(..) => self.wait_for_sa,
                 Key::Larval(_) => self.wait_for_key,
                 Key::NextHop(..) => self.wait_for_next_hop,
             };
@@ -163,7 +163,7 @@ impl Waiting {
             |e| e.deadline <= now && !e.released,
             |key| {
                 dropped(match key {
-                    Key::Policy(_) => WorkerDrop::WaitedForSa,
+                    Key::Policy(..) => WorkerDrop::WaitedForSa,
                     Key::Larval(_) => WorkerDrop::WaitedForKey,
                     Key::NextHop(..) => WorkerDrop::WaitedForNextHop,
                 });

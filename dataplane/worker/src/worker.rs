@@ -170,8 +170,8 @@ pub struct Worker {
     pub(crate) bindings: NumberMap<PolicyId, Vec<Binding>>,
     /// The policies of `bindings` by pair.
     pub(crate) served: NumberMap<PairId, Vec<PolicyId>>,
-    /// Policies whose acquire was raised, and when.
-    pub(crate) acquires: NumberMap<PolicyId, Instant>,
+    /// Policies whose acquires were raised: for which of their selectors, and when.
+    pub(crate) acquires: NumberMap<PolicyId, Vec<(u16, Instant)>>,
     pub(crate) closing: VecDeque<Closing>,
     /// The last command seen, complete or not.
     pub(crate) sequence: u64,

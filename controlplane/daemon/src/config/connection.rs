@@ -448,6 +448,9 @@ fn child(
             .unwrap_or(0),
         // A filter may allow it.
         unprotected: None,
+        if_id: if_id(c),
+        // As above.
+        deliver_to_host: false,
     }
 }
 
@@ -494,6 +497,17 @@ fn families_meet(local: &[TrafficSelector], remote: &[TrafficSelector]) -> bool 
                 _ => true,
             })
         })
+}
+
+/// `if_id_in` and `if_id_out`: one number, as a device is for both directions.
+fn if_id(c: &mut Fields<'_>) -> Option<u32> {
+    // 15 characters of a device's name have room for 7 digits behind `culvert-`.
+    let mut id = |key| c.number(key, 0, 9_999_999).and_then(|n| u32::try_from(n).ok());
+    let (inbound, outbound) = (id("if_id_in").unwrap_or(0), id("if_id_out").unwrap_or(0));
+    if inbound != outbound {
+        c.error("if_id_in", "must be the same number as if_id_out");
+    }
+    (outbound != 0).then_some(outbound)
 }
 
 /// A soft limit and the hard one, 110 % of it unless set; zero is none.

@@ -48,6 +48,7 @@ pub fn selector(range: Option<&AddressRange>, protocol: Option<u8>, ports: &Port
         Some(range) => addresses(range),
         None => "dynamic".to_owned(),
     };
+    let is_icmp = matches!(protocol, Some(wire::protocol::ICMP | wire::protocol::ICMPV6));
     let protocol = match protocol {
         None => String::new(),
         Some(number) => protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
@@ -55,6 +56,15 @@ pub fn selector(range: Option<&AddressRange>, protocol: Option<u8>, ports: &Port
     let ports = match ports {
         Ports::Any => String::new(),
         Ports::Opaque => "/opaque".to_owned(),
+        // Types of ICMP with all their codes, as they are read.
+        Ports::Range(range)
+            if is_icmp && range.start() & 0xff == 0 && range.end() & 0xff == 0xff =>
+        {
+            match (range.start() >> 8, range.end() >> 8) {
+                (first, last) if first == last => format!("/{first}"),
+                (first, last) => format!("/{first}-{last}"),
+            }
+        }
         Ports::Range(range) if range.start() == range.end() => format!("/{}", range.start()),
         Ports::Range(range) => format!("/{}-{}", range.start(), range.end()),
     };
@@ -112,6 +122,10 @@ mod tests {
             "fd00::/64[udp/1000-2000]",
             "0.0.0.0/0",
             "::/0[icmp]",
+            "10.0.0.0/8[icmp/8]",
+            "10.0.0.0/8[icmp/0-4]",
+            "10.0.0.0/8[icmp/769]",
+            "fd00::/64[ipv6-icmp/128]",
             "10.0.0.1-10.0.0.9",
             "10.0.0.1-10.0.0.254[/53]",
             "dynamic[47]",

@@ -46,6 +46,8 @@ pub struct Filter {
     pub remote_ts: Option<Vec<GenericSelector>>,
     /// Whether soft SAs are allowed.
     pub unprotected: Option<Unprotected>,
+    /// `deliver = host`.
+    pub deliver_to_host: bool,
 }
 
 /// All filters, and where their keywords come from.
@@ -95,10 +97,16 @@ impl Filters {
                 };
                 let local_ts = ts(&filter.local_ts, &child.local_ts);
                 let remote_ts = ts(&filter.remote_ts, &child.remote_ts);
-                let unprotected = filter.unprotected;
+                let Filter { unprotected, deliver_to_host, .. } = *filter;
                 let has_traffic = !local_ts.is_empty() && !remote_ts.is_empty();
                 has_traffic.then(|| {
-                    Arc::new(Child { local_ts, remote_ts, unprotected, ..Child::clone(child) })
+                    Arc::new(Child {
+                        local_ts,
+                        remote_ts,
+                        unprotected,
+                        deliver_to_host,
+                        ..Child::clone(child)
+                    })
                 })
             })
             .collect()
@@ -197,6 +205,9 @@ fn filter(section: &Section, findings: &mut Diagnostics) -> Option<Filter> {
         local_ts: selectors(&mut f, "local_ts"),
         remote_ts: selectors(&mut f, "remote_ts"),
         unprotected,
+        deliver_to_host: f
+            .word("deliver", &[("forward", false), ("host", true)])
+            .unwrap_or_default(),
     })
 }
 

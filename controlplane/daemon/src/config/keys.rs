@@ -197,8 +197,13 @@ pub(crate) const CHILD: &[Key] = &[
     refused("mark_out", "0/0x00000000", "Netfilter mark of outbound policies."),
     refused("set_mark_in", "0/0x00000000", "Mark set on decrypted packets."),
     refused("set_mark_out", "0/0x00000000", "Mark set on encrypted packets."),
-    refused("if_id_in", "0", "Interface ID of inbound SAs (route-based tunnels)."),
-    refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
+    full("if_id_in", "0", "The same number as `if_id_out`."),
+    full(
+        "if_id_out",
+        "0",
+        "Route-based: of the child's traffic only what the host routes to the device `culvert-<number>`, which is made for it; \
+         0 is policy-based.",
+    ),
     refused("label", "", "Security label."),
     ignored("label_mode", "system", "How the label is used."),
     full(
@@ -376,6 +381,12 @@ pub(crate) const FILTER: &[Key] = &[
     ),
     full("unprotected_after", "3s", "How long the peer is silent before that."),
     full("unprotected_for", "5m", "After this the next packet asks the peer again."),
+    full(
+        "deliver",
+        "forward",
+        "`host`: decapsulated packets all go to the host by its TUN, so that its filters and routes decide; `forward`: those \
+         that are not for the host are forwarded past it.",
+    ),
 ];
 
 /// `gateway.ike`: what strongswan.conf(5) has under `charon`.

@@ -143,7 +143,7 @@ pub(crate) fn traffic_selector(text: &str) -> Result<TrafficSelector, &'static s
             protocol = (number != 0).then_some(number);
         }
         if let Some(port) = port.filter(|p| !p.is_empty() && *p != "%any") {
-            ports = self::ports(port).ok_or(
+            ports = self::ports(port, protocol).ok_or(
                 "the port is neither a number up to 65535, a range, a service name nor 'opaque'",
             )?;
         }
@@ -151,7 +151,9 @@ pub(crate) fn traffic_selector(text: &str) -> Result<TrafficSelector, &'static s
     Ok(TrafficSelector { addresses, protocol, ports })
 }
 
-fn ports(text: &str) -> Option<Ports> {
+/// Ports, or of ICMP types: as charon has it, numbers up to 255 are types with all their codes, greater ones type * 256 + code
+/// (RFC 4301 §4.4.1.1).
+fn ports(text: &str, protocol: Option<u8>) -> Option<Ports> {
     if text == "opaque" {
         return Some(Ports::Opaque);
     }
@@ -163,6 +165,11 @@ fn ports(text: &str) -> Option<Ports> {
         Some((first, last)) => (port(first)?, port(last)?),
         None => (port(text)?, port(text)?),
     };
+    if matches!(protocol, Some(wire::protocol::ICMP | wire::protocol::ICMPV6)) {
+        let first = if first < 256 { first << 8 } else { first };
+        let last = if last < 256 { last << 8 | 0xff } else { last };
+        return (first <= last).then_some(Ports::Range(first..=last));
+    }
     match (first, last) {
         // Port 0 alone is how strongSwan's users write any port.
         (0, 0 | u16::MAX) => Some(Ports::Any),
@@ -305,6 +312,16 @@ mod tests {
         assert_eq!((range.protocol, range.ports), (Some(17), Ports::Range(1000..=2000)));
         let any = traffic_selector("dynamic[/%any]").unwrap();
         assert_eq!((any.addresses, any.protocol, any.ports), (None, None, Ports::Any));
+        for (text, types) in [
+            ("icmp/8", 0x0800..=0x08ff),
+            ("icmp/0", 0..=0xff),
+            ("icmp/3-4", 0x0300..=0x04ff),
+            ("icmp/0x0301", 0x0301..=0x0301),
+            ("ipv6-icmp/128-129", 0x8000..=0x81ff),
+        ] {
+            let icmp = traffic_selector(&format!("dynamic[{text}]")).unwrap();
+            assert_eq!(icmp.ports, Ports::Range(types), "{text}");
+        }
         let opaque = traffic_selector("dynamic[tcp/opaque]").unwrap();
         assert_eq!(opaque.ports, Ports::Opaque);
         for bad in

@@ -63,7 +63,9 @@ fn ruleset(
         );
         for (selectors, verdict) in [(exempt, "accept"), (protected, "drop")] {
             for selector in selectors {
-                let _ = writeln!(text, "    {} counter {verdict}", matches(selector, outbound));
+                if let Some(matches) = matches(selector, outbound, verdict == "drop") {
+                    let _ = writeln!(text, "    {matches} counter {verdict}");
+                }
             }
         }
         text.push_str("  }\n");
@@ -72,7 +74,9 @@ fn ruleset(
     text
 }
 
-fn matches(selector: &Selector, outbound: bool) -> String {
+/// What a selector covers, as nft writes it. Where nft has no exact word, `wider` says on which side to err: a rule that drops may cover
+/// more, one that lets pass must not, and is left away.
+fn matches(selector: &Selector, outbound: bool, wider: bool) -> Option<String> {
     let family = if selector.local.first().is_ipv4() { "ip" } else { "ip6" };
     let (near, far) = if outbound { ("saddr", "daddr") } else { ("daddr", "saddr") };
     let mut text = format!(
@@ -82,16 +86,24 @@ fn matches(selector: &Selector, outbound: bool) -> String {
     );
     if let Some(protocol) = selector.protocol {
         let _ = write!(text, " meta l4proto {protocol}");
-        if matches!(protocol, 6 | 17 | 132 | 33) {
-            let (near, far) = if outbound { ("sport", "dport") } else { ("dport", "sport") };
-            for (side, ports) in [(near, &selector.local_ports), (far, &selector.remote_ports)] {
-                if let Ports::Range(range) = ports {
-                    let _ = write!(text, " th {side} {}-{}", range.start(), range.end());
-                }
+    }
+    let (near, far) = if outbound { ("sport", "dport") } else { ("dport", "sport") };
+    for (side, ports) in [(near, &selector.local_ports), (far, &selector.remote_ports)] {
+        match (ports, selector.protocol) {
+            (Ports::Any, _) => {}
+            (Ports::Range(range), Some(6 | 17 | 33 | 132 | 136)) => {
+                let _ = write!(text, " th {side} {}-{}", range.start(), range.end());
             }
+            // Type and code are where ports would begin.
+            (Ports::Range(range), Some(1 | 58)) => {
+                let _ = write!(text, " @th,0,16 {}-{}", range.start(), range.end());
+            }
+            // Of any protocol, or hidden ports: only packets of some protocols, or fragments, are meant.
+            (Ports::Range(_) | Ports::Opaque, _) if wider => {}
+            (Ports::Range(_) | Ports::Opaque, _) => return None,
         }
     }
-    text
+    Some(text)
 }
 
 fn range(range: &AddressRange) -> String {
@@ -120,5 +132,38 @@ fn nft(text: &str) -> Result<(), HostError> {
     } else {
         let text = String::from_utf8_lossy(&output.stderr);
         Err(HostError::FailClosed(text.lines().next().unwrap_or("nft failed").to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_that_lets_pass_never_covers_more_than_its_selector() {
+        let net = AddressRange::prefix("10.1.0.0".parse().unwrap(), 16).unwrap();
+        let said = |protocol, remote_ports, wider| {
+            let local_ports = Ports::Any;
+            let (local, remote) = (net, net);
+            matches(&Selector { local, remote, protocol, local_ports, remote_ports }, true, wider)
+        };
+        let addresses = "ip saddr 10.1.0.0-10.1.255.255 ip daddr 10.1.0.0-10.1.255.255";
+        for (protocol, ports, drops, passes) in [
+            (None, Ports::Any, Some(""), Some("")),
+            (Some(6), Ports::Range(80..=81), Some(" meta l4proto 6 th dport 80-81"), None),
+            (
+                Some(1),
+                Ports::Range(0x0800..=0x08ff),
+                Some(" meta l4proto 1 @th,0,16 2048-2303"),
+                None,
+            ),
+            (None, Ports::Range(80..=80), Some(""), Some("nothing")),
+            (Some(17), Ports::Opaque, Some(" meta l4proto 17"), Some("nothing")),
+        ] {
+            let whole = |text: &str| format!("{addresses}{text}");
+            assert_eq!(said(protocol, ports.clone(), true), drops.map(whole));
+            let passes = passes.or(drops).filter(|p| *p != "nothing").map(whole);
+            assert_eq!(said(protocol, ports, false), passes);
+        }
     }
 }

@@ -69,6 +69,92 @@ pub fn forwarding(view: &HostView, ports: &[Option<u32>]) -> ForwardingTable {
     }
 }
 
+/// What is routed to the devices of route-based children, by their numbers: of each address the route with the longest prefix counts.
+pub fn routed(view: &HostView, devices: &BTreeMap<u32, u32>) -> BTreeMap<u32, Vec<AddressRange>> {
+    let mut best: BTreeMap<(IpAddr, u8), &HostRoute> = BTreeMap::new();
+    // In order of the first address, the wider before what is in it; the lowest metric of one prefix.
+    for route in &view.routes {
+        let at = best.entry((route.destination, route.length)).or_insert(route);
+        if route.metric < at.metric {
+            *at = route;
+        }
+    }
+    let mut found: BTreeMap<u32, Vec<AddressRange>> = BTreeMap::new();
+    for v4 in [true, false] {
+        let routes = best.values().filter(|route| route.destination.is_ipv4() == v4);
+        let mut painted = Painted { v4, at: 0, open: Vec::new(), found: &mut found };
+        for route in routes {
+            if let Some(range) = AddressRange::prefix(route.destination, route.length) {
+                let device = devices.iter().find(|(_, index)| **index == route.interface);
+                painted.begin(
+                    number(range.first()),
+                    number(range.last()),
+                    device.map(|(id, _)| *id),
+                );
+            }
+        }
+        painted.end(None);
+    }
+    found
+}
+
+/// Address space that nested prefixes are painted on, from left to right.
+struct Painted<'a> {
+    v4: bool,
+    /// Nothing below is open any more.
+    at: u128,
+    /// Prefixes around `at`, the innermost last: their last address, and what they lead to.
+    open: Vec<(u128, Option<u32>)>,
+    found: &'a mut BTreeMap<u32, Vec<AddressRange>>,
+}
+
+impl Painted<'_> {
+    fn begin(&mut self, first: u128, last: u128, leads_to: Option<u32>) {
+        self.end(Some(first));
+        if let Some((_, around)) = self.open.last().copied()
+            && self.at < first
+        {
+            self.paint(first - 1, around);
+        }
+        self.at = first;
+        self.open.push((last, leads_to));
+    }
+
+    /// Ends the prefixes before `first`, or all.
+    fn end(&mut self, first: Option<u128>) {
+        while let Some((last, leads_to)) =
+            self.open.pop_if(|(last, _)| first.is_none_or(|f| *last < f))
+        {
+            if self.at <= last {
+                self.paint(last, leads_to);
+                self.at = last.saturating_add(1);
+                if last == u128::MAX {
+                    self.open.clear();
+                }
+            }
+        }
+    }
+
+    fn paint(&mut self, last: u128, leads_to: Option<u32>) {
+        let address = |bits: u128| match self.v4 {
+            true => IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into()),
+            false => IpAddr::V6(bits.into()),
+        };
+        if let Some(id) = leads_to
+            && let Some(range) = AddressRange::new(address(self.at), address(last))
+        {
+            self.found.entry(id).or_default().push(range);
+        }
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(a) => u32::from(a).into(),
+        IpAddr::V6(a) => a.into(),
+    }
+}
+
 /// What the steering program decides by.
 pub fn steering(view: &HostView, policies: &[Policy], ike_ports: [u16; 2]) -> Tables {
     let mut tables = Tables::new();
@@ -236,6 +322,52 @@ mod tests {
 
     fn text(range: &AddressRange) -> Vec<String> {
         prefixes(range).iter().map(|p| format!("{}/{}", p.address(), p.length())).collect()
+    }
+
+    #[test]
+    fn a_route_names_a_tunnel_by_its_device_and_the_longest_prefix_counts() {
+        let route = |text: &str, interface, metric| {
+            let (address, length) = text.split_once('/').unwrap();
+            HostRoute {
+                destination: address.parse().unwrap(),
+                length: length.parse().unwrap(),
+                gateway: None,
+                interface,
+                source: None,
+                metric,
+                refuse: false,
+                throw: false,
+            }
+        };
+        let view = HostView {
+            routes: vec![
+                route("10.2.0.0/16", 12, 0),
+                route("10.0.0.0/8", 11, 0),
+                route("10.2.3.0/24", 11, 20),
+                route("10.2.3.0/24", 2, 10),
+                route("192.0.2.0/24", 2, 0),
+                route("::/0", 12, 0),
+                route("fd00::/16", 2, 0),
+            ],
+            ..HostView::default()
+        };
+        let found = routed(&view, &BTreeMap::from([(1, 11), (2, 12), (3, 13)]));
+        let ranges =
+            |list: &[(&str, &str)]| list.iter().map(|(a, b)| range(a, b)).collect::<Vec<_>>();
+        assert_eq!(
+            found[&1],
+            ranges(&[("10.0.0.0", "10.1.255.255"), ("10.3.0.0", "10.255.255.255")])
+        );
+        assert_eq!(
+            found[&2],
+            ranges(&[
+                ("10.2.0.0", "10.2.2.255"),
+                ("10.2.4.0", "10.2.255.255"),
+                ("::", "fcff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+                ("fd01::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            ])
+        );
+        assert_eq!(found.len(), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod closed;
 pub mod mirror;
 pub mod netlink;
+pub mod proxy;
 pub mod surroundings;
 #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper; listed in docs/unsafe.md")]
 pub mod tun;

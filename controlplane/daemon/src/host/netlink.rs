@@ -247,6 +247,33 @@ impl Requests {
         )
     }
 
+    /// Has the kernel answer for `address` on `interface` (NTF_PROXY), or no longer.
+    pub fn proxy_neighbour(
+        &mut self,
+        interface: u32,
+        address: IpAddr,
+        answer: bool,
+    ) -> Result<(), HostError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = interface;
+        message.header.state = NeighbourState::Permanent;
+        message.header.flags = NeighbourFlags::Proxy;
+        message.attributes = vec![NeighbourAttribute::Destination(match address {
+            IpAddr::V4(a) => NeighbourAddress::Inet(a),
+            IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+        })];
+        if answer {
+            let message = RouteNetlinkMessage::NewNeighbour(message);
+            let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+            self.request("answer for a neighbour", message, flags, |_| {})
+        } else {
+            let message = RouteNetlinkMessage::DelNeighbour(message);
+            let what = "no longer answer for a neighbour";
+            gone_is_fine(self.request(what, message, NLM_F_ACK, |_| {}))
+        }
+    }
+
     /// Adds or replaces a route of `table`.
     pub fn add_route(&mut self, table: u8, route: &Route) -> Result<(), HostError> {
         self.request(

@@ -544,6 +544,8 @@ pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> Child {
         headers: HeaderRules::default(),
         priority: 0,
         unprotected: None,
+        if_id: None,
+        deliver_to_host: false,
     }
 }
 

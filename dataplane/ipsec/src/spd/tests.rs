@@ -99,6 +99,94 @@ proptest! {
     }
 }
 
+/// Few prefixes and many ports, so that rules meet in one bucket and are searched by port.
+fn crowded() -> impl Strategy<Value = Vec<Policy>> {
+    let port = || prop_oneof![0u16..40, 65_500u16..=u16::MAX];
+    let ports = move || {
+        prop_oneof![
+            1 => Just(Ports::Any),
+            1 => Just(Ports::Opaque),
+            6 => (port(), port()).prop_map(|(a, b)| Ports::Range(a.min(b)..=a.max(b))),
+        ]
+    };
+    let local = prop_oneof![
+        8 => Just(("10.0.0.0", "10.0.0.255")),
+        1 => Just(("10.0.0.1", "10.0.0.253")),
+        1 => Just(("0.0.0.0", "255.255.255.255")),
+    ];
+    let entry = (local, prop::option::of(prop_oneof![Just(6u8), Just(17)]), ports(), ports());
+    prop::collection::vec(entry, 0..120).prop_map(|entries| {
+        let entries = entries.into_iter().enumerate();
+        let policy = |(n, ((first, last), protocol, local_ports, remote_ports))| Policy {
+            id: PolicyId(n as u32),
+            selectors: vec![Selector {
+                local: AddressRange::new(str::parse(first).unwrap(), str::parse(last).unwrap())
+                    .unwrap(),
+                remote: AddressRange::prefix("10.0.0.0".parse().unwrap(), 8).unwrap(),
+                protocol,
+                local_ports,
+                remote_ports,
+            }],
+            action: Action::Protect,
+        };
+        entries.map(policy).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn many_rules_of_one_prefix_are_searched_by_port(
+        policies in crowded(),
+        keys in prop::collection::vec((0u8..=255, prop::option::of((any::<bool>(), any::<bool>(), 0u16..42, 0u16..42)), any::<bool>()), 60),
+    ) {
+        let spd = Spd::compile(&policies, 1);
+        for (host, ports, tcp) in keys {
+            let port = |high: bool, n: u16| if high { 65_496u16.saturating_add(n) } else { n };
+            let key = FlowKey {
+                local: Ipv4Addr::new(10, 0, 0, host).into(),
+                remote: Ipv4Addr::new(10, 9, 9, 9).into(),
+                protocol: if tcp { 6 } else { 17 },
+                ports: ports.map(|(a, b, l, r)| (port(a, l), port(b, r))),
+            };
+            let matches = |policy: &&Policy| policy.selectors.iter().any(|s| s.matches(&key));
+            let expected = policies.iter().find(matches).map(|policy| policy.id);
+            prop_assert_eq!(spd.lookup(&key).map(|found| found.policy), expected);
+        }
+    }
+}
+
+/// RFC 4301 §4.4.1: the lookup says which of a policy's selectors it was.
+#[test]
+fn the_selector_of_a_packet_is_told() {
+    let mut both = policy(1, "10.1.0.0/16", "10.2.0.0/16", Action::Protect);
+    both.selectors.extend(policy(1, "10.1.0.0/16", "10.3.0.0/16", Action::Protect).selectors);
+    let spd = Spd::compile(&[both], 1);
+    assert_eq!(spd.selector_of(&flow("10.1.0.1", "10.2.0.1").outbound()), 0);
+    assert_eq!(spd.selector_of(&flow("10.1.0.1", "10.3.0.1").outbound()), 1);
+}
+
+/// The worst packet's cost is bounded by prefix lengths and ports, not by the number of policies.
+#[test]
+fn the_worst_case_does_not_grow_with_the_policies() {
+    let port = |n: u32| (n % 60_000) as u16;
+    let many = |count: u32| -> Vec<Policy> {
+        let ports = |first: u16, more: u32| Ports::Range(first..=first.saturating_add(more as u16));
+        (0..count)
+            .map(|n| {
+                let mut policy = policy(n, "10.1.0.0/16", "10.2.0.0/16", Action::Protect);
+                let selector = &mut policy.selectors[0];
+                selector.local_ports = ports(port(n.wrapping_mul(2_654_435_761)), n % 977);
+                selector.remote_ports = ports(port(n.wrapping_mul(40_503)), n % 4_001);
+                policy
+            })
+            .collect()
+    };
+    let cost = Spd::compile(&many(4_000), 1).worst_case();
+    assert!(cost.probes <= 1 + 17 && cost.comparisons <= 17 * 17 + 1, "{cost:?}");
+}
+
 fn policy(id: u32, local: &str, remote: &str, action: Action) -> Policy {
     let range = |text: &str| {
         let (address, len) = text.split_once('/').unwrap();

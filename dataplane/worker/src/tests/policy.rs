@@ -83,6 +83,36 @@ fn a_policy_has_its_share_of_the_waiting_queue_and_the_queue_an_end() {
     assert_eq!(acquires(&bed.a), 2);
 }
 
+/// Each selector of a policy has its own acquire and its own share: a destination that nobody answers for does not hold up another.
+#[test]
+fn every_selector_of_a_policy_asks_for_itself() {
+    let limits = Limits { waiting_packets: 12, waiting_per_key: 4, ..BedConfig::default().limits };
+    let mut bed = Bed::new(BedConfig { limits, ..Default::default() });
+    bed.policies(Action::Protect);
+    for n in 0..6 {
+        bed.send_a(false, n, 100);
+        bed.steps(1);
+    }
+    assert_eq!((bed.a.sum(Row::Waiting), acquires(&bed.a)), (4, 1));
+    for n in 6..9 {
+        bed.send_a(true, n, 100);
+        bed.steps(1);
+    }
+    assert_eq!((bed.a.sum(Row::Waiting), acquires(&bed.a)), (7, 2), "IPv6 is another selector");
+    assert_eq!(bed.a.drops(WorkerDrop::WaitingFull), 2);
+    // They are repeated each in its own time.
+    bed.now += Duration::from_secs(6);
+    bed.send_a(true, 9, 100);
+    bed.steps(1);
+    bed.send_a(true, 10, 100);
+    bed.steps(1);
+    assert_eq!(acquires(&bed.a), 3);
+    // One negotiation is about all selectors of a child, so its failure is, too.
+    bed.a.dataplane.acquire_failed(PolicyId(1)).unwrap();
+    bed.steps(1);
+    assert_eq!(bed.a.sum(Row::Waiting), 0);
+}
+
 #[test]
 fn an_sa_with_narrower_selectors_leaves_the_rest_of_its_policy_waiting() {
     let mut bed = Bed::new(BedConfig::default());
