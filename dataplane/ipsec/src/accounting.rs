@@ -106,7 +106,8 @@ impl Events {
     /// last one: the NAT in front of the peer has rebound (RFC 7296 §2.23). Said once per move.
     pub const PEER_MOVED: Self = Self(8);
     /// The sealed packet is longer than the path takes and goes in fragments: an IPv6 packet of at most 1280 bytes, which no
-    /// sender makes smaller, in a tunnel that has room for less (RFC 2473 §7.1, RFC 4301 §8.2.1).
+    /// sender makes smaller, in a tunnel that has room for less (RFC 2473 §7.1, RFC 4301 §8.2.1); or an IPv4 packet in an SA for
+    /// some ports, which fragments inside would not show (RFC 4301 §7).
     pub const OVERSIZE: Self = Self(16);
 
     /// Whether nothing happened.

@@ -335,8 +335,7 @@ impl OutboundSa {
         let outer_len = text + text_len + icv;
         if outer_len > usize::from(self.path_mtu) {
             // Padding that hides lengths is within the path's MTU, so this is the packet's own length.
-            plan.oversize =
-                self.contribution.tunnel && !plan.is_v4 && plan.len <= usize::from(IPV6_MIN_MTU);
+            plan.oversize = self.stays_whole(&plan);
             if !plan.oversize {
                 return Err(self.too_big(&plan));
             }
@@ -446,6 +445,21 @@ impl OutboundSa {
         }
         *next += 1;
         Some(*next)
+    }
+
+    /// Whether a packet that is too long is protected whole, and the protected packet fragmented: IPv6 that no sender makes smaller,
+    /// and IPv4 whose later fragments would show no ports to an SA that asks for some (RFC 4301 §7).
+    #[cold]
+    fn stays_whole(&self, plan: &Plan) -> bool {
+        let admits_fragments = |selector: &Selector| {
+            selector.local_ports.matches(None) && selector.remote_ports.matches(None)
+        };
+        self.contribution.tunnel
+            && if plan.is_v4 {
+                !plan.dont_fragment && !self.selectors.iter().all(admits_fragments)
+            } else {
+                plan.len <= usize::from(IPV6_MIN_MTU)
+            }
     }
 
     #[cold]
