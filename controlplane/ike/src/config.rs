@@ -20,6 +20,10 @@ pub struct Config {
     pub connections: Vec<Arc<Connection>>,
     /// Preshared keys.
     pub psks: Vec<Psk>,
+    /// Names and passwords of XAUTH users.
+    pub users: Vec<Psk>,
+    /// Pools that virtual addresses are taken from.
+    pub pools: Vec<Pool>,
     /// Private keys, certificates and whom we trust.
     pub credentials: Arc<Credentials>,
     /// What authenticates by Kerberos; none where this build has none.
@@ -151,6 +155,29 @@ impl Fragmentation {
     }
 }
 
+/// A second proof, by name and password, of the initiator of IKEv1 phase 1 (`auth = xauth` in a second round).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Xauth {
+    /// We are asked, and say this name.
+    Answer {
+        /// Whose password is in [`Config::users`].
+        user: String,
+    },
+    /// The peer is asked.
+    Ask,
+}
+
+/// One entry of `pools`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// The addresses, each for one peer.
+    pub addresses: AddressRange,
+    /// Name servers that are told with an address.
+    pub dns: Vec<IpAddr>,
+}
+
 /// One entry of `connections`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -176,6 +203,12 @@ pub struct Connection {
     pub children: Vec<Arc<Child>>,
     /// IKEv1: aggressive mode in the place of main mode, as initiator and as responder.
     pub aggressive: bool,
+    /// IKEv1: name and password beside the proof of phase 1.
+    pub xauth: Option<Xauth>,
+    /// Virtual addresses to ask the peer for; unspecified ones leave the choice to it.
+    pub vips: Vec<IpAddr>,
+    /// Names of the pools that the peer gets a virtual address from.
+    pub pools: Vec<String>,
     /// Force UDP encapsulation by faking a NAT.
     pub encap: bool,
     /// RFC 4555 (announced only once implemented).

@@ -280,6 +280,7 @@ impl Engine {
         self.table.settle(id, self.config.settings.keep_alive);
         if over {
             self.registry.known.remove(id);
+            self.registry.leases.release(id);
         }
     }
 

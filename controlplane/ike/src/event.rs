@@ -231,6 +231,9 @@ pub enum Failure {
     /// Its lifetime ended.
     #[error("lifetime ended")]
     Expired,
+    /// No virtual address from the peer.
+    #[error("the peer gives no virtual address")]
+    NoAddress,
     /// Another SA took its place.
     #[error("replaced")]
     Replaced,
@@ -362,6 +365,15 @@ pub enum Event {
         connection: String,
         /// Why.
         reason: Failure,
+    },
+    /// The peer gave us an address, to be one of the host's while it is held.
+    VirtualAddress {
+        /// By which IKE SA; one that renews another holds the address too, before the other lets it go.
+        ike: IkeId,
+        /// The address.
+        address: IpAddr,
+        /// Whether it is held from now on, or no longer.
+        held: bool,
     },
     /// A command ended.
     RequestDone {

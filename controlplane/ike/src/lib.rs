@@ -25,6 +25,7 @@ pub mod job;
 mod known;
 pub mod message;
 mod narrowing;
+mod pool;
 pub mod proposal;
 mod random;
 mod sa;

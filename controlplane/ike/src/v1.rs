@@ -28,6 +28,7 @@
 //! | `established` | messages, timers and children of an established ISAKMP SA |
 //! | `quick` | quick mode, both sides |
 //! | `informational` | deletes, notifies, dead peer detection |
+//! | `transaction` | XAUTH and Mode Config |
 //! | `clients` | the identities of quick mode as traffic selectors |
 //! | `show` | the views |
 //!
@@ -52,4 +53,5 @@ mod session;
 mod show;
 mod signature;
 mod suite;
+mod transaction;
 mod vendor;

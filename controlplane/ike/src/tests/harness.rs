@@ -187,6 +187,10 @@ impl Host {
             Event::Unprotected { child, .. } => {
                 self.events.push(format!("child {child} unprotected"));
             }
+            Event::VirtualAddress { address, held, .. } => {
+                let sign = if held { '+' } else { '-' };
+                self.events.push(format!("{sign}{address}"));
+            }
             Event::PeerMoved { path, .. } => {
                 self.events.push(format!("moved to {}", path.remote));
             }
@@ -581,6 +585,9 @@ pub(super) fn connection(who: Who) -> Connection {
             Arc::new(child("more", near6, far6, "aes256gcm16")),
         ],
         aggressive: false,
+        xauth: None,
+        vips: Vec::new(),
+        pools: Vec::new(),
         encap: false,
         mobike: false,
         fragmentation: Fragmentation::Yes,

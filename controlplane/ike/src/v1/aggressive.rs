@@ -13,7 +13,7 @@ use super::respond::{LONGEST_HALF_OPEN, Stored, give_notice, narrowest_first};
 use super::sa::{State, Verified};
 use super::session::{Cookies, Sealer, Session};
 use super::signature::{self, Own};
-use super::suite::{self, Choice, Method};
+use super::suite::{self, Choice};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection, Identity};
 use crate::context::Cx;
@@ -127,7 +127,7 @@ impl Request {
                     return None;
                 }
                 let local = local_id(c, path);
-                if method == Method::Psk
+                if method.is_psk()
                     && !(psk_too
                         && authenticate::psk_for(config, &local, &remote_id, path).is_some())
                 {
@@ -248,7 +248,7 @@ impl Answering {
             public_i: request.public_i.clone(),
             public_r: public,
         };
-        let keys = if suite.method == Method::Psk {
+        let keys = if suite.method.is_psk() {
             let (local, remote) = (&request.local_id, &request.remote_id);
             match authenticate::psk_for(cx.config, local, remote, head.path) {
                 Some(psk) => authenticate::derive(suite, psk, &phase1, shared),
@@ -266,7 +266,7 @@ impl Answering {
         });
         let Some((ready, hash)) = made else { return failed(head, cx, Failure::Local) };
         let ready = Box::new(ready);
-        if suite.method == Method::Psk {
+        if suite.method.is_psk() {
             return self.answer(head, cx, ready, |list| {
                 list.push_raw(PayloadType::Hash.number(), false, &hash);
             });
@@ -305,7 +305,7 @@ impl Answering {
             let cookies = ready.phase1.cookies;
             vendor::push_detection(&mut list, nat_t, hash, cookies, head.path, faked);
         }
-        if choice.suite.method != Method::Psk {
+        if !choice.suite.method.is_psk() {
             signature::push_request(&mut list, cx.config, &head.connection);
         }
         let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
@@ -395,7 +395,7 @@ impl Answering {
         }
         let third = Third { path, digest, next, nat, initial_contact };
         let parts = phase1.of_initiator(&request.id);
-        if suite.method == Method::Psk {
+        if suite.method.is_psk() {
             let hash = hash_of(&payloads).ok_or(Refused::Undecipherable)?;
             let right = keys.skeyid.verify(&parts, hash).map_err(|_| Refused::Library)?;
             return if right { Ok((third, None)) } else { Err(Refused::Identity) };

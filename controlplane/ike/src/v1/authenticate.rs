@@ -6,7 +6,7 @@
 use super::initiate::Phase1;
 use super::sa::Verified;
 use super::session::{Opened, Sealer};
-use super::suite::Suite;
+use super::suite::{Method, Suite};
 use crate::config::{AuthMethod, Config, Connection, Identity, Psk, Unique, Version};
 use crate::context::Cx;
 use crate::crypto::v1::{Iv, Skeyid, V1Keys};
@@ -161,7 +161,7 @@ pub(super) fn fifth_message(
 ) -> Result<Authenticated, Refused> {
     let chosen = suite.chosen();
     let connections: Vec<&Arc<Connection>> =
-        cx.config.connections.iter().filter(|c| fits(c, path, &chosen)).collect();
+        cx.config.connections.iter().filter(|c| fits(c, path, &chosen, suite.method)).collect();
     let mut trials: Vec<&Psk> = Vec::new();
     for psk in connections.iter().flat_map(|c| keys_of(cx.config, c, path)) {
         let known = trials.iter().any(|trial| core::ptr::eq(*trial, psk));
@@ -185,9 +185,10 @@ pub(super) fn fifth_message(
     Err(refused)
 }
 
-fn fits(connection: &Connection, path: Path, chosen: &Chosen) -> bool {
+fn fits(connection: &Connection, path: Path, chosen: &Chosen, method: Method) -> bool {
     connects(connection, path)
         && !connection.aggressive
+        && connection.xauth.is_some() == (method == Method::XauthPsk)
         && uses_psk(connection)
         && connection.proposals.iter().any(|p| p.allows(chosen))
 }

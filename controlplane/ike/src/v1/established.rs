@@ -5,6 +5,7 @@ use super::quick::{Exchange, Quick};
 use super::sa::{Closed, State, Verified};
 use super::session::Session;
 use super::suite::Life as Offered;
+use super::transaction::{Transactions, Verdict};
 use super::vendor::Abilities;
 use crate::config::{ChildAction, Identity};
 use crate::context::{Cx, Effect};
@@ -18,6 +19,7 @@ use crate::v2::create_child::retry_after;
 use crate::v2::sa::{Head, Nat};
 use crate::v2::task::{Queued, Task};
 use crate::v2::window::{Digest, Sent};
+use crate::view::Role;
 use core::net::SocketAddr;
 use ipsec::sa::PairId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +91,8 @@ pub(crate) struct Established {
     pub(crate) third: Option<Vec<u8>>,
     /// The last informational exchange of the peer and our answer to it, if it has one.
     pub(crate) last_informational: Option<(Digest, Option<Vec<u8>>)>,
+    /// XAUTH and Mode Config.
+    pub(crate) transactions: Transactions,
     pub(crate) probe: Option<Probe>,
     /// The number of our last R-U-THERE.
     pub(crate) sequence: u32,
@@ -104,7 +108,9 @@ impl Established {
         let rand = cx.random.below(connection.rand_time);
         // There is one way to renew an ISAKMP SA: a new main mode. Both times mean it.
         let soft = [time(connection.rekey_time), time(connection.reauth_time)];
-        let soft = soft.into_iter().flatten().min();
+        // A gateway that asks for a password cannot begin anew: who is asked is the initiator.
+        let asks = head.role == Role::Responder && connection.xauth.is_some();
+        let soft = soft.into_iter().flatten().min().filter(|_| !asks);
         let ours = soft.map(|soft| soft.saturating_add(connection.over_time));
         // RFC 2409 §4: the peer's lifetime binds us too.
         let hard = ours.into_iter().chain(new.life.time).min();
@@ -129,6 +135,7 @@ impl Established {
             sixth: None,
             third: None,
             last_informational: None,
+            transactions: Transactions::new(head, now),
             probe: None,
             // RFC 3706 §7: it begins at random, below the half.
             sequence: u32::from_be_bytes(cx.random.array()) >> 1,
@@ -222,6 +229,11 @@ impl Established {
                 self.quick_message(head, cx, path, parts, digest);
                 State::Established(self)
             }
+            ExchangeType::Transaction => {
+                let parts = (header.message_id, first, ciphertext);
+                let verdict = self.transaction_message(head, cx, path, parts, digest);
+                self.settle(head, cx, verdict)
+            }
             ExchangeType::InformationalV1 => {
                 let id = header.message_id;
                 self.informational(head, cx, path, (id, first, ciphertext), digest)
@@ -229,6 +241,16 @@ impl Established {
             _ => {
                 cx.stats.invalid_packets_received += 1;
                 State::Established(self)
+            }
+        }
+    }
+
+    fn settle(self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>, verdict: Verdict) -> State {
+        match verdict {
+            Verdict::Stays => State::Established(self),
+            Verdict::Ends(reason) => {
+                self.transactions_failed(cx, reason);
+                self.delete(head, cx, reason)
             }
         }
     }
@@ -305,11 +327,12 @@ impl Established {
 
     /// Begins what waits, as far as it may.
     pub(crate) fn pump(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        self.begin_transaction(head, cx);
         let mut later = Vec::new();
         while let Some(queued) = head.tasks.pop_front() {
             let asking = self.exchanges.values().filter(|e| e.is_asking()).count();
             let waits = queued.not_before.is_some_and(|at| at > cx.now)
-                || (asking >= MAX_ASKING
+                || ((asking >= MAX_ASKING || !self.transactions.are_over())
                     && matches!(queued.task, Task::CreateChild { .. } | Task::RekeyChild { .. }));
             if waits {
                 later.push(queued);
@@ -404,6 +427,7 @@ impl Established {
             Life::Replaced { until } => at.push(Some(until)),
         }
         at.push(self.expire_at);
+        at.push(self.transactions.deadline());
         at.push(self.liveness_at(head));
         at.push(self.keepalive_at(head, keep_alive));
         at.extend(head.tasks.iter().map(|queued| queued.not_before));
@@ -459,6 +483,9 @@ impl Established {
         if due(self.keepalive_at(head, cx.config.settings.keep_alive)) {
             self.last_outbound = now;
             cx.transmit(head.path, vec![0xff]);
+        }
+        if let verdict @ Verdict::Ends(_) = self.transaction_timers(head, cx) {
+            return self.settle(head, cx, verdict);
         }
         if self.quick_timers(head, cx).is_none() {
             return self.destroy(head, cx, Failure::Timeout);
@@ -557,6 +584,9 @@ impl Established {
         cx: &mut Cx<'_>,
         reason: Failure,
     ) -> State {
+        if let Some(address) = self.transactions.local.take() {
+            cx.event(Event::VirtualAddress { ike: head.id, address, held: false });
+        }
         for (_, exchange) in core::mem::take(&mut self.exchanges) {
             exchange.give_back(head, cx, reason);
         }

@@ -324,6 +324,12 @@ impl Established {
         }
     }
 
+    /// The two hosts, as `dynamic` means them: by their virtual addresses, where they have some.
+    fn hosts(&self, head: &Head) -> (IpAddr, IpAddr) {
+        let (local, remote) = (head.path.local.ip(), head.path.remote.ip());
+        (self.transactions.local.unwrap_or(local), self.transactions.remote.unwrap_or(remote))
+    }
+
     /// Whether there is room for one more quick mode and its pair.
     fn has_room(&mut self) -> bool {
         if self.exchanges.len() >= MAX_EXCHANGES {
@@ -360,6 +366,11 @@ impl Established {
         digest: Digest,
     ) {
         let Some(exchange) = self.exchanges.get(&id.0) else {
+            if !self.transactions.are_over() {
+                // Not before it is known who asks, and what address it has.
+                cx.stats.parked_dropped += 1;
+                return;
+            }
             let opened = self
                 .may_begin(id)
                 .then(|| self.session.sealer.open(first, ciphertext, self.session.iv(id)))

@@ -16,7 +16,7 @@ use super::kerberos as names;
 use super::sa::{Closed, State, Verified};
 use super::session::{Cookies, Sealer, Session};
 use super::signature::{self, Own};
-use super::suite::{self, Choice, Method};
+use super::suite::{self, Choice};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection};
 use crate::context::Cx;
@@ -166,7 +166,7 @@ impl Request {
         let main_mode = narrowest_first(config, path).into_iter().filter(|c| !c.aggressive);
         let (connection, choice) = main_mode.into_iter().find_map(|c| {
             let method = signature::method(config, c, path)?;
-            if method == Method::Psk && !authenticate::has_key(config, c, path) {
+            if method.is_psk() && !authenticate::has_key(config, c, path) {
                 return None;
             }
             let mut choice = suite::choose(&c.proposals, &sa, method)?;
@@ -308,7 +308,7 @@ impl Answering {
         let nr: OwnNonce = cx.random.array();
         let mut list = PayloadList::new();
         initiate::push_values(&mut list, head, &public, &nr, &choice, abilities);
-        if choice.suite.method != Method::Psk {
+        if !choice.suite.method.is_psk() {
             signature::push_request(&mut list, cx.config, &head.connection);
         }
         let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
@@ -352,7 +352,7 @@ impl AuthExpected {
         let Phase1 { public_i, public_r, .. } = &self.phase1;
         let suite = &self.choice.suite;
         let iv = suite.first_iv(public_i, public_r);
-        if suite.method != Method::Psk {
+        if !suite.method.is_psk() {
             return match self.signed(head, cx, path, (first, ciphertext, iv)) {
                 Ok((job, authenticated, own)) => {
                     let expected = self;

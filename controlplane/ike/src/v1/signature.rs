@@ -30,6 +30,14 @@ const MAX_ASKED: usize = 4;
 /// How a connection authenticates in IKEv1, where both sides do it alike; `None` when it cannot: mixed methods, or no key
 /// that IKEv1 has a method for.
 pub(super) fn method(config: &Config, connection: &Connection, path: Path) -> Option<Method> {
+    let method = plain_method(config, connection, path)?;
+    match connection.xauth {
+        Some(_) => method.with_xauth(),
+        None => Some(method),
+    }
+}
+
+fn plain_method(config: &Config, connection: &Connection, path: Path) -> Option<Method> {
     match (connection.local.method, connection.remote.method) {
         (AuthMethod::Psk, AuthMethod::Psk) => Some(Method::Psk),
         (AuthMethod::Pubkey, AuthMethod::Pubkey) => {
@@ -178,7 +186,7 @@ pub(super) fn verification(
 ) -> Option<Verification> {
     // The method says which curve, and so how long a signature is (RFC 4754 §7).
     let scheme = match (method, signed.signature.len()) {
-        (Method::Rsa, _) => SignatureScheme::RsaRaw,
+        (Method::Rsa | Method::XauthRsa, _) => SignatureScheme::RsaRaw,
         (Method::Ecdsa256, 64) | (Method::Ecdsa384, 96) | (Method::Ecdsa521, 132) => {
             SignatureScheme::EcdsaRaw
         }

@@ -64,6 +64,10 @@ pub(super) const KILOBYTES: u16 = 2;
 pub(crate) enum Method {
     /// A preshared key.
     Psk,
+    /// A preshared key, and XAUTH of the initiator behind it (draft-ietf-ipsec-isakmp-xauth-06 §7).
+    XauthPsk,
+    /// RSA signatures, and XAUTH of the initiator behind them.
+    XauthRsa,
     /// RSA signatures.
     Rsa,
     /// ECDSA with SHA-256 on P-256 (RFC 4754).
@@ -77,9 +81,25 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    /// Whether a preshared key proves both.
+    pub(crate) const fn is_psk(self) -> bool {
+        matches!(self, Self::Psk | Self::XauthPsk)
+    }
+
+    /// The method with XAUTH behind it, if there is one.
+    pub(crate) const fn with_xauth(self) -> Option<Self> {
+        match self {
+            Self::Psk => Some(Self::XauthPsk),
+            Self::Rsa => Some(Self::XauthRsa),
+            _ => None,
+        }
+    }
+
     const fn number(self) -> u16 {
         match self {
             Self::Psk => 1,
+            Self::XauthPsk => 65_001,
+            Self::XauthRsa => 65_005,
             Self::Rsa => 3,
             Self::Ecdsa256 => 9,
             Self::Ecdsa384 => 10,

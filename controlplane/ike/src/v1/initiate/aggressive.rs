@@ -23,7 +23,7 @@ use crate::v1::established::{Established, NewSa};
 use crate::v1::sa::{State, Verified};
 use crate::v1::session::{Cookies, Sealer, Session};
 use crate::v1::signature::{self, Own};
-use crate::v1::suite::{self, Choice, Method};
+use crate::v1::suite::{self, Choice};
 use crate::v1::vendor::{self, Abilities};
 use crate::v1::{authenticate, fragment};
 use crate::v2::auth::local_id;
@@ -181,7 +181,7 @@ impl Aggressive {
         list.push(&Nonce::new(&ni).map_err(|_| Failure::Local)?);
         list.push_raw(PayloadType::Identification.number(), false, &self.id);
         vendor::push_all(&mut list, &head.connection);
-        if self.attempt.method != Method::Psk {
+        if !self.attempt.method.is_psk() {
             signature::push_request(&mut list, cx.config, &head.connection);
         }
         let message = list.into_message(&header(head, Flags::NONE)).map_err(|_| Failure::Local)?;
@@ -283,7 +283,7 @@ impl Aggressive {
         let remote_id = authenticate::identity(&id)
             .filter(|id| head.connection.remote.id.covers(id) != Fit::No)
             .ok_or(Failure::Authentication)?;
-        let psk = self.attempt.method == Method::Psk;
+        let psk = self.attempt.method.is_psk();
         let keys = if psk {
             let found = authenticate::psk_for(cx.config, &self.local_id, &remote_id, head.path);
             let psk = found.ok_or(Failure::Authentication)?;

@@ -15,7 +15,7 @@ use crate::v1::fragment;
 use crate::v1::sa::{State, Verified};
 use crate::v1::session::{Cookies, Opened, Sealer, Session};
 use crate::v1::signature::{self, Own};
-use crate::v1::suite::{Choice, Method};
+use crate::v1::suite::Choice;
 use crate::v1::vendor::Abilities;
 use crate::v2::auth::local_id;
 use crate::v2::fault::{Fault, Misbehaved};
@@ -77,7 +77,7 @@ pub(super) fn begin_fifth(
     shared: &SharedSecret,
 ) -> Result<Fifth, Failure> {
     let local_id = local_id(&head.connection, head.path);
-    let keys = if attempt.method == Method::Psk {
+    let keys = if attempt.method.is_psk() {
         let peer = match &head.connection.remote.id {
             Identity::Any => &Identity::Address(head.path.remote.ip()),
             id => id,
@@ -106,7 +106,7 @@ impl Fifth {
     ) -> Result<State, Failure> {
         let hash = self.keys.skeyid.hash(&self.phase1.of_initiator(&self.id));
         let hash = hash.map_err(|_| Failure::Local)?;
-        if self.attempt.method == Method::Psk {
+        if self.attempt.method.is_psk() {
             return self.send(head, cx, |_, list| {
                 list.push_raw(PayloadType::Hash.number(), false, &hash);
             });
@@ -233,7 +233,7 @@ impl AuthSent {
             return State::AuthSent(self);
         };
         let opened = self.sealer.open(first, ciphertext, self.iv);
-        if self.attempt.method != Method::Psk {
+        if !self.attempt.method.is_psk() {
             return self.signed(head, cx, opened);
         }
         let verdict = opened.as_ref().map(|opened| {

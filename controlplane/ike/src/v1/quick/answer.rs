@@ -136,7 +136,7 @@ impl Established {
         if !self.is_active() || !self.has_room() {
             return Err(crate::event::SpiRefused.into());
         }
-        let (near, far) = (head.path.local.ip(), head.path.remote.ip());
+        let (near, far) = self.hosts(head);
         let (remote, local) = clients(content, far, near)?;
         let mut fault = Fault::Incompatible(Incompatible::Selectors);
         let connection = Arc::clone(&head.connection);
@@ -160,7 +160,7 @@ impl Established {
             let replaces = self.same_traffic(&child.name, &selectors);
             let inherit =
                 replaces.last().and_then(|pair| self.children.get(pair)).map(|c| c.spi_in);
-            let spi = cx.allocate(far, inherit)?;
+            let spi = cx.allocate(head.path.remote.ip(), inherit)?;
             let wanted = Wanted {
                 config: Arc::clone(child),
                 spi,

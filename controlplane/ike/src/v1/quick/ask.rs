@@ -101,7 +101,7 @@ impl Established {
         config: Arc<config::Child>,
         packet: Option<&Selector>,
     ) {
-        let (local, remote) = (head.path.local.ip(), head.path.remote.ip());
+        let (local, remote) = self.hosts(head);
         let Some((local, remote)) = wanted(&config, local, remote, packet) else {
             return head.acquired(cx, &config.name, Err(Failure::Selectors));
         };
