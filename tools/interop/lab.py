@@ -118,7 +118,7 @@ class Charon:
         self.conf(conf)
         (self.dir / "strongswan.conf").write_text(
             f"""charon-systemd {{
-  load = random drbg nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints aes sha1 sha2 hmac kdf gcm ccm ctr cmac xcbc chapoly curve25519 fips-prf kernel-libipsec kernel-netlink socket-default vici updown attr counters
+  load = random drbg nonce openssl pem pkcs1 pkcs8 x509 pubkey constraints aes sha1 sha2 hmac kdf gcm ccm ctr cmac xcbc chapoly curve25519 fips-prf kernel-libipsec kernel-netlink socket-default vici updown attr counters xauth-generic
   retransmit_tries = 3
   retransmit_timeout = 1.0
   delete_rekeyed_delay = 1

@@ -25,7 +25,7 @@ use ike::{Command, Engine, Event, InstallId, Path, RequestId, SpiSource, Transmi
 use ipsec::sa::{PairId, SaParameters, Spi, UdpEncap};
 use ipsec::selector::{AddressRange, PolicyId, Selector};
 use ipsec::spi::CoreId;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ struct Pair {
 /// What the gateway asks of whoever brings the sockets and routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// The SPD changed: routes, fail-closed rules and steering follow.
+    /// The SPD or the virtual addresses changed: routes, fail-closed rules and steering follow.
     pub policies: bool,
     /// Tunnels came or went: so may those whom hosts on our links take for neighbours.
     pub tunnels: bool,
@@ -96,6 +96,8 @@ pub struct Gateway {
     changed: Changed,
     /// Acquires that traffic raised, to tell the workers when they fail.
     traps: BTreeMap<RequestId, PolicyId>,
+    /// Addresses that peers gave us, and by which IKE SAs.
+    virtual_addresses: BTreeMap<IpAddr, BTreeSet<ike::IkeId>>,
     /// The workers do not have the policies as they are.
     policies_due: bool,
     /// Worker commands given and not applied; a gauge of the quick mode table.
@@ -169,6 +171,7 @@ impl Gateway {
             unresolved: Vec::new(),
             changed: Changed::default(),
             traps: BTreeMap::new(),
+            virtual_addresses: BTreeMap::new(),
             policies_due: false,
             outstanding: Vec::new(),
         };
@@ -373,6 +376,11 @@ impl Gateway {
     /// The next command that ended.
     pub fn poll_finished(&mut self) -> Option<Finished> {
         self.finished.pop()
+    }
+
+    /// Addresses that peers gave us, to be the host's.
+    pub fn virtual_addresses(&self) -> BTreeSet<IpAddr> {
+        self.virtual_addresses.keys().copied().collect()
     }
 
     /// What changed since the last call.
@@ -616,6 +624,19 @@ impl Gateway {
                 }
                 None => self.finished.push((request, result)),
             },
+            Event::VirtualAddress { ike, address, held } => {
+                let holders = self.virtual_addresses.entry(address).or_default();
+                if held {
+                    holders.insert(ike);
+                } else {
+                    holders.remove(&ike);
+                }
+                if holders.is_empty() {
+                    self.virtual_addresses.remove(&address);
+                }
+                self.changed.policies = true;
+                tracing::info!(%address, held, ike = ike.0, "virtual address");
+            }
             Event::PeerMoved { pairs, path, encap } => {
                 for pair in pairs {
                     let port = encap.then_some(path.remote.port());

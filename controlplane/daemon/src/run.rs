@@ -122,6 +122,8 @@ struct Daemon {
     /// The devices of route-based children: a queue that keeps each of them up, and its index.
     tunnels: BTreeMap<u32, (OwnedFd, u32)>,
     proxies: Proxies,
+    /// Virtual addresses on the TUN.
+    addresses: BTreeSet<IpAddr>,
     /// What is installed in [`TABLE`].
     routes: Vec<Route>,
     /// Neighbours that the kernel keeps resolved for us.
@@ -333,6 +335,7 @@ impl Daemon {
             tun,
             tunnels: BTreeMap::new(),
             proxies: Proxies::default(),
+            addresses: BTreeSet::new(),
             routes: Vec::new(),
             managed: BTreeSet::new(),
             refresh: None,
@@ -544,8 +547,22 @@ impl Daemon {
         Ok(())
     }
 
+    /// Virtual addresses come to the TUN and go.
+    fn follow_addresses(&mut self) -> Result<(), RunError> {
+        let wanted = self.gateway.virtual_addresses();
+        for address in self.addresses.difference(&wanted) {
+            self.requests.remove_address(self.tun, *address)?;
+        }
+        for address in wanted.difference(&self.addresses) {
+            self.requests.add_address(self.tun, *address)?;
+        }
+        self.addresses = wanted;
+        Ok(())
+    }
+
     /// Brings everything that depends on the host's tables or the policies up to date.
     fn follow_host(&mut self) -> Result<(), RunError> {
+        self.follow_addresses()?;
         self.view = self.requests.view()?;
         self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
         self.loaded.look_around(&self.view, &mut self.gateway);
@@ -592,6 +609,11 @@ impl Daemon {
     /// Undoes what was done to the host, the fail-closed rules excepted.
     fn end(&mut self) {
         self.proxies.end(&mut self.requests);
+        for address in core::mem::take(&mut self.addresses) {
+            if let Err(error) = self.requests.remove_address(self.tun, address) {
+                tracing::warn!(%error, %address, "a virtual address stays");
+            }
+        }
         for route in core::mem::take(&mut self.routes) {
             if let Err(error) = self.requests.remove_route(TABLE, &route) {
                 tracing::warn!(%error, "a route stays in table {TABLE}");

@@ -63,6 +63,8 @@ pub(crate) struct Registry {
     pub(crate) install: Ids,
     pub(crate) job: Ids,
     pub(crate) request: Ids,
+    /// Virtual addresses that we have from peers.
+    pub(crate) own_addresses: BTreeMap<IkeId, IpAddr>,
     /// Virtual addresses that peers have.
     pub(crate) leases: crate::pool::Leases,
     pub(crate) installing: BTreeMap<InstallId, Installing>,

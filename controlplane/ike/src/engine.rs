@@ -281,6 +281,7 @@ impl Engine {
         if over {
             self.registry.known.remove(id);
             self.registry.leases.release(id);
+            self.registry.own_addresses.remove(&id);
         }
     }
 

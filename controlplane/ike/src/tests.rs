@@ -7,6 +7,7 @@ mod exchanges;
 mod harness;
 mod ikev1;
 mod ikev1_attacks;
+mod ikev1_config;
 mod ikev1_modes;
 mod kerberos;
 mod lossy;

@@ -3,10 +3,10 @@
 use super::connection::is_round;
 use super::credentials::Files;
 use super::fields::{Fields, shown};
-use super::syntax::Value;
+use super::syntax::{Section, Value};
 use super::{identity, keys, value};
 use ike::certificate::{Certificate, KeyType, Requirement, Revocation};
-use ike::config::{AuthMethod, AuthRound, Identity};
+use ike::config::{AuthMethod, AuthRound, Identity, Xauth};
 use ike::crypto::SignatureHash;
 use std::sync::Arc;
 
@@ -89,6 +89,37 @@ fn check_principal(r: &mut Fields<'_>, side: &str, id: &Identity) {
             r.error("id", wanted.to_owned());
         }
     }
+}
+
+/// The second rounds: name and password of the initiator of IKEv1.
+pub(super) fn xauth(
+    f: &mut Fields<'_>,
+    asked: Option<&Section>,
+    asks: Option<&Section>,
+) -> Option<Xauth> {
+    let mut read = |section: &Section| {
+        let path = f.path_of(&section.name);
+        let mut r = Fields::new(section, keys::AUTH, path, f.findings);
+        r.check(|_| false);
+        r.check_sections("", |_| false);
+        let _ = r.number("round", 0, u32::MAX.into());
+        let name = r.text("xauth_id").or_else(|| r.text("id")).map(str::to_owned);
+        if name.is_none() && asks.is_none() {
+            r.error("xauth_id", "missing: the name to log in with");
+        }
+        name
+    };
+    if let (Some(_), Some(second)) = (asked, asks) {
+        let (at, path) = (second.at.clone(), f.path_of(&second.name));
+        f.findings.error(&at, &path, "one side alone is asked for a password");
+        return None;
+    }
+    if let Some(section) = asks {
+        read(section);
+        return Some(Xauth::Ask);
+    }
+    let user = read(asked?)?;
+    Some(Xauth::Answer { user })
 }
 
 /// charon's rule: without a certificate for the identity we are the certificate's subject.

@@ -39,6 +39,7 @@ pub(crate) fn resolve(
 ) -> Resolved {
     let path = format!("connections.{}", section.name);
     let left_out = unsupported_authentication(section);
+    let second = |side| section.sections.iter().filter(move |s| is_round(&s.name, side)).nth(1);
     let mut f = Fields::new(section, keys::CONNECTION, path, findings).lenient(left_out.is_some());
     f.check(|_| false);
     f.check_sections("local, remote, children", |name| {
@@ -121,6 +122,18 @@ pub(crate) fn resolve(
     if version != Version::Ikev1 && [local.method, remote.method].contains(&AuthMethod::Kerberos) {
         f.error("version", "`auth = kerberos` is IKEv1's: it needs `version = 1`");
     }
+    let asked = second("local").filter(|_| left_out.is_none());
+    let asks = second("remote").filter(|_| left_out.is_none());
+    let xauth = authentication::xauth(&mut f, asked, asks);
+    if xauth.is_some() && version != Version::Ikev1 {
+        f.error("version", "only IKEv1 has XAuth");
+    }
+    let vips = addresses(&mut f, "vips");
+    let pools: Vec<String> = f.list("pools").into_iter().map(str::to_owned).collect();
+    if version != Version::Ikev1 && (!vips.is_empty() || !pools.is_empty()) {
+        let key = if vips.is_empty() { "pools" } else { "vips" };
+        f.error(key, "virtual addresses are for IKEv1 only yet");
+    }
     let children = children(&mut f, &remote_addrs, settings, weak);
 
     if let Some(reason) = left_out {
@@ -148,6 +161,9 @@ pub(crate) fn resolve(
         remote,
         children,
         aggressive,
+        xauth,
+        vips,
+        pools,
         encap,
         mobike,
         fragmentation,
@@ -180,7 +196,14 @@ fn unsupported_authentication(section: &Section) -> Option<Unsupported> {
     for side in ["local", "remote"] {
         let mut rounds = section.sections.iter().filter(|s| is_round(&s.name, side));
         let first = rounds.next();
-        if let Some(second) = rounds.next() {
+        let is_ikev1 = text_of(section, "version") == Some("1");
+        let is_xauth = |s: &Section| {
+            text_of(s, "auth").is_some_and(|auth| auth.to_ascii_lowercase().starts_with("xauth"))
+        };
+        let xauth = |s: &&Section| is_ikev1 && is_xauth(s);
+        let second = rounds.next();
+        let third = rounds.next();
+        if let Some(second) = third.or(second.filter(|second| !xauth(second))) {
             return Some(Unsupported {
                 at: second.at.clone(),
                 key: second.name.clone(),
@@ -204,6 +227,26 @@ fn unsupported_authentication(section: &Section) -> Option<Unsupported> {
         }
     }
     None
+}
+
+/// A key that may be written once.
+fn text_of<'a>(section: &'a Section, key: &str) -> Option<&'a str> {
+    let setting = section.settings.iter().find(|s| s.key == key)?;
+    match &setting.value {
+        Some(super::syntax::Value::Text(text)) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn addresses(f: &mut Fields<'_>, key: &str) -> Vec<core::net::IpAddr> {
+    let mut found = Vec::new();
+    for item in f.list(key) {
+        match item.parse() {
+            Ok(address) => found.push(address),
+            Err(_) => f.error(key, format!("'{}' is not an address", shown(item))),
+        }
+    }
+    found
 }
 
 fn endpoints(f: &mut Fields<'_>, key: &str) -> Vec<AddressRange> {

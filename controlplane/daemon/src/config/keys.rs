@@ -60,7 +60,12 @@ pub(crate) const CONNECTION: &[Key] = &[
         "IKE proposals in order of preference. One that cannot be done is left out with a \
          warning while another remains.",
     ),
-    refused("vips", "", "Virtual addresses to ask the peer for."),
+    full(
+        "vips",
+        "",
+        "IKEv1: the virtual address to ask the peer for by Mode Config; `0.0.0.0` or `::` leaves the choice to it. \
+         The first is asked for.",
+    ),
     full(
         "aggressive",
         "no",
@@ -106,7 +111,7 @@ pub(crate) const CONNECTION: &[Key] = &[
         "over_time",
         "Up to this much is taken off the times at random; the default is at most half of them.",
     ),
-    refused("pools", "", "Pools that virtual addresses are taken from."),
+    full("pools", "", "IKEv1: pools that the peer's virtual address is taken from."),
     refused("if_id_in", "0", "Interface ID of inbound SAs (route-based tunnels)."),
     refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
     refused("mediation", "no", "Mediation connection."),
@@ -116,13 +121,14 @@ pub(crate) const CONNECTION: &[Key] = &[
 
 /// `connections.<conn>.local<suffix>` and `remote<suffix>`
 pub(crate) const AUTH: &[Key] = &[
-    full("round", "0", "Orders the rounds; Culvert does one."),
+    full("round", "0", "Orders the rounds, which Culvert takes in the order of the file."),
     full(
         "auth",
         "pubkey",
         "`psk`; `pubkey`, `rsa`, `ecdsa` or `ed25519`, with a smallest size and the hashes allowed \
          behind it, such as `rsa-3072-sha384-sha512`; `rsa/pss` for RSASSA-PSS; `kerberos` with `version = 1`, on both \
-         sides, in a build with that feature. A connection with `eap` or `xauth` is left out with a warning.",
+         sides, in a build with that feature; `xauth` in a second round of IKEv1, behind `psk` or RSA: in `local-2` we are \
+         asked for name and password, in `remote-2` we ask. A connection with `eap` is left out with a warning.",
     ),
     full(
         "id",
@@ -145,7 +151,7 @@ pub(crate) const AUTH: &[Key] = &[
     ignored("pubkeys", "", "Raw public keys, relative to pubkey/."),
     ignored("eap_id", "id", "EAP identity."),
     ignored("aaa_id", "remote-id", "Identity of the server in the EAP method."),
-    ignored("xauth_id", "id", "XAuth user name."),
+    full("xauth_id", "id", "XAuth user name, of a secret `xauth<suffix>` or `eap<suffix>`."),
     refused("groups", "", "Group memberships to require (remote only)."),
     refused("cert_policy", "", "Certificate policies to require (remote only)."),
     refused("ca_id", "", "Identity that a CA of the peer must have (remote only)."),
@@ -264,8 +270,8 @@ pub(crate) const AUTHORITY: &[Key] = &[
 
 /// `pools.<name>`; a number is an attribute type, too.
 pub(crate) const POOL: &[Key] = &[
-    ignored("addrs", "", "Prefix or range that virtual addresses are taken from."),
-    ignored("dns", "", "DNS servers."),
+    full("addrs", "", "Prefix or range that virtual addresses are taken from."),
+    full("dns", "", "DNS servers that are told with an address."),
     ignored("nbns", "", "WINS servers."),
     ignored("dhcp", "", "DHCP servers."),
     ignored("netmask", "", "Netmask."),

@@ -29,6 +29,7 @@ mod filters;
 mod gateway;
 pub mod identity;
 mod keys;
+mod pools;
 mod secrets;
 mod store;
 mod syntax;
@@ -168,9 +169,11 @@ impl Configuration {
                 }
             }
         }
-        if let Some(section) = flat("pools", &mut findings) {
-            check_only(&section, keys::POOL, &mut findings);
-        }
+        let pools = match flat("pools", &mut findings) {
+            Some(section) => pools::resolve(&section, &mut findings),
+            None => Vec::new(),
+        };
+        pools::check_used(root, &connections, &pools, &mut findings);
         for section in &root.sections {
             if !SECTIONS.contains(&section.name.as_str()) && !root.refers_to(&section.name) {
                 let known = SECTIONS.join(", ");
@@ -204,12 +207,15 @@ impl Configuration {
         if let Some(section) = root.section("connections") {
             warn_without_secret(section, &connections, &secrets, &mut findings);
         }
-        let psks = psks(&secrets);
+        let (psks, users) = (psks(&secrets), secrets::users(&secrets));
+        let credentials = Arc::new(credentials);
         Ok(Self {
             ike: Config {
                 connections,
                 psks,
-                credentials: Arc::new(credentials),
+                users,
+                pools,
+                credentials,
                 mechanism: kerberos::mechanism(),
                 settings,
             },

@@ -52,14 +52,23 @@ pub struct Secret {
 
 /// The preshared keys among `secrets`, as the engine takes them.
 pub fn psks<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<Psk> {
+    of_kind(secrets, SecretKind::Ike)
+}
+
+fn of_kind<'a>(secrets: impl IntoIterator<Item = &'a Secret>, kind: SecretKind) -> Vec<Psk> {
     secrets
         .into_iter()
-        .filter(|s| s.kind == SecretKind::Ike)
+        .filter(|s| s.kind == kind)
         .map(|s| Psk {
             owners: s.owners.clone(),
             secret: KeyMaterial::new(s.data.expose().to_vec()),
         })
         .collect()
+}
+
+/// The names and passwords among `secrets` (`xauth` and `eap` alike, as charon has it), as the engine takes them.
+pub fn users<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<Psk> {
+    of_kind(secrets, SecretKind::Eap)
 }
 
 /// Directories of private keys, which are the prefixes of their passphrases' sections, too.

@@ -1,11 +1,11 @@
 //! What is loaded: connections and secrets of files and of VICI together.
 
 use super::gateway::Gateway;
-use super::secrets::psks;
+use super::secrets::{psks, users};
 use super::{Configuration, Credential, Secret};
 use crate::host::surroundings::Surroundings;
 use ike::certificate::Credentials;
-use ike::config::{Config, Connection, Settings};
+use ike::config::{Config, Connection, Pool, Settings};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ pub struct Store {
     credentials: Arc<Credentials>,
     files: Arc<Credentials>,
     loaded: Vec<Credential>,
+    pools: Vec<Pool>,
     settings: Settings,
     gateway: Gateway,
 }
@@ -51,6 +52,7 @@ impl Store {
             credentials: Arc::clone(&ike.credentials),
             files: ike.credentials,
             loaded: Vec::new(),
+            pools: ike.pools,
             settings: ike.settings,
             gateway,
         }
@@ -62,6 +64,8 @@ impl Store {
         Config {
             connections: self.connections.iter().map(|(c, _)| filters.apply(c, around)).collect(),
             psks: psks(self.secrets.iter().map(|(s, _)| s)),
+            users: users(self.secrets.iter().map(|(s, _)| s)),
+            pools: self.pools.clone(),
             credentials: Arc::clone(&self.credentials),
             mechanism: crate::kerberos::mechanism(),
             settings: self.settings.clone(),
@@ -191,6 +195,7 @@ impl Store {
         }
         let new = Self::new(configuration);
         let old = core::mem::take(&mut self.connections);
+        self.pools = new.pools;
         self.connections = new.connections;
         let before: HashMap<&str, &Arc<Connection>> =
             old.iter().map(|(c, _)| (c.name.as_str(), c)).collect();

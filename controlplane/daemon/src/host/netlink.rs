@@ -6,7 +6,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
@@ -274,6 +274,18 @@ impl Requests {
         }
     }
 
+    /// Makes `address` one of the host's, on `interface` and of no subnet.
+    pub fn add_address(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::NewAddress(address_message(interface, address));
+        self.request("add address", message, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, |_| {})
+    }
+
+    /// Removes it; one that is gone already is no error.
+    pub fn remove_address(&mut self, interface: u32, address: IpAddr) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(interface, address));
+        gone_is_fine(self.request("remove address", message, NLM_F_ACK, |_| {}))
+    }
+
     /// Adds or replaces a route of `table`.
     pub fn add_route(&mut self, table: u8, route: &Route) -> Result<(), HostError> {
         self.request(
@@ -361,7 +373,10 @@ impl AsFd for Changes {
 fn gone_is_fine(result: Result<(), HostError>) -> Result<(), HostError> {
     match result {
         Err(HostError::Netlink { ref source, .. })
-            if matches!(source.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV)) =>
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::EADDRNOTAVAIL)
+            ) =>
         {
             Ok(())
         }
@@ -528,6 +543,19 @@ fn route_message(table: u8, route: &Route) -> RouteMessage {
     }
     if route.metric != 0 {
         message.attributes.push(RouteAttribute::Priority(route.metric));
+    }
+    message
+}
+
+fn address_message(interface: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
+    message.header.index = interface;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if address.is_ipv6() {
+        // Nobody else can have it, and it is used at once.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     message
 }

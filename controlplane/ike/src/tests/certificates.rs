@@ -45,6 +45,8 @@ impl Site {
         Config {
             connections: vec![Arc::new(connection)],
             psks: Vec::new(),
+            users: Vec::new(),
+            pools: Vec::new(),
             credentials: Arc::new(credentials),
             ..Config::default()
         }

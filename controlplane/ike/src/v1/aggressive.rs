@@ -436,7 +436,7 @@ impl Answering {
         let session = Session::new(sealer, keys, phase1.cookies, next);
         let chosen = choice.suite.chosen();
         let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let established = Established::new(head, cx, new);
+        let mut established = Established::new(head, cx, new);
         established.came_up(head, cx, None);
         State::Established(Box::new(established))
     }

@@ -156,7 +156,9 @@ impl Established {
     }
 
     /// The SA begins its life in the eyes of everybody else.
-    pub(crate) fn came_up(&self, head: &mut Head, cx: &mut Cx<'_>, replaces: Option<IkeId>) {
+    pub(crate) fn came_up(&mut self, head: &mut Head, cx: &mut Cx<'_>, replaces: Option<IkeId>) {
+        self.transactions.wanted =
+            replaces.and_then(|old| cx.registry.own_addresses.get(&old).copied());
         match replaces {
             None => cx.stats.ike_main_mode_initial += 1,
             Some(_) => cx.stats.ike_main_mode_rekey += 1,

@@ -85,6 +85,8 @@ pub(crate) struct Transactions {
     answered: VecDeque<(Digest, Vec<u8>)>,
     /// Who the client says it is, once that is proven.
     user: Option<Identity>,
+    /// The address that the ISAKMP SA had which this one renews.
+    pub(crate) wanted: Option<IpAddr>,
     /// Our virtual address.
     pub(crate) local: Option<IpAddr>,
     /// The peer's.
@@ -102,7 +104,15 @@ impl Transactions {
             (Role::Initiator, _) if !connection.vips.is_empty() => Step::AskAddress,
             _ => Step::Over,
         };
-        Self { step, asked: None, answered: VecDeque::new(), user: None, local: None, remote: None }
+        Self {
+            step,
+            asked: None,
+            answered: VecDeque::new(),
+            user: None,
+            wanted: None,
+            local: None,
+            remote: None,
+        }
     }
 
     /// Whether quick modes may begin.
@@ -184,6 +194,9 @@ impl Established {
                     IpAddr::V4(_) => (IP4_ADDRESS, IP4_DNS),
                     IpAddr::V6(_) => (IP6_ADDRESS, IP6_DNS),
                 };
+                let before = self.transactions.wanted;
+                let before = before.filter(|before| before.is_ipv4() == wanted.is_ipv4());
+                let wanted = before.as_ref().unwrap_or(wanted);
                 let any = wanted.is_unspecified();
                 push(&mut attributes, address, &if any { Vec::new() } else { octets(*wanted) });
                 push(&mut attributes, dns, &[]);
@@ -328,13 +341,13 @@ impl Established {
                 _ => continue,
             };
             let pools = head.connection.pools.iter();
-            let mut pools =
-                pools.filter_map(|name| cx.config.pools.iter().find(|p| p.name == *name));
+            let mut pools = pools
+                .filter_map(|name| cx.config.pools.iter().find(|pool| pool.name == *name))
+                .filter(|pool| pool.addresses.first().is_ipv4() == v4);
             let leases = &mut cx.registry.leases;
             let found = pools.find_map(|pool| {
-                let fits = pool.addresses.first().is_ipv4() == v4;
-                let given = leases.take(pool, &owner, head.id, address(&attribute));
-                given.filter(|given| fits && given.is_ipv4() == v4).map(|given| (pool, given))
+                let given = leases.take(pool, &owner, head.id, address(&attribute))?;
+                (given.is_ipv4() == v4).then_some((pool, given))
             });
             let Some((pool, given)) = found else {
                 head.info(cx, format_args!("no address of a pool is free"));
@@ -381,6 +394,7 @@ impl Established {
         let Some(address) = attributes.iter().find_map(|a| address(&a)) else { return false };
         if self.transactions.local.is_none() {
             self.transactions.local = Some(address);
+            cx.registry.own_addresses.insert(head.id, address);
             head.info(cx, format_args!("our virtual address is {address}"));
             cx.event(Event::VirtualAddress { ike: head.id, address, held: true });
         }
