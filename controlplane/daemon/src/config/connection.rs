@@ -130,7 +130,8 @@ pub(crate) fn resolve(
     }
     let vips = addresses(&mut f, "vips");
     let pools: Vec<String> = f.list("pools").into_iter().map(str::to_owned).collect();
-    if version != Version::Ikev1 && (!vips.is_empty() || !pools.is_empty()) {
+    let taken = left_out.is_none() && !(vips.is_empty() && pools.is_empty());
+    if version != Version::Ikev1 && taken {
         let key = if vips.is_empty() { "pools" } else { "vips" };
         f.error(key, "virtual addresses are for IKEv1 only yet");
     }

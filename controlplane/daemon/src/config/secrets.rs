@@ -67,7 +67,7 @@ fn of_kind<'a>(secrets: impl IntoIterator<Item = &'a Secret>, kind: SecretKind) 
 }
 
 /// The names and passwords among `secrets` (`xauth` and `eap` alike, as charon has it), as the engine takes them.
-pub fn users<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<Psk> {
+pub(super) fn users<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Vec<Psk> {
     of_kind(secrets, SecretKind::Eap)
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use core::time::Duration;
-use ike::config::{AuthRound, ChildAction, ChildMode, Fragmentation, Unique, Version};
+use ike::config::{AuthRound, ChildAction, ChildMode, Fragmentation, Unique, Version, Xauth};
 use ike::proposal::{Proposal, ProposalProtocol};
 use ipsec::sa::Mode;
 use ipsec::selector::{AddressRange, Ports};
@@ -268,8 +268,7 @@ fn messages_name_file_line_key_and_remedy() {
         ),
         (
             "connections { gw {\n vips = 0.0.0.0 } }",
-            "t.conf:2: connections.gw.vips: not supported: Virtual addresses to ask the peer for; \
-             take the key out, or leave it at its default",
+            "t.conf:2: connections.gw.vips: virtual addresses are for IKEv1 only yet",
         ),
         (
             "connections { gw { children { net {\n local_ts = 10.0.0.0/40 } } } }",
@@ -528,5 +527,52 @@ fn kerberos_is_for_builds_that_have_it() {
     } else {
         let without = "build it with `cargo build --release --features kerberos`";
         assert!(told(&text("version = 1", a, b), without));
+    }
+}
+
+/// XAUTH in a second round of IKEv1, addresses and pools.
+#[test]
+fn xauth_virtual_addresses_and_pools() {
+    let text = |version: u8, second: &str, more: &str| {
+        format!(
+            "connections {{ c {{ version = {version}\n remote_addrs = 192.0.2.1\n {more}\n local {{ auth = psk }}\n \
+             remote {{ auth = psk }}\n {second} }} }}\n\
+             secrets {{ ike {{ secret = x }}\n xauth-c {{ id = carol\n secret = y }} }}\n\
+             pools {{ rw {{ addrs = 10.9.0.0/29\n dns = 10.9.1.1, fd00::1 }}\n six {{ addrs = fd00::/64 }} }}"
+        )
+    };
+    let client = text(1, "local-2 { auth = xauth\n xauth_id = carol }", "vips = 0.0.0.0");
+    let configuration = parse(&client).unwrap();
+    let connection = &configuration.ike.connections[0];
+    assert_eq!(connection.xauth, Some(Xauth::Answer { user: "carol".to_owned() }));
+    assert_eq!(connection.vips, ["0.0.0.0".parse::<core::net::IpAddr>().unwrap()]);
+    assert_eq!(configuration.ike.users.len(), 1);
+    let gateway = parse(&text(1, "remote-2 { auth = xauth-generic }", "pools = rw, six")).unwrap();
+    let connection = &gateway.ike.connections[0];
+    assert_eq!((connection.xauth.as_ref(), connection.pools.len()), (Some(&Xauth::Ask), 2));
+    let [rw, six] = gateway.ike.pools.as_slice() else { panic!("two pools") };
+    assert_eq!(display::addresses(&rw.addresses), "10.9.0.1-10.9.0.6");
+    assert_eq!((rw.dns.len(), display::addresses(&six.addresses).as_str()), (2, "fd00::/64"));
+
+    for (text, said) in [
+        (text(1, "local-2 { auth = xauth }", ""), "xauth_id: missing"),
+        (text(2, "", "vips = 0.0.0.0"), "vips: virtual addresses are for IKEv1 only yet"),
+        (text(1, "", "pools = nobody"), "no pool 'nobody' is in 'pools'"),
+        (text(1, "", "vips = here"), "vips: 'here' is not an address"),
+        (
+            text(1, "local-2 { auth = xauth\n id = carol }\n remote-2 { auth = xauth }", ""),
+            "one side alone is asked for a password",
+        ),
+    ] {
+        let found = errors(&text);
+        assert!(found.iter().any(|error| error.contains(said)), "{said}: {found:?}");
+    }
+    // Of IKEv2 a second round, and a third, are left out as before.
+    for text in [
+        text(2, "local-2 { auth = xauth\n id = carol }", ""),
+        text(1, "local-2 { auth = psk }", ""),
+        text(1, "remote-2 { auth = xauth }\n remote-3 { auth = xauth }", ""),
+    ] {
+        assert_eq!(parse(&text).unwrap().left_out.len(), 1);
     }
 }
