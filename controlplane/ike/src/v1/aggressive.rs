@@ -13,7 +13,7 @@ use super::respond::{LONGEST_HALF_OPEN, Stored, give_notice, narrowest_first};
 use super::sa::{State, Verified};
 use super::session::{Cookies, Sealer, Session};
 use super::signature::{self, Own};
-use super::suite::{self, Choice};
+use super::suite::{self, Choice, Method};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection, Identity};
 use crate::context::Cx;

@@ -16,7 +16,7 @@ use super::kerberos as names;
 use super::sa::{Closed, State, Verified};
 use super::session::{Cookies, Sealer, Session};
 use super::signature::{self, Own};
-use super::suite::{self, Choice};
+use super::suite::{self, Choice, Method};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection};
 use crate::context::Cx;

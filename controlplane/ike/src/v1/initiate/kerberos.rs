@@ -516,7 +516,7 @@ impl Base {
         let session = Session::new(sealer, keys, phase1.cookies, iv);
         let chosen = choice.suite.chosen();
         let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let established = Established::new(head, cx, new);
+        let mut established = Established::new(head, cx, new);
         established.came_up(head, cx, attempt.replaces);
         State::Established(Box::new(established))
     }
