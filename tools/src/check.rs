@@ -12,7 +12,7 @@ use daemon::config::{
     Diagnostics, Gateway, Idle, LeftOut, OnFailure, Options, Secret, SecretKind, Store, display,
     identity, patience,
 };
-use ike::config::{AuthMethod, AuthRound, Child, ChildMode, Connection, Identity, Version};
+use ike::config::{AuthMethod, AuthRound, Child, ChildMode, Connection, Identity, Version, Xauth};
 use std::time::Duration;
 
 use crate::Failure;
@@ -258,6 +258,18 @@ fn connection(page: &mut Page, c: &Connection) {
     };
     page.entry(2, "local", &local.replace("any identity", &default));
     page.entry(2, "remote", &end(&c.remote_addrs, c.remote_port, &c.remote));
+    match &c.xauth {
+        Some(Xauth::Ask) => page.entry(2, "XAUTH", "the peer is asked for name and password"),
+        Some(Xauth::Answer { user }) => page.entry(2, "XAUTH", &format!("answered as {user}")),
+        None => {}
+    }
+    let wanted: Vec<String> = c.vips.iter().map(ToString::to_string).collect();
+    if !wanted.is_empty() {
+        page.entry(2, "asks for", &format!("virtual address {}", wanted.join(", ")));
+    }
+    if !c.pools.is_empty() {
+        page.entry(2, "gives", &format!("virtual address from {}", c.pools.join(", ")));
+    }
     for proposal in &c.proposals {
         page.entry(2, "proposal", &proposal.to_string());
     }
@@ -269,7 +281,8 @@ fn connection(page: &mut Page, c: &Connection) {
     page.entry(2, "IKE SA", &times.join(", "));
     let options: Vec<&str> = [
         (c.encap, "UDP encapsulation forced"),
-        (c.mobike, "MOBIKE"),
+        (c.aggressive, "aggressive mode"),
+        (c.mobike && c.version != Version::Ikev1, "MOBIKE"),
         (c.fragmentation.accepts(), "fragmentation"),
     ]
     .into_iter()
@@ -462,6 +475,32 @@ no errors, no warnings
         assert_eq!(page.text, wanted);
         assert!(page.text.lines().all(|l| l.chars().count() <= WIDTH));
         assert!(!page.text.contains("hush"));
+    }
+
+    #[test]
+    fn a_road_warriors_rounds_and_addresses_are_told() {
+        let text = "connections { gw {\n version = 1\n aggressive = yes\n pools = rw\n local { auth = psk\n }\n\
+            remote { auth = psk\n }\n remote-2 { auth = xauth\n }\n children { net { } }\n } }\n\
+            pools { rw { addrs = 10.9.0.0/24\n } }\n";
+        let mut page = Page::default();
+        describe(&mut page, &parse(text));
+        for line in [
+            "  XAUTH          the peer is asked for name and password",
+            "  gives          virtual address from rw",
+            "  options        aggressive mode, fragmentation",
+        ] {
+            assert!(page.text.lines().any(|l| l == line), "{line} is missing in\n{}", page.text);
+        }
+        let client = text
+            .replace("pools = rw", "vips = 0.0.0.0")
+            .replace("remote-2 {", "local-2 { xauth_id = carol\n");
+        let mut page = Page::default();
+        describe(&mut page, &parse(&client));
+        for line in
+            ["  XAUTH          answered as carol", "  asks for       virtual address 0.0.0.0"]
+        {
+            assert!(page.text.lines().any(|l| l == line), "{line} is missing in\n{}", page.text);
+        }
     }
 
     #[test]
