@@ -5,6 +5,7 @@ Everything made here is made under one prefix and taken down by `Lab.close`: nam
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,7 +84,9 @@ class Host:
             if " received" in line:
                 received = int(line.split(" received")[0].split()[-1])
                 if ok:
-                    check(received == count, f"ping {source} > {destination} ({size} B): {received} of {count}")
+                    seen = re.findall(r"icmp_seq=(\d+)", done.stdout)
+                    came = f"{received} of {count} (numbers {' '.join(seen)})"
+                    check(received == count, f"ping {source} > {destination} ({size} B): {came}")
                 return received
         raise Failed(f"ping {source} > {destination}: {done.stdout.strip()} {done.stderr.strip()}")
 

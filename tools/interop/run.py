@@ -695,6 +695,9 @@ def attempt(name, options):
         for log in sorted(lab.dir.glob("*/log")):
             lines = log.read_text(errors="replace").splitlines()[-15:]
             print(f"    --- {log.parent.name}\n" + "\n".join("    " + line for line in lines))
+        for segment in sorted(lab.dir.glob("*/stats")):
+            said = sh(lab.binary, "stats", "--file", segment, ok=False).stdout
+            print(f"    --- {segment.parent.name}: where packets went\n    " + said[said.find("Packets dropped") :])
     finally:
         lab.close(keep=options.keep and bad is not None)
     print(f"{name} {'FAILED: ' + str(bad) if bad else 'ok'} ({time.monotonic() - start:.1f} s)", flush=True)

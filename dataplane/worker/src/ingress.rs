@@ -59,8 +59,11 @@ impl Worker {
 
     #[inline]
     fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) {
-        let state = &self.ports[usize::from(id.0)];
         if count > 0 {
+            // A packet that came after a command finds it carried out, however long ago the turn began: routes of the host lead
+            // here as soon as the policy for them was handed over, and peers send as soon as an SA is there.
+            self.apply_commands();
+            let state = &self.ports[usize::from(id.0)];
             let bytes: usize = frames.iter().map(Frame::len).sum();
             self.account.add(Row::Received, count as u64);
             self.account.add(Row::ReceivedBytes, bytes as u64);
@@ -81,9 +84,8 @@ impl Worker {
     }
 
     /// One burst of the host port.
-    pub(crate) fn read_host(&mut self) -> usize {
-        let mut count = 0;
-        while count < BURST {
+    pub(crate) fn read_host(&mut self, frames: &mut Vec<Frame>) -> usize {
+        while frames.len() < BURST {
             // Without a frame to read into, packets stay with the host.
             let Some(mut frame) = self.pool.alloc() else { break };
             let room = frame.tailroom();
@@ -96,12 +98,16 @@ impl Worker {
                 break;
             };
             frame.truncate(len);
-            count += 1;
             self.account.add(Row::Received, 1);
             self.account.add(Row::ReceivedBytes, len as u64);
-            self.take_host_packet(Packet(frame));
+            frames.push(frame);
         }
+        let count = frames.len();
         if count > 0 {
+            self.apply_commands();
+            for frame in frames.drain(..) {
+                self.take_host_packet(Packet(frame));
+            }
             self.flush();
         }
         count

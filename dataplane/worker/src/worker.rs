@@ -350,7 +350,7 @@ impl Worker {
         self.stopped
     }
 
-    /// One iteration: some commands, then one burst of every source to its end. It never waits. Counters are published when time has
+    /// One iteration: some commands, and again before each burst, then one burst of every source to its end. It never waits. Counters are published when time has
     /// moved on, and when there is nothing else to do.
     pub fn turn(&mut self, now: Instant) -> Progress {
         let ticked = now != self.now;
@@ -368,8 +368,8 @@ impl Worker {
         if !self.retired.is_empty() {
             self.repossess();
         }
+        packets += self.read_host(&mut frames);
         self.frames = frames;
-        packets += self.read_host();
         packets += self.take_injected();
         packets += self.take_handoffs();
         packets += self.take_released();

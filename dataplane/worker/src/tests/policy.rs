@@ -1,7 +1,7 @@
 //! The SPD's word, and packets that wait for an SA.
 
 use super::bed::*;
-use crate::{Event, Limits, Side, WorkerDrop};
+use crate::{Event, Limits, PortId, Side, WorkerDrop};
 use af_xdp::memory::Direction as Way;
 use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
@@ -158,6 +158,26 @@ fn discard_bypass_and_no_policy() {
             assert_eq!(bed.a.drops(cause), 1);
         }
     }
+}
+
+/// What has come is judged by what was commanded before it came, also in the middle of a turn.
+#[test]
+fn a_command_that_came_before_a_packet_is_carried_out_before_it() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.steps(1);
+    let handed_over = |bed: &mut Bed, action| {
+        let policy = Policy { id: PolicyId(1), selectors: bed.a.selectors(), action };
+        bed.a.dataplane.set_policies(&[policy]).unwrap();
+    };
+    let mut frames = Vec::new();
+    handed_over(&mut bed, Action::Bypass);
+    bed.a.hosts[0].send(datagram(ip(A.host4), ip(B.host4), 1, 100)).unwrap();
+    assert_eq!(bed.a.workers[0].read_host(&mut frames), 1);
+    assert_eq!(bed.a.all_drops(), 0);
+    handed_over(&mut bed, Action::Discard);
+    bed.send_a(false, 2, 100);
+    assert_eq!(bed.a.workers[0].receive(PortId(0), &mut frames), 1);
+    assert_eq!((bed.a.drops(DropCause::PolicyDiscard), bed.a.all_drops()), (1, 1));
 }
 
 #[test]
