@@ -564,6 +564,9 @@ impl Daemon {
     fn follow_host(&mut self) -> Result<(), RunError> {
         self.follow_addresses()?;
         self.view = self.requests.view()?;
+        // First, as a peer may send what the host answers as soon as its SA is there.
+        let policies = self.gateway.policies().ordered();
+        self.add_host_routes(&mirror::host_routes(&self.view, &policies, self.tun))?;
         self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
         self.loaded.look_around(&self.view, &mut self.gateway);
         self.follow_tunnels()?;
@@ -578,6 +581,8 @@ impl Daemon {
         let table = mirror::forwarding(&self.view, &indices);
         self.gateway.set_forwarding(table);
         let policies = self.gateway.policies().ordered();
+        let wanted = mirror::host_routes(&self.view, &policies, self.tun);
+        self.add_host_routes(&wanted)?;
         let settings = self.loaded.store.settings();
         let ike_ports = [settings.port, settings.port_nat_t];
         if self.section.on_failure == OnFailure::Closed {
@@ -585,14 +590,31 @@ impl Daemon {
             closed::install(&guarded, &exempt, &self.host, MARK, ike_ports)?;
         }
         self.ports.steering.update(&mirror::steering(&self.view, &policies, ike_ports))?;
-        let wanted = mirror::host_routes(&self.view, &policies, self.tun);
-        for route in self.routes.iter().filter(|r| !wanted.contains(r)) {
+        // One for the same prefix was replaced; IPv6 would remove what replaced it.
+        let kept = |old: &Route| {
+            wanted.iter().any(|r| (r.destination, r.length) == (old.destination, old.length))
+        };
+        for route in self.routes.iter().filter(|r| !kept(r)) {
             self.requests.remove_route(TABLE, route)?;
         }
-        for route in wanted.iter().filter(|r| !self.routes.contains(r)) {
-            self.requests.add_route(TABLE, route)?;
-        }
         self.routes = wanted;
+        Ok(())
+    }
+
+    /// Leads what is protected to the TUN, where it is not yet.
+    fn add_host_routes(&mut self, wanted: &[Route]) -> Result<(), RunError> {
+        // Exceptions first: the host's links are never led there, not even for a moment.
+        for throw in [true, false] {
+            for route in wanted.iter().filter(|route| route.throw == throw) {
+                if !self.routes.contains(route) {
+                    self.requests.add_route(TABLE, route)?;
+                    let same =
+                        |r: &Route| (r.destination, r.length) == (route.destination, route.length);
+                    self.routes.retain(|r| !same(r));
+                    self.routes.push(route.clone());
+                }
+            }
+        }
         Ok(())
     }
 
