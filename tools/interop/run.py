@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 
+import addresses
 import attacks
 import certificates
 import ikev1
@@ -666,6 +667,7 @@ def idle_takes_no_cpu(lab):
 # ------------------------------------------------------------------------------------------------------------------
 
 
+TESTS.update(addresses.TESTS)
 TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)

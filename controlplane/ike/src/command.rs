@@ -12,6 +12,7 @@ use crate::message::IkeSpi;
 use crate::sa::Sa;
 use crate::v1;
 use crate::v1::sa::IsakmpSa;
+use crate::v2::addresses::Addresses;
 use crate::v2::child::Phase;
 use crate::v2::init;
 use crate::v2::sa::{Head, IkeSa, Nat, State};
@@ -48,7 +49,7 @@ impl Engine {
                 let connection = all.find(|c| c.name == connection);
                 let connection = Arc::clone(connection.ok_or(CommandError::UnknownConfig)?);
                 let request = self.requests.begin(&mut self.registry, 1);
-                self.initiate(now, spis, connection, VecDeque::new(), Some(request))?;
+                self.initiate(now, spis, connection, VecDeque::new(), Vec::new(), Some(request))?;
                 Ok(request)
             }
             Command::RekeyIke(target) => {
@@ -153,7 +154,7 @@ impl Engine {
             Some(id) => self.step(now, spis, id, |sa, _| sa.head_mut().push_task(task)),
             None => {
                 let tasks = VecDeque::from([task]);
-                if let Err(error) = self.initiate(now, spis, connection, tasks, None) {
+                if let Err(error) = self.initiate(now, spis, connection, tasks, Vec::new(), None) {
                     // The command's own answer says it; the acquire has failed all the same.
                     let (connection, child) = key;
                     let result = Err(Failure::Local);
@@ -172,6 +173,7 @@ impl Engine {
         spis: &mut dyn SpiSource,
         connection: Arc<Connection>,
         tasks: VecDeque<Task>,
+        wanted: Vec<IpAddr>,
         waiter: Option<RequestId>,
     ) -> Result<IkeId, CommandError> {
         let single = |range: &&AddressRange| range.first() == range.last();
@@ -194,6 +196,7 @@ impl Engine {
             return self.start_v1(now, spis, head, None).ok_or(CommandError::NotNegotiable);
         }
         let mut head = self.initiator(connection, path, waiter);
+        head.addresses.want(wanted);
         head.tasks.extend(tasks.into_iter().map(Into::into));
         let id = head.id;
         let state = self.with_cx(now, spis, |cx| init::start(&head, cx, 1));
@@ -215,6 +218,7 @@ impl Engine {
             spi_r: IkeSpi::ZERO,
             path,
             in_pieces: false,
+            addresses: Addresses::default(),
             nat: Nat::default(),
             connection,
             tasks: VecDeque::new(),

@@ -96,8 +96,13 @@ pub(crate) enum Effect {
     Acquired { connection: String, child: String, result: Result<Outcome, Failure> },
     /// A part of a command is done.
     TagDone { request: RequestId, result: Result<Outcome, Failure> },
-    /// The connection is negotiated anew with these children (reauthentication).
-    Reinitiate { connection: Arc<Connection>, children: Vec<Arc<Child>>, tag: Option<RequestId> },
+    /// The connection is negotiated anew with these children (reauthentication), and the virtual addresses that it had are asked for.
+    Reinitiate {
+        connection: Arc<Connection>,
+        children: Vec<Arc<Child>>,
+        wanted: Vec<IpAddr>,
+        tag: Option<RequestId>,
+    },
     /// IKEv1: a new main mode is to take the place of an ISAKMP SA, on the path that the SA has.
     Renewal { old: IkeId, connection: Arc<Connection>, path: Path, tag: Option<RequestId> },
     /// IKEv1: the main mode that was to take the place of this SA failed.

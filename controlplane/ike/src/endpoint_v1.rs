@@ -12,6 +12,7 @@ use crate::v1::authenticate::connects;
 use crate::v1::fragment::{self, Assembling};
 use crate::v1::respond::{LONGEST_HALF_OPEN, Request, refusal};
 use crate::v1::sa::{IsakmpSa, State};
+use crate::v2::addresses::Addresses;
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::{Digest, digest_of};
 use crate::view::Role;
@@ -121,6 +122,7 @@ impl Engine {
             spi_r: IkeSpi(self.random.array()),
             path,
             in_pieces: false,
+            addresses: Addresses::default(),
             nat: Nat::default(),
             connection: Arc::clone(connection),
             tasks: VecDeque::new(),

@@ -356,7 +356,7 @@ impl Engine {
                 Effect::TagDone { request, result } => {
                     self.requests.step_done(request, result, &mut self.out);
                 }
-                Effect::Reinitiate { connection, children, tag } => {
+                Effect::Reinitiate { connection, children, wanted, tag } => {
                     let tasks = children
                         .into_iter()
                         .map(|config| Task::CreateChild { config, packet: None })
@@ -366,7 +366,7 @@ impl Engine {
                         self.config.connections.iter().find(|c| c.name == connection.name);
                     let connection = current.map_or(connection, Arc::clone);
                     if self.shutting_down
-                        || self.initiate(now, spis, connection, tasks, tag).is_err()
+                        || self.initiate(now, spis, connection, tasks, wanted, tag).is_err()
                     {
                         self.queue_tag_failed(tag);
                     }

@@ -15,17 +15,27 @@ pub(crate) fn offered(
     configured: &[config::TrafficSelector],
     host: IpAddr,
 ) -> Vec<TrafficSelector> {
-    configured
-        .iter()
-        .map(|ts| {
-            let range = ts.addresses.unwrap_or_else(|| AddressRange::host(host));
-            TrafficSelector {
-                protocol: ts.protocol.unwrap_or(0),
-                ports: to_range(&ts.ports),
-                range: to_wire(range),
-            }
-        })
-        .collect()
+    offered_for(configured, &[AddressRange::host(host)])
+}
+
+/// The configured selectors of one side, each `dynamic` one filled in with every one of `hosts`.
+pub(crate) fn offered_for(
+    configured: &[config::TrafficSelector],
+    hosts: &[AddressRange],
+) -> Vec<TrafficSelector> {
+    let one = |ts: &config::TrafficSelector, range| TrafficSelector {
+        protocol: ts.protocol.unwrap_or(0),
+        ports: to_range(&ts.ports),
+        range: to_wire(range),
+    };
+    let mut all = Vec::with_capacity(configured.len());
+    for ts in configured {
+        match ts.addresses {
+            Some(range) => all.push(one(ts, range)),
+            None => all.extend(hosts.iter().map(|host| one(ts, *host))),
+        }
+    }
+    all
 }
 
 /// What of `theirs` lies within `ours`: every overlap, without those that lie within another one. Empty when there is

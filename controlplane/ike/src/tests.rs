@@ -1,5 +1,6 @@
 //! Two engines joined back to back under a virtual clock.
 
+mod addresses;
 mod attacks;
 mod certificates;
 mod collisions;

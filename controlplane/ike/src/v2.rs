@@ -14,6 +14,7 @@
 //! | `init` | IKE_SA_INIT as initiator; `respond` as responder |
 //! | `auth` | IKE_AUTH as initiator; `verify` as responder |
 //! | `prove` | certificates and signatures of IKE_AUTH, made and checked by jobs |
+//! | `addresses` | virtual addresses, by configuration payloads |
 //! | `established` | requests, answers and timers of an established IKE SA |
 //! | `create_child`, `rekey_child_answer` | CREATE_CHILD_SA for children |
 //! | `rekey_ike` | CREATE_CHILD_SA for the IKE SA |
@@ -26,6 +27,7 @@
 //! | `fragments` | reassembly of encrypted fragments |
 //! | `show` | the views |
 
+pub(crate) mod addresses;
 pub(crate) mod auth;
 pub(crate) mod child;
 pub(crate) mod create_child;

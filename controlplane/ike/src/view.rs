@@ -101,6 +101,10 @@ pub struct IkeSaView {
     pub nat_local: bool,
     /// Whether a NAT is before the peer.
     pub nat_remote: bool,
+    /// Virtual addresses that the peer gave us.
+    pub local_vips: Vec<core::net::IpAddr>,
+    /// Virtual addresses that the peer has of us.
+    pub remote_vips: Vec<core::net::IpAddr>,
     /// Encryption: IANA number and key bits; `None` before it is agreed.
     pub suite: Option<crate::proposal::Chosen>,
     /// Since establishment.

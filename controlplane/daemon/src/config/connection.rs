@@ -130,10 +130,8 @@ pub(crate) fn resolve(
     }
     let vips = addresses(&mut f, "vips");
     let pools: Vec<String> = f.list("pools").into_iter().map(str::to_owned).collect();
-    let taken = left_out.is_none() && !(vips.is_empty() && pools.is_empty());
-    if version != Version::Ikev1 && taken {
-        let key = if vips.is_empty() { "pools" } else { "vips" };
-        f.error(key, "virtual addresses are for IKEv1 only yet");
+    if [true, false].iter().any(|v4| vips.iter().filter(|vip| vip.is_ipv4() == *v4).count() > 1) {
+        f.error("vips", "one address of each family at most");
     }
     let children = children(&mut f, &remote_addrs, settings, weak);
 

@@ -63,8 +63,8 @@ pub(crate) const CONNECTION: &[Key] = &[
     full(
         "vips",
         "",
-        "IKEv1: the virtual address to ask the peer for by Mode Config; `0.0.0.0` or `::` leaves the choice to it. \
-         The first is asked for.",
+        "Virtual addresses to ask the peer for, one of each family at most; `0.0.0.0` or `::` leaves the choice to it. \
+         IKEv1 asks for the first.",
     ),
     full(
         "aggressive",
@@ -111,7 +111,11 @@ pub(crate) const CONNECTION: &[Key] = &[
         "over_time",
         "Up to this much is taken off the times at random; the default is at most half of them.",
     ),
-    full("pools", "", "IKEv1: pools that the peer's virtual address is taken from."),
+    full(
+        "pools",
+        "",
+        "Pools that the peer's virtual addresses are taken from; who asks for none gets no child.",
+    ),
     refused("if_id_in", "0", "Interface ID of inbound SAs (route-based tunnels)."),
     refused("if_id_out", "0", "Interface ID of outbound SAs (route-based tunnels)."),
     refused("mediation", "no", "Mediation connection."),

@@ -267,8 +267,8 @@ fn messages_name_file_line_key_and_remedy() {
             "t.conf:1: connections.gw.proposals: 'aes128-sha256-foo': unknown algorithm 'foo'",
         ),
         (
-            "connections { gw {\n vips = 0.0.0.0 } }",
-            "t.conf:2: connections.gw.vips: virtual addresses are for IKEv1 only yet",
+            "connections { gw {\n vips = 0.0.0.0, ::, 10.9.0.1 } }",
+            "t.conf:2: connections.gw.vips: one address of each family at most",
         ),
         (
             "connections { gw { children { net {\n local_ts = 10.0.0.0/40 } } } }",
@@ -556,7 +556,7 @@ fn xauth_virtual_addresses_and_pools() {
 
     for (text, said) in [
         (text(1, "local-2 { auth = xauth }", ""), "xauth_id: missing"),
-        (text(2, "", "vips = 0.0.0.0"), "vips: virtual addresses are for IKEv1 only yet"),
+        (text(2, "", "vips = ::, fd00::1"), "vips: one address of each family at most"),
         (text(1, "", "pools = nobody"), "no pool 'nobody' is in 'pools'"),
         (text(1, "", "vips = here"), "vips: 'here' is not an address"),
         (

@@ -354,6 +354,11 @@ fn ike_sa(view: &IkeSaView) -> Message {
         .with_flag("nat-local", view.nat_local)
         .with_flag("nat-remote", view.nat_remote)
         .with_flag("nat-any", view.nat_local || view.nat_remote);
+    let vips = [("local-vips", &view.local_vips), ("remote-vips", &view.remote_vips)];
+    let message = vips
+        .into_iter()
+        .filter(|(_, vips)| !vips.is_empty())
+        .fold(message, |m, (name, vips)| m.with_list(name, vips.iter().map(ToString::to_string)));
     algorithms(message, view.suite.as_ref())
         .with_some("established", seconds(view.age))
         .with_some("rekey-time", seconds(view.rekey_in))

@@ -170,6 +170,7 @@ impl Request {
             spi_r: IkeSpi(cx.random.array()),
             path,
             in_pieces: self.abilities.fragments && self.connection.fragmentation.sends(),
+            addresses: Default::default(),
             nat: Nat::default(),
             connection: Arc::clone(&self.connection),
             tasks: VecDeque::new(),

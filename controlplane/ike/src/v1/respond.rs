@@ -196,6 +196,7 @@ impl Request {
             spi_r: IkeSpi(cx.random.array()),
             path,
             in_pieces: self.abilities.fragments && self.connection.fragmentation.sends(),
+            addresses: Default::default(),
             nat: Nat::default(),
             connection: self.connection,
             tasks: VecDeque::new(),

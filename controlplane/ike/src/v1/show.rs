@@ -39,6 +39,8 @@ impl IsakmpSa {
             spi_r: u64::from_be_bytes(head.spi_r.0),
             nat_local: head.nat.local,
             nat_remote: head.nat.remote,
+            local_vips: established.and_then(|e| e.transactions.local).into_iter().collect(),
+            remote_vips: established.and_then(|e| e.transactions.remote).into_iter().collect(),
             suite: established.map(|e| e.chosen),
             age: established.map(|e| now.saturating_duration_since(e.established)),
             rekey_in: None,

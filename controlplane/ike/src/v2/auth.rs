@@ -5,6 +5,7 @@
 //!                                      <--  HDR, SK {IDr, [CERT+,] AUTH, [SAr2, TSi, TSr]}
 //! ```
 
+use super::addresses;
 use super::child::ChildRequest;
 use super::established::{Established, NewSa};
 use super::fault::{Fault, Local, Misbehaved};
@@ -200,6 +201,7 @@ fn send(
         list.push(&IdentificationR(Identification { kind, data: &data }));
     }
     own.push(&mut list);
+    head.addresses.push_request(&head.connection, &mut list);
     if let Some(child) = &child {
         child.push_sa(&mut list);
         child.push_selectors(&mut list);
@@ -443,13 +445,14 @@ impl AuthSent {
                 inbound: super::window::Inbound::new(0),
             },
         );
+        let addressed = addresses::take(head, cx, payloads);
         established.came_up(head, cx, None, initial_contact);
         if let Some(child) = child {
             let refusal =
                 payloads.notifies().find(|n| n.kind.is_error() && payloads.sa().is_none());
             let result = match refusal {
                 Some(refusal) => Err(Fault::Refused(refusal.kind)),
-                None => child.answered(head, payloads),
+                None => addressed.and_then(|()| child.answered(head, payloads)),
             };
             let (ni, nr) = (&begin.ni, &begin.nr);
             established.child_answered(head, cx, child, result, ni, nr, None);

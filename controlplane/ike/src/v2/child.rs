@@ -120,10 +120,14 @@ impl ChildRequest {
     ) -> Result<Self, SpiRefused> {
         let inherit = replaces.map(|old| old.spi_in);
         let spi = cx.allocate(head.path.remote.ip(), inherit)?;
-        let mut local_ts = narrowing::offered(&config.local_ts, head.path.local.ip());
-        let mut remote_ts = narrowing::offered(&config.remote_ts, head.path.remote.ip());
+        let (near, far) = head.hosts();
+        let mut local_ts = narrowing::offered_for(&config.local_ts, &near);
+        let mut remote_ts = narrowing::offered_for(&config.remote_ts, &far);
         if let Some((local, remote)) = packet.map(narrowing::of_packet) {
-            local_ts.insert(0, local);
+            // A packet from before we have the virtual address that is asked for is not what the SA will carry.
+            if narrowing::all_within(&[local], &local_ts) || !head.addresses.has_own() {
+                local_ts.insert(0, local);
+            }
             remote_ts.insert(0, remote);
         }
         let replaces = replaces.map(|old| old.pair);
@@ -165,6 +169,11 @@ impl ChildRequest {
             || !narrowing::all_within(&remote, &self.remote_ts)
         {
             return Err(Fault::Misbehaved(Misbehaved::WiderSelectors));
+        }
+        if head.addresses.has_own() {
+            // The request could not know which address it would be.
+            let ours = narrowing::offered_for(&self.config.local_ts, &head.hosts().0);
+            local = narrowing::narrow(&ours, &local);
         }
         let selectors = narrowing::selectors(&local, &remote)
             .ok_or(Fault::Incompatible(Incompatible::Selectors))?;
@@ -245,12 +254,13 @@ impl Agreed {
             only.into_iter().chain(connection.children.iter().filter(|_| only.is_none()));
         let mut fault = Fault::Incompatible(Incompatible::Selectors);
         let mut narrowed: Option<(&Arc<config::Child>, Vec<_>, Vec<_>, Selection)> = None;
+        let (near, far) = head.hosts();
         for child in candidates {
             if !matches!(child.mode, ChildMode::Protect(_)) {
                 continue;
             }
-            let local = narrowing::offered(&child.local_ts, head.path.local.ip());
-            let remote = narrowing::offered(&child.remote_ts, head.path.remote.ip());
+            let local = narrowing::offered_for(&child.local_ts, &near);
+            let remote = narrowing::offered_for(&child.remote_ts, &far);
             let (mut tsi, mut tsr) = (tsi.clone(), tsr.clone());
             if asked && child.mode == ChildMode::Protect(Mode::Transport) {
                 substitute(head, &mut tsr, &mut tsi);

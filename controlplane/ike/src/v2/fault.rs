@@ -41,6 +41,10 @@ pub(crate) enum Incompatible {
     Selectors,
     /// The group is not the one wanted.
     Group(u16),
+    /// No virtual address for who asks for one.
+    NoAddress,
+    /// No virtual address is asked for where everybody has one.
+    AddressNotAsked,
 }
 
 /// Faults at our side.
@@ -65,6 +69,8 @@ impl Fault {
             Self::Incompatible(Incompatible::Proposal) => Some(NotifyType::NoProposalChosen),
             Self::Incompatible(Incompatible::Selectors) => Some(NotifyType::TsUnacceptable),
             Self::Incompatible(Incompatible::Group(_)) => Some(NotifyType::InvalidKePayload),
+            Self::Incompatible(Incompatible::NoAddress) => Some(NotifyType::InternalAddressFailure),
+            Self::Incompatible(Incompatible::AddressNotAsked) => Some(NotifyType::FailedCpRequired),
             Self::Authentication => Some(NotifyType::AuthenticationFailed),
             Self::Refused(_) => None,
             Self::Local(Local::Dataplane) => Some(NotifyType::NoAdditionalSas),
@@ -96,6 +102,10 @@ impl Fault {
             | Self::Refused(NotifyType::TsUnacceptable) => Failure::Selectors,
             Self::Incompatible(Incompatible::Proposal)
             | Self::Refused(NotifyType::NoProposalChosen) => Failure::NoProposal,
+            Self::Incompatible(Incompatible::NoAddress | Incompatible::AddressNotAsked)
+            | Self::Refused(NotifyType::InternalAddressFailure | NotifyType::FailedCpRequired) => {
+                Failure::NoAddress
+            }
             Self::Authentication | Self::Refused(NotifyType::AuthenticationFailed) => {
                 Failure::Authentication
             }

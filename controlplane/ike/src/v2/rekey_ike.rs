@@ -471,13 +471,15 @@ fn moved_tasks(head: &mut Head, cx: &mut Cx<'_>) -> VecDeque<Queued> {
 }
 
 fn successor_head(old: &Head, cx: &mut Cx<'_>, role: Role, spi_i: IkeSpi, spi_r: IkeSpi) -> Head {
+    let id = IkeId(cx.registry.ike.next());
     Head {
-        id: IkeId(cx.registry.ike.next()),
+        id,
         role,
         spi_i,
         spi_r,
         path: old.path,
         in_pieces: false,
+        addresses: old.addresses.inherited(cx, old.id, id),
         nat: old.nat,
         connection: Arc::clone(&old.connection),
         tasks: VecDeque::new(),

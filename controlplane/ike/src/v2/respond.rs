@@ -5,6 +5,7 @@
 //!                     <--  HDR, SAr1, KEr, Nr
 //! ```
 
+use super::addresses::Addresses;
 use super::fault::{Fault, Incompatible, Misbehaved};
 use super::init::{self, Abilities, OwnNonce};
 use super::keys::{AuthKeys, Exchanged, Keys, Origin};
@@ -151,6 +152,7 @@ impl Request {
             spi_r: IkeSpi(cx.random.array()),
             path,
             in_pieces: false,
+            addresses: Addresses::default(),
             nat: self.nat,
             connection: self.connection,
             tasks: VecDeque::new(),

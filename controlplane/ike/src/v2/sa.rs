@@ -1,5 +1,6 @@
 //! An IKE SA: what every state has, and the dispatch of inputs to the states.
 
+use super::addresses::Addresses;
 use super::auth::{AuthSent, AuthSigning, AuthVerifying};
 use super::established::Established;
 use super::init::{InitFinishing, InitKeying, InitSent};
@@ -49,6 +50,8 @@ pub(crate) struct Head {
     /// IKEv1: whether the peer takes messages in pieces (`v1/fragment.rs`).
     pub(crate) in_pieces: bool,
     pub(crate) nat: Nat,
+    /// Virtual addresses of IKEv2.
+    pub(crate) addresses: Addresses,
     pub(crate) connection: Arc<Connection>,
     pub(crate) tasks: VecDeque<Queued>,
     /// Commands that wait for the SA itself.

@@ -29,6 +29,8 @@ impl IkeSa {
             spi_r: u64::from_be_bytes(head.spi_r.0),
             nat_local: head.nat.local,
             nat_remote: head.nat.remote,
+            local_vips: head.addresses.own().collect(),
+            remote_vips: head.addresses.peers().collect(),
             suite: established.map(|e| e.chosen),
             age: established.map(|e| now.saturating_duration_since(e.established)),
             rekey_in: left(established.and_then(|e| e.rekey_at)),

@@ -5,6 +5,7 @@
 //!                <--  HDR, SK {IDr, [CERT+,] AUTH, [SAr2, TSi, TSr]}
 //! ```
 
+use super::addresses;
 use super::auth::{self, Signed};
 use super::child::{Agreed, Side, Values};
 use super::established::{Established, NewSa, Reply};
@@ -284,21 +285,34 @@ impl AuthExpected {
             cx,
             NewSa { keys, chosen, abilities, local_id, remote_id, next_id: 0, inbound },
         );
+        let addressed = addresses::assign(head, cx, payloads, &established.remote_id);
         established.came_up(head, cx, None, initial_contact);
         let answer = || {
             let mut list = PayloadList::new();
             list.push(&IdentificationR(id));
             own.push_certificates(&mut list);
             own.push(&mut list);
+            if let Ok(Some(reply)) = &addressed {
+                reply.push(&mut list);
+            }
             list
         };
         if payloads.sa().is_none() {
             // RFC 6023: an IKE SA without a child.
-            established.respond(head, cx, ExchangeType::IkeAuth, &answer());
+            let mut list = answer();
+            if let Err(kind) = addressed.as_ref().map_err(|fault| fault.notify())
+                && let Some(kind) = kind
+            {
+                list.push(&Notify::new(kind, &[]));
+            }
+            established.respond(head, cx, ExchangeType::IkeAuth, &list);
             return State::Established(Box::new(established));
         }
-        let result =
-            Agreed::choose(cx, head, payloads, KeyExchangeUse::None, None).and_then(|agreed| {
+        let result = addressed
+            .as_ref()
+            .map_err(|fault| *fault)
+            .and_then(|_| Agreed::choose(cx, head, payloads, KeyExchangeUse::None, None))
+            .and_then(|agreed| {
                 let values = Values { d: &established.keys.d, ni: &ni, nr: &nr, shared: None };
                 agreed.prepare(cx, head, &values, Side::Answering)
             });

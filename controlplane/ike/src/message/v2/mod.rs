@@ -283,6 +283,11 @@ impl<'a> Payloads<'a> {
         self.iter().find_map(|p| if let Payload::Authentication(a) = p { Some(a) } else { None })
     }
 
+    /// The configuration payload, if there is one.
+    pub fn configuration(&self) -> Option<Configuration<'a>> {
+        self.iter().find_map(|p| if let Payload::Configuration(c) = p { Some(c) } else { None })
+    }
+
     /// The initiator's selectors, if there are any.
     pub fn ts_i(&self) -> Option<TrafficSelectors<'a>> {
         self.iter().find_map(|p| if let Payload::TsI(ts) = p { Some(ts) } else { None })

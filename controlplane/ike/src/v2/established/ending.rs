@@ -68,7 +68,8 @@ impl Established {
         if let Life::Deleting { reauthenticate: true, .. } = self.life {
             let children = self.children_to_renew();
             let connection = Arc::clone(&head.connection);
-            cx.effect(Effect::Reinitiate { connection, children, tag: None });
+            let wanted = head.addresses.own().collect();
+            cx.effect(Effect::Reinitiate { connection, children, wanted, tag: None });
         }
     }
 
@@ -101,6 +102,7 @@ impl Established {
             | Answering::IkeKeying { .. }
             | Answering::Nothing => {}
         }
+        head.addresses.let_go(cx, head.id);
         if let Some(peer) = self.peer_rekey.take() {
             // The peer made a successor and the SA is gone: the children live on there.
             self.hand_over(head, cx, peer.successor);
