@@ -11,9 +11,7 @@
 //! |---|---|
 //! | `plan` | what is to be measured |
 //! | `traffic` | packets before the gateway and behind it, by number, so that none has to be remembered |
-//! | `tunnels` | SAs, policies and routes of a gateway, and the packets to come |
-//! | `gateway` | its workers over the in-memory device, fed and turned by hand |
-//! | `ports` | its workers over AF_XDP ports, with a sender on another core |
+//! | `gateway` | workers with SAs, policies and routes, fed and turned by hand |
 //! | `load` | latency and loss of packets that arrive evenly, at a share of what the gateway takes |
 //! | `alone` | the device without a gateway, and ciphers without a packet: ours, `ring`, `aws-lc-rs`, `aes-gcm` |
 //! | `report` | points, figures, and what machine it was |
@@ -26,22 +24,16 @@ mod alone;
 mod gateway;
 mod load;
 mod plan;
-mod ports;
 mod report;
 mod traffic;
-mod tunnels;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alone::{Cipher, Device};
 use gateway::Bed;
-pub use plan::{
-    Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, PortMode, PortsPlan, SIZES, Size, Suite,
-};
-use ports::Ports;
-pub use ports::PortsError;
-pub use report::{Figure, Latency, Load, Machine, OverPorts, Path, Point, PortFacts, Report};
+pub use plan::{Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, SIZES, Size, Suite};
+pub use report::{Figure, Latency, Load, Machine, Path, Point, Report};
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +54,6 @@ pub enum Error {
     /// The parameters are out of bounds.
     #[error("{0}")]
     Plan(&'static str),
-    /// The ports cannot be had, or carry nothing.
-    #[error(transparent)]
-    Ports(#[from] PortsError),
     /// The dataplane refuses a command.
     #[error("the dataplane refuses a command: {0}")]
     Refused(#[from] worker::Refusal),
@@ -93,15 +82,13 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
     // Threads inherit the cores of who starts them, so these come first.
     let _ = rayon::current_num_threads();
     let mut machine = Machine::read();
-    let mut ports = plan.ports.as_ref().map(|ports| Ports::open(plan, ports)).transpose()?;
-    // Over ports this thread is the sender, and the workers have the last cores.
-    pin(if ports.is_some() { plan.workers } else { 0 });
+    pin(0);
     let mut points = Vec::new();
     for &size in &plan.sizes {
         for &direction in &plan.directions {
             for &burst in &plan.bursts {
                 for &sas in &plan.sas {
-                    let point = measure(plan, direction, size, burst, sas, ports.as_mut())?;
+                    let point = measure(plan, direction, size, burst, sas)?;
                     done(&point);
                     points.push(point);
                 }
@@ -109,8 +96,7 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
         }
     }
     machine.load = report::load();
-    let ports = ports.map(|ports| ports.facts());
-    Ok(Report { machine, plan: plan.clone(), ports, points })
+    Ok(Report { machine, plan: plan.clone(), points })
 }
 
 /// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
@@ -129,11 +115,10 @@ fn measure(
     size: Size,
     burst: usize,
     sas: usize,
-    ports: Option<&mut Ports>,
 ) -> Result<Point, Error> {
     let time = Duration::from_secs_f64(plan.seconds / f64::from(plan.repetitions));
     let aside = time / 4;
-    let mut bed = if burst <= MAX_PATH_BURST && ports.is_none() {
+    let mut bed = if burst <= MAX_PATH_BURST {
         Some(Bed::new(plan, direction, size, burst, sas)?)
     } else {
         None
@@ -179,12 +164,5 @@ fn measure(
         )),
         _ => None,
     };
-    let over_ports = match (ports, figures.get(alone::OURS)) {
-        (Some(ports), Some(ours)) => {
-            Some(ports.measure(plan, direction, size, sas, ours.median)?)
-        }
-        _ => None,
-    };
-    let workers = plan.workers;
-    Ok(Point { direction, size, burst, sas, workers, path, over_ports, aead: figures })
+    Ok(Point { direction, size, burst, sas, workers: plan.workers, path, aead: figures })
 }

@@ -97,8 +97,8 @@ def ikev2_virtual_addresses(lab, role):
         found = [word.split("/")[0] for word in held(a).split() if word.startswith("fd09::")]
         check(len(found) == 1 and found[0] == (six or found)[0], f"IPv6 addresses: {found}, before {six}")
         six[:] = found
-        a.ping(V4, "10.77.2.1", size=500)
-        a.ping(six[0], "fd77:2::1", size=500)
+        a.ping(V4, "10.77.2.1", size=500, interval=0.05)
+        a.ping(six[0], "fd77:2::1", size=500, interval=0.05)
 
     ends.initiate()
     works()

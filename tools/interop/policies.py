@@ -239,7 +239,7 @@ def icmp_selectors(lab):
 # --- a neighbour among hosts -------------------------------------------------------------------------------------
 
 
-def tunnels(n):
+def tunnels(n, everything="0.0.0.0/0", action="none"):
     """Two connections to the other gateway, over IPv4 and over IPv6, with a child for everything each."""
     other = 3 - n
     def connection(name, local, remote, if_id):
@@ -259,9 +259,10 @@ def tunnels(n):
     }}
     children {{
       {name}-all {{
-        local_ts = 0.0.0.0/0
-        remote_ts = 0.0.0.0/0
+        local_ts = {everything}
+        remote_ts = {everything}
         esp_proposals = aes128gcm16-x25519
+        start_action = {action}
         if_id_in = {if_id}
         if_id_out = {if_id}
       }}
@@ -287,7 +288,7 @@ def bird(lab, host, n):
 protocol bgp tunnel{if_id} {{
   local 10.255.{if_id}.{n} as {65000 + n};
   neighbor 10.255.{if_id}.{3 - n} as {65000 + 3 - n};
-  multihop 2;  # a direct session binds its socket to the device, which no packet passes
+  direct;
   hold time 3;
   keepalive time 1;
   connect retry time 1;
@@ -364,6 +365,77 @@ def route_based_tunnels(lab):
         gateway.stop()
     for if_id in (4, 6):
         check(a.run("ip", "link", "show", f"culvert-{if_id}", ok=False).returncode != 0, f"culvert-{if_id} is left behind")
+
+
+def bird_ospf(lab, host, n):
+    """OSPF for both families on both devices: multicast, from link-local addresses in IPv6."""
+    directory = lab.dir / f"bird-{host.name}"
+    directory.mkdir()
+    def area(kind):
+        devices = "".join(f"""
+    interface "culvert-{if_id}" {{ type ptp; cost {cost}; hello 1; dead count 3; retransmit 2; tx length 1300; }};"""
+                          for if_id, cost in ((4, 10), (6, 20)))
+        net = {"v2": f"10.77.{n}.0/24", "v3": f"fd77:{n}::/64"}[kind]
+        channel = {"v2": "ipv4", "v3": "ipv6"}[kind]
+        return f"""
+protocol static {{ {channel}; route {net} unreachable; }}
+protocol ospf {kind} {{
+  {channel} {{ import all; export where source = RTS_STATIC; }};
+  area 0 {{{devices}
+  }};
+}}
+protocol kernel {{ {channel} {{ import none; export where source ~ [RTS_OSPF, RTS_OSPF_IA, RTS_OSPF_EXT1, RTS_OSPF_EXT2]; }}; }}"""
+    (directory / "bird.conf").write_text(f"""
+router id 10.77.{n}.1;
+log "{directory}/log" all;
+protocol device {{ scan time 1; }}
+{area("v2")}
+{area("v3")}
+""")
+    host.start("bird", "-f", "-c", directory / "bird.conf", "-s", directory / "ctl", "-P", directory / "pid")
+    return directory
+
+
+@test
+def route_based_ospf(lab):
+    """A routing daemon that speaks on the devices themselves: packets in them bring the tunnels up, the cheaper one carries the traffic, and when
+    it is cut the other one does."""
+    hosts = lab.pair()
+    gateways = []
+    for n, host in enumerate(hosts, 1):
+        gateways.append(Culvert(host, tunnels(n, "0.0.0.0/0, ::/0", "trap")))
+        for if_id in (4, 6):
+            eventually(f"culvert-{if_id}", lambda: host.run("ip", "link", "show", f"culvert-{if_id}", ok=False).returncode == 0)
+            host.address(f"10.255.{if_id}.{n}/30", f"culvert-{if_id}")
+    ours = gateways[0]
+    a, b = hosts
+    directories = [bird_ospf(lab, host, n) for n, host in enumerate(hosts, 1)]
+
+    def through(if_id):
+        return lambda: all(
+            f"dev culvert-{if_id}" in host.run("ip", *family, "route", "show", net.format(3 - n)).stdout
+            for n, host in enumerate(hosts, 1) for family, net in ((("-4",), "10.77.{}.0/24"), (("-6",), "fd77:{}::/64"))
+        )
+
+    def carried(if_id):
+        return a.counter(f"culvert-{if_id}", "tx_packets")
+
+    def works(if_id):
+        eventually(f"routes through culvert-{if_id}", through(if_id), seconds=20)
+        before = carried(if_id)
+        a.ping("10.77.1.1", "10.77.2.1", count=10, interval=0.05)
+        a.ping("fd77:1::1", "fd77:2::1", count=10, interval=0.05)
+        check(carried(if_id) >= before + 20, f"culvert-{if_id} carried {carried(if_id) - before} packets")
+
+    works(4)
+    said = a.run("birdc", "-s", directories[0] / "ctl", "show", "ospf", "neighbors").stdout
+    check(said.count("Full") == 4, f"two neighbours of each family: {said}")
+    # The first tunnel is cut: its hellos stay away, and routing finds the second.
+    for host in hosts:
+        host.run("ip", "link", "set", "culvert-4", "down")
+    works(6)
+    for gateway in gateways:
+        accounted(gateway)
 
 
 @test

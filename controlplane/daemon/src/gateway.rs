@@ -30,7 +30,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
-use worker::{Activation, Dataplane, Delivery, ForwardingTable, PortId, Refusal, Ticket};
+use worker::{
+    Activation, Dataplane, Delivery, DeviceId, ForwardingTable, PortId, Refusal, Ticket, TunQueue,
+    TunnelDevice,
+};
 
 /// How often the workers' counters are looked at for liveness and published as gauges.
 const TICK: Duration = Duration::from_secs(1);
@@ -100,6 +103,10 @@ pub struct Gateway {
     virtual_addresses: BTreeMap<IpAddr, BTreeSet<ike::IkeId>>,
     /// The workers do not have the policies as they are.
     policies_due: bool,
+    /// The devices of route-based children, by their interface IDs, and what the workers call them.
+    devices: BTreeMap<u32, (DeviceId, Option<Arc<TunQueue>>)>,
+    /// The workers do not have the devices as they are.
+    devices_due: bool,
     /// Worker commands given and not applied; a gauge of the quick mode table.
     outstanding: Vec<Ticket>,
 }
@@ -173,6 +180,8 @@ impl Gateway {
             traps: BTreeMap::new(),
             virtual_addresses: BTreeMap::new(),
             policies_due: false,
+            devices: BTreeMap::new(),
+            devices_due: false,
             outstanding: Vec::new(),
         };
         gateway.policies.configure(&config, &left_out);
@@ -249,6 +258,25 @@ impl Gateway {
         if self.policies.set_routed(routed) {
             self.publish_policies();
         }
+    }
+
+    /// Takes the devices of route-based children: a queue of each, by interface ID.
+    pub fn set_devices(&mut self, queues: &BTreeMap<u32, Arc<TunQueue>>) {
+        for if_id in queues.keys() {
+            self.device(*if_id);
+        }
+        for (if_id, (_, queue)) in &mut self.devices {
+            *queue = queues.get(if_id).cloned();
+        }
+        self.devices_due = true;
+        self.hand_over_policies();
+    }
+
+    /// What the workers call the device of an interface ID. One that is no longer configured keeps its number, for SAs that outlive their
+    /// configuration; they are as many as interface IDs were ever configured.
+    fn device(&mut self, if_id: u32) -> DeviceId {
+        let next = DeviceId(u16::try_from(self.devices.len()).unwrap_or(u16::MAX));
+        self.devices.entry(if_id).or_insert((next, None)).0
     }
 
     /// Single addresses behind tunnels that are up, but for those of the peers themselves.
@@ -442,15 +470,28 @@ impl Gateway {
 
     /// A full ring is tried again at the next step: the flag stays.
     fn hand_over_policies(&mut self) {
-        if !self.policies_due {
-            return;
-        }
-        match self.dataplane.set_policies(&self.policies.in_force()) {
-            Ok(ticket) => {
-                self.outstanding.push(ticket);
-                self.policies_due = false;
+        if self.policies_due {
+            match self.dataplane.set_policies(&self.policies.in_force()) {
+                Ok(ticket) => {
+                    self.outstanding.push(ticket);
+                    self.policies_due = false;
+                    self.devices_due |= !self.devices.is_empty();
+                }
+                Err(error) => tracing::warn!(%error, "policies not handed to the workers"),
             }
-            Err(error) => tracing::warn!(%error, "policies not handed to the workers"),
+        }
+        if self.devices_due && !self.policies_due {
+            let devices = self.devices.iter().filter_map(|(if_id, (id, queue))| {
+                let queue = Arc::clone(queue.as_ref()?);
+                Some(TunnelDevice { id: *id, queue, policies: self.policies.of_device(*if_id) })
+            });
+            match self.dataplane.set_tunnels(devices.collect()) {
+                Ok(ticket) => {
+                    self.outstanding.push(ticket);
+                    self.devices_due = false;
+                }
+                Err(error) => tracing::warn!(%error, "devices not handed to the workers"),
+            }
         }
     }
 
@@ -527,13 +568,17 @@ impl Gateway {
     }
 
     /// Where a child's decapsulated packets go.
-    fn delivery(&self, key: &ChildKey) -> Delivery {
+    fn delivery(&mut self, key: &ChildKey) -> Delivery {
         let mut connections = self.engine.config().connections.iter();
         let connection = connections.find(|c| c.name == key.connection);
         let child = connection.and_then(|c| c.children.iter().find(|c| c.name == key.child));
-        match child {
-            Some(child) if child.deliver_to_host => Delivery::Host,
-            _ => Delivery::Forward,
+        let Some(child) = child else { return Delivery::Forward };
+        let to_host = child.deliver_to_host;
+        match child.if_id.map(|if_id| self.device(if_id)) {
+            Some(device) if to_host => Delivery::DeviceOnly(device),
+            Some(device) => Delivery::Device(device),
+            None if to_host => Delivery::Host,
+            None => Delivery::Forward,
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Policies {
     /// neighbours stay reachable under 0.0.0.0/0.
     connected: Vec<Entry>,
     ids: BTreeMap<ChildKey, PolicyId>,
+    /// The route-based children.
+    if_ids: BTreeMap<ChildKey, u32>,
     /// What the host routes to the devices of route-based children.
     routed: BTreeMap<u32, Vec<AddressRange>>,
     /// Children whose traffic goes in clear for now.
@@ -63,6 +65,7 @@ impl Policies {
     /// with `start_action = trap` only, as with charon.
     pub fn configure(&mut self, config: &Config, left_out: &[LeftOut]) {
         self.configured.clear();
+        self.if_ids.clear();
         for connection in &config.connections {
             let ends = [connection.local_addrs.as_slice(), &connection.remote_addrs];
             for child in &connection.children {
@@ -85,10 +88,13 @@ impl Policies {
             ChildMode::Drop if trap => Action::Discard,
             ChildMode::Pass | ChildMode::Drop => return,
         };
+        let key = ChildKey { connection: connection.to_owned(), child: child.name.clone() };
+        if let Some(if_id) = child.if_id {
+            self.if_ids.insert(key.clone(), if_id);
+        }
         if selectors.is_empty() {
             return;
         }
-        let key = ChildKey { connection: connection.to_owned(), child: child.name.clone() };
         let id = match self.ids.get(&key) {
             Some(id) => *id,
             None => {
@@ -122,11 +128,33 @@ impl Policies {
         }
         self.routed = routed;
         let mut entries = core::mem::take(&mut self.configured);
-        for entry in &mut entries {
+        let mut negotiated = core::mem::take(&mut self.negotiated);
+        for entry in entries.iter_mut().chain(&mut negotiated) {
             entry.selectors = self.routed_to(entry.if_id, &entry.whole);
         }
-        self.configured = entries;
+        (self.configured, self.negotiated) = (entries, negotiated);
         true
+    }
+
+    /// The policies of the device of `if_id`, in order, with all that they are for: what the host puts into the device is theirs.
+    pub fn of_device(&self, if_id: u32) -> Vec<(PolicyId, Vec<Selector>)> {
+        let mut entries: Vec<_> = self
+            .configured
+            .iter()
+            .chain(&self.negotiated)
+            .filter(|entry| entry.if_id == Some(if_id) && entry.action == Action::Protect)
+            .map(|entry| (order(0, entry.action, &entry.whole), entry))
+            .collect();
+        entries.sort_by_key(|(order, entry)| (*order, entry.id));
+        entries.into_iter().map(|(_, entry)| (entry.id, entry.whole.clone())).collect()
+    }
+
+    /// The database without what has a device of its own, which the host's own packets find by their routes.
+    pub fn without_devices(&self) -> Vec<Policy> {
+        let of_device = |id: PolicyId| {
+            self.configured.iter().chain(&self.negotiated).any(|e| e.id == id && e.if_id.is_some())
+        };
+        self.ordered().into_iter().filter(|policy| !of_device(policy.id)).collect()
     }
 
     /// As much of `whole` as is routed to the device of `if_id`; all of it without one.
@@ -193,13 +221,15 @@ impl Policies {
             return (entry.id, false);
         }
         let id = self.fresh();
+        let if_id = self.if_ids.get(key).copied();
+        let selectors = self.routed_to(if_id, agreed);
         self.negotiated.push(Entry {
             id,
             key: key.clone(),
-            order: order(0, Action::Protect, agreed),
-            selectors: agreed.to_vec(),
+            order: order(0, Action::Protect, &selectors),
+            selectors,
             whole: agreed.to_vec(),
-            if_id: None,
+            if_id,
             action: Action::Protect,
             trap: false,
             pairs: BTreeSet::from([pair]),

@@ -28,11 +28,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use worker::{Dataplane, DataplaneConfig};
+use worker::{Dataplane, DataplaneConfig, TunQueue};
 
 /// Routing table and rule priority of the host's own protected traffic, as charon has them.
 const TABLE: u8 = 220;
@@ -119,8 +119,8 @@ struct Daemon {
     ports: ports::Ports,
     host: String,
     tun: u32,
-    /// The devices of route-based children: a queue that keeps each of them up, and its index.
-    tunnels: BTreeMap<u32, (OwnedFd, u32)>,
+    /// The devices of route-based children: a queue of each, and its index.
+    tunnels: BTreeMap<u32, (Arc<TunQueue>, u32)>,
     proxies: Proxies,
     /// Virtual addresses on the TUN.
     addresses: BTreeSet<IpAddr>,
@@ -216,6 +216,11 @@ pub fn cleanup() -> Result<(), HostError> {
     Requests::open()?.remove_rule(TABLE, u32::from(TABLE), MARK)
 }
 
+/// The device of route-based children with this interface ID.
+fn device_name(if_id: u32) -> String {
+    format!("culvert-{if_id}")
+}
+
 /// Keys must not end up in a file.
 fn forbid_core_dumps() {
     if let Err(error) =
@@ -256,6 +261,7 @@ impl Daemon {
             name: host.clone(),
             source: std::io::ErrorKind::NotFound.into(),
         })?;
+        tun::quieten(&host, false);
         requests.bring_up(tun, HOST_MTU.into())?;
 
         // From here on nothing that is protected leaves in clear.
@@ -264,7 +270,7 @@ impl Daemon {
         policies.set_connected(&mirror::connected(&view));
         if section.on_failure == OnFailure::Closed {
             let (guarded, exempt) = policies.guarded();
-            closed::install(&guarded, &exempt, &host, MARK, ike_ports)?;
+            closed::install(&guarded, &exempt, core::slice::from_ref(&host), MARK, ike_ports)?;
         }
 
         let mut layout = stats::Layout::new();
@@ -511,8 +517,7 @@ impl Daemon {
 
     /// Makes the devices of route-based children, and asks what is routed to them.
     ///
-    /// Nothing is read from such a device: what is routed there is steered to the workers or, from the host itself, led to the host
-    /// port by the routes of [`TABLE`], as other protected traffic is. What the kernel still puts in is dropped.
+    /// What comes from a port and is routed there is steered to the workers by that; what the host itself puts in, the workers read.
     fn follow_tunnels(&mut self) -> Result<(), RunError> {
         let config = self.gateway.engine().config();
         let children = config.connections.iter().flat_map(|c| &c.children);
@@ -524,17 +529,20 @@ impl Daemon {
             if self.tunnels.contains_key(&id) {
                 continue;
             }
-            let name = format!("culvert-{id}");
+            let name = device_name(id);
             let opened = tun::open(&name, 1)?.pop();
             let index = self.requests.view()?.interface(&name);
             if let (Some(queue), Some(index)) = (opened, index) {
+                tun::quieten(&name, true);
                 self.requests.bring_up(index, HOST_MTU.into())?;
-                self.tunnels.insert(id, (queue, index));
+                self.tunnels.insert(id, (Arc::new(TunQueue::new(queue)), index));
                 changed = true;
             }
         }
         if changed {
             self.view = self.requests.view()?;
+            let queues = self.tunnels.iter().map(|(id, (queue, _))| (*id, Arc::clone(queue)));
+            self.gateway.set_devices(&queues.collect());
         }
         let devices = self.tunnels.iter().map(|(id, (_, index))| (*id, *index)).collect();
         // Who is behind a tunnel is no neighbour, whatever prefix the device's address has.
@@ -565,7 +573,7 @@ impl Daemon {
         self.follow_addresses()?;
         self.view = self.requests.view()?;
         // First, as a peer may send what the host answers as soon as its SA is there.
-        let policies = self.gateway.policies().ordered();
+        let policies = self.gateway.policies().without_devices();
         self.add_host_routes(&mirror::host_routes(&self.view, &policies, self.tun))?;
         self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
         self.loaded.look_around(&self.view, &mut self.gateway);
@@ -581,13 +589,17 @@ impl Daemon {
         let table = mirror::forwarding(&self.view, &indices);
         self.gateway.set_forwarding(table);
         let policies = self.gateway.policies().ordered();
-        let wanted = mirror::host_routes(&self.view, &policies, self.tun);
+        let without_devices = self.gateway.policies().without_devices();
+        let wanted = mirror::host_routes(&self.view, &without_devices, self.tun);
         self.add_host_routes(&wanted)?;
         let settings = self.loaded.store.settings();
         let ike_ports = [settings.port, settings.port_nat_t];
         if self.section.on_failure == OnFailure::Closed {
             let (guarded, exempt) = self.gateway.policies().guarded();
-            closed::install(&guarded, &exempt, &self.host, MARK, ike_ports)?;
+            let devices: Vec<_> = core::iter::once(self.host.clone())
+                .chain(self.tunnels.keys().map(|id| device_name(*id)))
+                .collect();
+            closed::install(&guarded, &exempt, &devices, MARK, ike_ports)?;
         }
         self.ports.steering.update(&mirror::steering(&self.view, &policies, ike_ports))?;
         // One for the same prefix was replaced; IPv6 would remove what replaced it.

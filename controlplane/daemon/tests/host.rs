@@ -122,8 +122,8 @@ fn protected_traffic_cannot_leave_in_clear() {
         let sent = |to: &str| socket.send_to(b"x", to).is_ok();
         let protected = [selector("10.77.1.0/24", "10.77.2.0/24")];
         assert!(sent("10.77.2.1:9"), "before the rules it leaves");
-        closed::install(&protected, &[], "culvert0", 0xc0ffee, [500, 4500]).unwrap();
-        closed::install(&protected, &[], "culvert0", 0xc0ffee, [500, 4500]).unwrap();
+        closed::install(&protected, &[], &["culvert0".to_owned()], 0xc0ffee, [500, 4500]).unwrap();
+        closed::install(&protected, &[], &["culvert0".to_owned()], 0xc0ffee, [500, 4500]).unwrap();
         assert!(!sent("10.77.2.1:9"), "a dropped packet is EPERM to its sender");
         assert!(sent("10.77.3.1:9"), "other traffic is untouched");
         closed::remove().unwrap();

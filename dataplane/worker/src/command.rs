@@ -4,6 +4,7 @@ use crate::config::{Limits, PortId};
 use crate::event::Event;
 use crate::forwarding::ForwardingTable;
 use crate::sa_usage::SaUsage;
+use crate::tunnels::{DeviceId, TunnelDevice};
 use crate::wake::Doorbell;
 use af_xdp::{BoundSocket, Frame};
 use core::net::IpAddr;
@@ -37,6 +38,10 @@ pub enum Delivery {
     Forward,
     /// Always to the host port, so that the kernel's filters and routes apply.
     Host,
+    /// As `Forward`, but what is addressed to the host, or to nobody beyond a link, comes out of a tunnel's device.
+    Device(DeviceId),
+    /// All comes out of a tunnel's device, so that the kernel's filters and routes apply.
+    DeviceOnly(DeviceId),
 }
 
 /// Names an outbound SA: whose it is, where in that worker's table, and which one of those that were there.
@@ -80,6 +85,7 @@ pub(crate) enum Command {
     SetForwarding(Arc<ForwardingTable>),
     SetPathMtu(PairId, u16),
     SetPolicies(Arc<Spd>),
+    SetTunnels(Arc<[TunnelDevice]>),
     Stop,
     Unbind(PairId),
 }
@@ -165,8 +171,8 @@ impl core::fmt::Debug for Command {
             Self::SetEndpoints(..) => "SetEndpoints",
             Self::SetForwarding(_) => "SetForwarding",
             Self::SetPathMtu(..) => "SetPathMtu",
-
             Self::SetPolicies(_) => "SetPolicies",
+            Self::SetTunnels(_) => "SetTunnels",
             Self::Stop => "Stop",
             Self::Unbind(_) => "Unbind",
         })

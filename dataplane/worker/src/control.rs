@@ -6,6 +6,7 @@ use crate::command::{
 };
 use crate::forwarding::NextHop;
 use crate::sa_usage::{Due, SaUsage};
+use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +138,11 @@ impl Worker {
                 // Asked again: another policy may decide about them now.
                 self.waiting.release(|key| matches!(key, Key::Policy(..)));
             }
+            Command::SetTunnels(tunnels) => {
+                self.tunnels = tunnels;
+                // Asked again, as with policies.
+                self.waiting.release(|key| matches!(key, Key::Policy(_, ANY_SELECTOR)));
+            }
             Command::Stop => self.stopped = true,
             Command::Unbind(pair) => self.unbind(pair),
         }
@@ -145,7 +151,7 @@ impl Worker {
     fn add_inbound(&mut self, new: NewInbound) {
         let NewInbound { pair, mut sa, delivery, usage, active } = new;
         let spi = sa.spi();
-        sa.set_forwarded(delivery == Delivery::Forward);
+        sa.set_forwarded(matches!(delivery, Delivery::Forward | Delivery::Device(_)));
         // The SPI was larval on this worker, and the control thread keys it once.
         if self.sad.insert(sa).is_err() {
             return;

@@ -94,7 +94,7 @@ fn context(origin: Origin, side: Side) -> Context {
         (Origin::Decapsulated(_), _) => DECAPSULATED,
         (Origin::Host, _) => Context(4),
         // Never asked with a question.
-        (Origin::Generated | Origin::Resumed, _) => Context(5),
+        (Origin::Device | Origin::Generated | Origin::Resumed, _) => Context(5),
     }
 }
 
@@ -213,7 +213,7 @@ impl Worker {
         match origin {
             Origin::Port => self.clear(packet, flow, to_us, side, question),
             Origin::Decapsulated(pair) => self.decapsulated(packet, flow, pair, question),
-            Origin::Host | Origin::Generated | Origin::Resumed => {
+            Origin::Host | Origin::Device | Origin::Generated | Origin::Resumed => {
                 self.outbound(packet, flow, origin, false, Some(question));
             }
         }

@@ -15,6 +15,7 @@ use crate::config::{DataplaneConfig, PortId, WorkerParts};
 use crate::event::Event;
 use crate::forwarding::ForwardingTable;
 use crate::sa_usage::{PairUsage, SaUsage};
+use crate::tunnels::TunnelDevice;
 use crate::worker::Worker;
 use af_xdp::wait::EventFd;
 use af_xdp::{BoundSocket, PacketMemory};
@@ -557,6 +558,16 @@ impl Dataplane {
         let ticket = self.send_all(|| Command::SetForwarding(Arc::clone(&table)));
         self.tables.push_back((ticket, table));
         Ok(ticket)
+    }
+
+    /// Replaces the devices of route-based tunnels. A queue is closed when no worker has it any more.
+    ///
+    /// # Errors
+    /// [`Refusal::RingFull`].
+    pub fn set_tunnels(&mut self, tunnels: Vec<TunnelDevice>) -> Result<Ticket, Refusal> {
+        self.room(None)?;
+        let tunnels: Arc<[TunnelDevice]> = tunnels.into();
+        Ok(self.send_all(|| Command::SetTunnels(Arc::clone(&tunnels))))
     }
 
     /// The packet memory of a worker, to open sockets for it on.

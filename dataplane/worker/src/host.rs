@@ -27,6 +27,28 @@ impl TunQueue {
     pub fn new(fd: OwnedFd) -> Self {
         Self(File::from(fd))
     }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Reads one packet into `buffer`, cut to it; `None` when there is none now.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> Option<usize> {
+        // An error is EAGAIN, or a device that went away: then there is nothing to read either, and the daemon sees the device go by
+        // netlink.
+        (&self.0).read(buffer).ok().filter(|n| *n > 0)
+    }
+
+    /// Gives one packet to the host.
+    ///
+    /// # Errors
+    /// As [`HostPort::write`].
+    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<()> {
+        match (&self.0).write(packet)? {
+            n if n == packet.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
 }
 
 /// The worker's end of a host port in memory.
@@ -92,7 +114,7 @@ impl HostPort {
     /// What poll() waits for.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Tun(tun) => Some(tun.0.as_fd()),
+            Self::Tun(tun) => Some(tun.fd()),
             Self::Memory(_) | Self::None => None,
         }
     }
@@ -114,9 +136,7 @@ impl HostPort {
                 buffer[..len].copy_from_slice(&packet[..len]);
                 Some(len)
             }
-            // An error is EAGAIN, or a device that went away: then there is nothing to read either, and the
-            // daemon sees the device go by netlink.
-            Self::Tun(tun) => tun.0.read(buffer).ok().filter(|n| *n > 0),
+            Self::Tun(tun) => tun.read(buffer),
             Self::None => None,
         }
     }
@@ -131,10 +151,7 @@ impl HostPort {
                 m.up.push(packet.to_vec()).map_err(|_| io::ErrorKind::WouldBlock.into())
             }
             Self::None => Err(io::ErrorKind::NotConnected.into()),
-            Self::Tun(tun) => match tun.0.write(packet)? {
-                n if n == packet.len() => Ok(()),
-                _ => Err(io::ErrorKind::WriteZero.into()),
-            },
+            Self::Tun(tun) => tun.write(packet),
         }
     }
 }

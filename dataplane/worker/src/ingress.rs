@@ -4,6 +4,7 @@ use crate::account::WorkerDrop;
 use crate::command::{HandedOff, Handoff};
 use crate::config::{PortId, Side};
 use crate::packet::{Origin, Packet, put};
+use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::{Key, Released};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -194,6 +195,10 @@ impl Worker {
                 continue;
             }
             match key {
+                Key::Policy(policy, ANY_SELECTOR) => match flow_of(&packet) {
+                    Some(flow) => self.resume_tunnel_packet(packet, flow, policy),
+                    None => self.drop_packet(packet, DropCause::MalformedHeader),
+                },
                 Key::Policy(..) => match flow_of(&packet) {
                     Some(flow) => self.outbound(packet, flow, Origin::Resumed, false, None),
                     None => self.drop_packet(packet, DropCause::MalformedHeader),

@@ -60,6 +60,7 @@ mod sa_usage;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod waiting;
 mod wake;
 mod worker;
@@ -75,5 +76,6 @@ pub use ipsec::classify::LocalAddresses;
 pub use ipsec::spi::CoreId;
 pub use port_counters::port_counters;
 pub use sa_usage::{PairUsage, Usage};
+pub use tunnels::{DeviceId, TunnelDevice};
 pub use wire::ethernet::Mac;
 pub use worker::{Clock, Progress, Worker};

@@ -5,6 +5,7 @@ use crate::config::Side;
 use crate::event::{Direction, Event, Limit};
 use crate::flows::Question;
 use crate::packet::{Origin, Packet};
+use crate::tunnels::is_of_a_link;
 use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -72,7 +73,7 @@ impl Worker {
             wire::ip::clamp_mss(&mut packet, clamp);
         }
         match delivery {
-            Delivery::Forward => {
+            Delivery::Forward | Delivery::Device(_) => {
                 let origin = Origin::Decapsulated(pair);
                 let flow = match Ip::parse(&packet) {
                     Ok(Ip::V4(ip)) => Ok(FlowId::of_v4(&ip)),
@@ -86,6 +87,7 @@ impl Worker {
                 self.take_plain(packet, flow, origin, false, Side::Protected);
             }
             Delivery::Host => self.deliver_to_host(packet),
+            Delivery::DeviceOnly(id) => self.deliver_to_device(packet, id),
         }
     }
 
@@ -97,8 +99,13 @@ impl Worker {
         pair: PairId,
         question: Question,
     ) {
-        if self.forwarding.addresses.contains(flow.destination) {
-            return self.deliver_to_host(packet);
+        let to_us = self.forwarding.addresses.contains(flow.destination);
+        if to_us || is_of_a_link(flow.destination) {
+            match self.device_of(pair) {
+                Some(device) => return self.deliver_to_device(packet, device),
+                None if to_us => return self.deliver_to_host(packet),
+                None => {}
+            }
         }
         let origin = Origin::Decapsulated(pair);
         match self.spd.lookup(&flow.outbound()) {

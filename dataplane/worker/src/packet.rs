@@ -27,6 +27,8 @@ pub(crate) fn put<T>(burst: &mut Vec<T>, what: T) -> &mut T {
 pub(crate) enum Origin {
     /// Out of a tunnel: the pair it came through.
     Decapsulated(PairId),
+    /// Out of a tunnel's device: the host has forwarded it already.
+    Device,
     /// Made here: an ICMP error. No error is sent about it, and it does not wait.
     Generated,
     /// From the host port: the host has forwarded it already.
@@ -64,7 +66,7 @@ impl Packet {
             Origin::Port => 0,
             Origin::Decapsulated(_) => 1,
             Origin::Generated => 2,
-            Origin::Host => 3,
+            Origin::Host | Origin::Device => 3,
             Origin::Resumed => return,
         };
     }

@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::flows::{Decision, Question};
 use crate::ingress::flow_of;
 use crate::packet::{Origin, Packet};
+use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::Ordering;
@@ -111,7 +112,10 @@ impl Worker {
             None if origin == Origin::Generated => self.drop_packet(packet, DropCause::NoSa),
             None => {
                 // Not on the way of packets that have an SA: the database is asked again which of the policy's selectors it was.
-                let selector = self.spd.selector_of(&key);
+                let selector = match origin {
+                    Origin::Device => ANY_SELECTOR,
+                    _ => self.spd.selector_of(&key),
+                };
                 self.acquire(policy, selector, &key);
                 self.wait(packet, Key::Policy(policy, selector));
             }

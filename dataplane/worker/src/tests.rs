@@ -11,3 +11,4 @@ mod rekey;
 mod sleep;
 mod soak;
 mod tunnel;
+mod tunnels;

@@ -12,6 +12,7 @@ use crate::host::HostPort;
 use crate::packet::Packet;
 use crate::port_counters::PortReport;
 use crate::sa_usage::Due;
+use crate::tunnels::TunnelDevice;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
 use af_xdp::wait::EventFd;
@@ -148,6 +149,8 @@ pub struct Worker {
     pub(crate) pool: FramePool,
     pub(crate) ports: Vec<PortState>,
     pub(crate) host: HostPort,
+    /// The devices of route-based tunnels.
+    pub(crate) tunnels: Arc<[TunnelDevice]>,
     /// Closed sockets whose chunks the kernel may still use.
     pub(crate) retired: Vec<Retired>,
 
@@ -264,6 +267,7 @@ impl Worker {
             pool,
             ports,
             host,
+            tunnels: Arc::new([]),
             retired: Vec::new(),
             shared,
             upcall,
@@ -369,6 +373,9 @@ impl Worker {
             self.repossess();
         }
         packets += self.read_host(&mut frames);
+        if !self.tunnels.is_empty() {
+            packets += self.read_tunnels(&mut frames, packets > 0);
+        }
         self.frames = frames;
         packets += self.take_injected();
         packets += self.take_handoffs();
@@ -431,7 +438,8 @@ impl Worker {
             self.account.add(Row::Sleeps, 1);
             let shared = &self.shared[self.core.index()];
             let queues = self.ports.iter().flat_map(|p| p.more.iter().chain([&p.port]));
-            let sources = queues.filter_map(Port::fd).chain(self.host.fd());
+            let sources =
+                queues.filter_map(Port::fd).chain(self.host.fd()).chain(self.tunnel_fds());
             let rest = (!self.retired.is_empty()).then_some(Retired::REST);
             let timeout = self
                 .waiting

@@ -3,7 +3,7 @@
 //!
 //! The rules sit where the kernel would send (postrouting, for what the host sends and what it
 //! forwards) and where it would accept (prerouting) and drop what a PROTECT policy covers unless
-//! it passes the host port. ESP leaves and arrives by AF_XDP, below netfilter, and is not seen
+//! it passes the host port or the device of a route-based child. ESP leaves and arrives by AF_XDP, below netfilter, and is not seen
 //! here; IKE and reassembled ESP carry the daemon's mark or its ports. The table outlives the
 //! process on purpose: the next start replaces it in one transaction, `culvert cleanup` and an
 //! orderly end with nothing left to protect remove it.
@@ -17,16 +17,17 @@ use std::process::{Command, Stdio};
 /// The name of our table in the family `inet`.
 pub const TABLE: &str = "culvert";
 
-/// Replaces the rules in one transaction: whatever `protected` covers passes only through `host`.
+/// Replaces the rules in one transaction: whatever `protected` covers passes only through `devices`: the host port and the devices of
+/// route-based children, which lead to the workers.
 /// Sockets that carry `mark` are exempt, and so is what `exempt` covers (BYPASS before PROTECT).
 pub fn install(
     protected: &[Selector],
     exempt: &[Selector],
-    host: &str,
+    devices: &[String],
     mark: u32,
     ike_ports: [u16; 2],
 ) -> Result<(), HostError> {
-    nft(&ruleset(protected, exempt, host, mark, ike_ports))
+    nft(&ruleset(protected, exempt, devices, mark, ike_ports))
 }
 
 /// Removes the table; absent is fine.
@@ -37,10 +38,11 @@ pub fn remove() -> Result<(), HostError> {
 fn ruleset(
     protected: &[Selector],
     exempt: &[Selector],
-    host: &str,
+    devices: &[String],
     mark: u32,
     ike_ports: [u16; 2],
 ) -> String {
+    let own: String = devices.iter().map(|name| format!(", \"{name}\"")).collect();
     let mut text =
         format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
     let [ike, nat_t] = ike_ports;
@@ -50,7 +52,7 @@ fn ruleset(
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  chain {hook} {{");
         let _ = writeln!(text, "    type filter hook {hook} priority 0; policy accept;");
-        let _ = writeln!(text, "    {device} {{ \"lo\", \"{host}\" }} accept");
+        let _ = writeln!(text, "    {device} {{ \"lo\"{own} }} accept");
         let _ = writeln!(text, "    meta mark {mark:#x} accept");
         if !outbound {
             let _ = writeln!(text, "    udp dport {{ {ike}, {nat_t} }} accept");

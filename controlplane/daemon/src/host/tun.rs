@@ -40,6 +40,24 @@ pub fn open(name: &str, queues: usize) -> Result<Vec<OwnedFd>, HostError> {
         .collect()
 }
 
+/// Keeps the kernel from speaking by itself on a TUN, where nobody is to answer a router solicitation: each would be a packet that no
+/// policy or route is for, and hide among the drops those that matter. Without `link_local` the device has no address of its own
+/// either, which is what else makes it speak.
+///
+/// A kernel without IPv6 has none of these.
+pub fn quieten(name: &str, link_local: bool) {
+    let mut settings = vec![("accept_ra", "0"), ("router_solicitations", "0")];
+    if !link_local {
+        // IN6_ADDR_GEN_MODE_NONE
+        settings.push(("addr_gen_mode", "1"));
+    }
+    for (key, value) in settings {
+        if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value) {
+            tracing::debug!(name, key, %error, "the device may speak by itself");
+        }
+    }
+}
+
 trait NonBlocking {
     fn custom_flags_nonblocking(&mut self) -> &mut Self;
 }
