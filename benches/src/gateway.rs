@@ -7,7 +7,6 @@
 //!
 //! A worker takes what its packet memory holds, so that has as many chunks as a burst is to have packets.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,25 +15,15 @@ use std::time::{Duration, Instant};
 use af_xdp::memory::{Generator, LinkConfig, MemoryPort, link};
 use af_xdp::{ChunkSize, Frame, FramePool, Port, UmemConfig};
 use hdrhistogram::Histogram;
-use ipsec::algorithm::{Cipher, KeyMaterial};
-use ipsec::sa::{HeaderRules, Lifetime, Mode, PairId, Protocol, SaParameters, Spi, Transform};
-use ipsec::selector::{Action, AddressRange, Policy, PolicyId, Ports, Selector};
 use stats::Worker as Row;
-use worker::{
-    Activation, Clock, CoreId, Dataplane, DataplaneConfig, Delivery, ForwardingTable, HostPort,
-    Idle, Limits, Link, LocalAddresses, NeighbourTable, PortId, Route, RouteTable, Side, Worker,
-    WorkerParts, WorkerPort,
-};
+use worker::{Clock, HostPort, PortId, Side, Worker, WorkerParts, WorkerPort};
 
 use crate::plan::{Direction, Plan, Size};
 use crate::report::median;
-use crate::traffic::{
-    FAR_MAC, HOST, INSIDE, NEAR_MAC, Next, OUTSIDE, PEER, SINK_MAC, SOURCE_MAC, Shape, frame_len,
-    keying, remote, unused,
-};
+use crate::traffic::{FAR_MAC, Macs, NEAR_MAC, Shape};
+use crate::tunnels::{Stream, Tunnels, Turned, account_for, check_all, counts};
 use crate::{Error, pin};
 
-const SOURCE: PortId = PortId(0);
 const SINK: PortId = PortId(1);
 const CATCHER: PortId = PortId(2);
 
@@ -43,9 +32,6 @@ const PATIENCE: u32 = 1000;
 
 /// Packets whose time is taken together: some ten microseconds, in which another process seldom gets the core.
 pub(crate) const BLOCK: usize = 256;
-
-/// SAs installed before the workers turn: their commands fit a ring.
-const INSTALLED_AT_ONCE: usize = 512;
 
 /// Takes frames from the bench to a port of a worker.
 pub(crate) struct Feeder {
@@ -104,29 +90,28 @@ struct Lane {
     feeder: Feeder,
     catcher: MemoryPort,
     catcher_pool: FramePool,
-    /// The SAs whose packets come to this worker, as they come: whose, and which of them.
-    order: Vec<(usize, usize)>,
-    number: u64,
-    pass: Vec<Next>,
-    frames: Vec<u8>,
+    stream: Stream,
     turns: Vec<Turn>,
     nanoseconds_a_cycle: f64,
 }
 
+impl Turned for Lane {
+    fn worker(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+}
+
 /// A turn that took packets, and turns without any before it.
 #[derive(Clone, Copy, Default)]
-struct Turn {
-    packets: usize,
-    cycles: u64,
+pub(crate) struct Turn {
+    pub(crate) packets: usize,
+    pub(crate) cycles: u64,
 }
 
 /// The gateway of one point.
 pub(crate) struct Bed {
-    dataplane: Dataplane,
+    tunnels: Tunnels,
     lanes: Vec<Lane>,
-    shape: Shape,
-    /// SPI and the last sequence number of each SA, by worker.
-    sas: Vec<Vec<(u32, u64)>>,
     per_pass: usize,
     handoff: bool,
 }
@@ -156,155 +141,28 @@ impl Bed {
                 block: None,
             });
         }
-        let limits = Limits {
-            // Four slots of the first core name no SPI.
-            sas: (sas + 8).next_power_of_two(),
-            commands_per_turn: 4096,
-            ..Limits::default()
-        };
-        let config = DataplaneConfig { limits, idle: Idle::Spin, ..DataplaneConfig::default() };
-        let (dataplane, workers) = Dataplane::new(&config, parts)?;
+        let shape = Shape::new(plan, direction, size, Macs::default());
+        let macs = [NEAR_MAC, FAR_MAC, FAR_MAC];
+        let (mut tunnels, workers) = Tunnels::new(plan, shape, sas, &macs, parts)?;
         let lanes = workers.into_iter().zip(ends).enumerate();
         let lanes = lanes.map(|(index, (worker, (feeder, catcher, catcher_pool)))| Lane {
             worker,
             feeder,
             catcher,
             catcher_pool,
-            order: arrivals(plan, index, sas),
-            number: 0,
-            pass: Vec::with_capacity(plan.frames),
-            frames: vec![0; plan.frames * frame_len(direction, size.longest())],
+            stream: Stream::new(plan, &shape, index, sas),
             turns: Vec::with_capacity(plan.frames),
             nanoseconds_a_cycle: 0.0,
         });
-        let mut bed = Self {
-            dataplane,
-            lanes: lanes.collect(),
-            shape: Shape { direction, size, suite: plan.suite, esn: plan.esn },
-            sas: vec![Vec::with_capacity(sas); plan.workers],
-            per_pass: plan.frames,
-            handoff: plan.handoff > 0,
-        };
-        bed.install(plan, sas)?;
-        Ok(bed)
-    }
-
-    fn install(&mut self, plan: &Plan, sas: usize) -> Result<(), Error> {
-        let all = sas * self.lanes.len();
-        let policy = |sa| Policy {
-            id: PolicyId(sa as u32 + 1),
-            selectors: vec![selector(sa)],
-            action: Action::Protect,
-        };
-        // Addresses that no packet has, each policy with its own.
-        let beside = |n| Policy {
-            id: PolicyId((all + n) as u32 + 1),
-            selectors: vec![Selector {
-                remote: AddressRange::host(unused(n).into()),
-                ..selector(0)
-            }],
-            action: Action::Discard,
-        };
-        let policies = (0..plan.policies).map(beside).chain((0..all).map(policy));
-        self.dataplane.set_policies(&policies.collect::<Vec<_>>())?;
-        self.lead_to(SINK)?;
-        for index in 0..self.lanes.len() {
-            let core = CoreId::new(index).ok_or(Error::Plan("too many workers"))?;
-            for n in 0..sas {
-                let sa = index * sas + n;
-                let pair = PairId(sa as u64 + 1);
-                let spi = self.dataplane.allocate_spi(core)?;
-                let parameters = self.parameters(plan, sa, spi);
-                self.dataplane.add_inbound(&parameters, Delivery::Forward)?;
-                // The peer's SPI is the peer's to choose: here, the same.
-                self.dataplane.add_outbound(&parameters)?;
-                self.dataplane.bind(PolicyId(sa as u32 + 1), pair, Activation::Now)?;
-                self.sas[index].push((spi.get(), 0));
-                if n % INSTALLED_AT_ONCE == INSTALLED_AT_ONCE - 1 {
-                    self.settle();
-                }
-            }
-            self.settle();
-        }
-        Ok(())
-    }
-
-    fn parameters(&self, plan: &Plan, sa: usize, spi: Spi) -> SaParameters {
-        SaParameters {
-            pair: PairId(sa as u64 + 1),
-            spi,
-            protocol: Protocol::Esp,
-            mode: Mode::Tunnel,
-            local: OUTSIDE.into(),
-            remote: PEER.into(),
-            encap: None,
-            transform: Transform {
-                cipher: Cipher::AesGcm(16),
-                cipher_key: KeyMaterial::new(keying(plan.suite, self.shape.direction, sa)),
-                integrity: None,
-            },
-            esn: plan.esn,
-            replay_window: plan.window,
-            selectors: vec![selector(sa)],
-            lifetime: Lifetime::default(),
-            headers: HeaderRules::default(),
-        }
-    }
-
-    /// Lets the workers carry out what they were told.
-    fn settle(&mut self) {
-        for _ in 0..2 {
-            for lane in &mut self.lanes {
-                lane.worker.turn(Instant::now());
-            }
-        }
-        while self.dataplane.poll_event().is_some() {}
-    }
-
-    /// Routes all that the gateway sends to a port.
-    fn lead_to(&mut self, port: PortId) -> Result<(), Error> {
-        let mut routes = RouteTable::new();
-        let mut neighbours = NeighbourTable::new();
-        let next = match self.shape.direction {
-            Direction::Out => PEER,
-            Direction::In => HOST,
-        };
-        for (address, len) in [(INSIDE, 24), (OUTSIDE, 24)] {
-            // These lengths are an IPv4 prefix's.
-            let _ = routes.insert(address.into(), len, Route::OnLink(port));
-        }
-        neighbours.insert(port, next.into(), SINK_MAC);
-        let own = |mac, address| Link { mac, mtu: 1500, up: true, v4: Some(address), v6: None };
-        let (near, far) = match self.shape.direction {
-            Direction::Out => (INSIDE, OUTSIDE),
-            Direction::In => (OUTSIDE, INSIDE),
-        };
-        neighbours.insert(SOURCE, near.into(), SOURCE_MAC);
-        self.dataplane.set_forwarding(ForwardingTable {
-            routes: routes.into(),
-            neighbours: neighbours.into(),
-            addresses: LocalAddresses::new([INSIDE.into(), OUTSIDE.into()]).into(),
-            links: [own(NEAR_MAC, near), own(FAR_MAC, far), own(FAR_MAC, far)].into(),
-        })?;
-        self.settle();
-        Ok(())
+        let mut lanes: Vec<Lane> = lanes.collect();
+        tunnels.install(plan, sas, SINK, &mut lanes)?;
+        Ok(Self { tunnels, lanes, per_pass: plan.frames, handoff: plan.handoff > 0 })
     }
 
     /// Writes the next packets.
     pub(crate) fn write(&mut self) {
         for lane in &mut self.lanes {
-            lane.pass.clear();
-            for _ in 0..self.per_pass {
-                let (owner, at) = lane.order[(lane.number % lane.order.len() as u64) as usize];
-                let per_worker = self.sas[owner].len();
-                let (spi, sequence) = &mut self.sas[owner][at];
-                *sequence += 1;
-                let (spi, sequence) = (*spi, *sequence);
-                let sa = owner * per_worker + at;
-                lane.pass.push(Next { number: lane.number, sa, spi, sequence });
-                lane.number += 1;
-            }
-            self.shape.write(&lane.pass, &mut lane.frames);
+            lane.stream.write(self.per_pass, &mut self.tunnels);
         }
     }
 
@@ -312,8 +170,9 @@ impl Bed {
     fn prepare(&mut self) -> Result<(), Error> {
         self.write();
         for lane in &mut self.lanes {
-            let lens = lane.pass.iter().map(|next| self.shape.frame_len(next));
-            let fed = lane.feeder.feed(&lane.frames, self.shape.stride(), lens);
+            let (stream, shape) = (&lane.stream, &self.tunnels.shape);
+            let lens = stream.pass.iter().map(|next| shape.frame_len(next));
+            let fed = lane.feeder.feed(&stream.frames, shape.stride(), lens);
             if fed != self.per_pass {
                 return Err(Error::Plan("the wire does not hold a pass"));
             }
@@ -354,30 +213,18 @@ impl Bed {
             }
         }
         self.account_for(before, given as u64)?;
-        while self.dataplane.poll_event().is_some() {}
+        self.tunnels.listen();
         Ok(took)
     }
 
     /// Packets received and sent.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let sum = |row| self.lanes.iter().map(|lane| lane.worker.account().get(row)).sum();
-        (sum(Row::Received), sum(Row::Sent))
+        counts(self.lanes.iter().map(|lane| &lane.worker))
     }
 
     /// Whether so many packets went in and out, all of them, and none is in between.
     pub(crate) fn account_for(&self, before: (u64, u64), given: u64) -> Result<(), Error> {
-        let now = self.counts();
-        let (received, sent) = (now.0 - before.0, now.1 - before.1);
-        let accounts = || self.lanes.iter().map(|lane| lane.worker.account());
-        if let Some(account) = accounts().find(|account| !account.balances()) {
-            return Err(Error::Account(format!("{account:?}")));
-        }
-        if received != given || sent != given || accounts().any(|a| a.all_drops() != 0) {
-            let drops = accounts().flat_map(|account| account.dropped());
-            let drops: Vec<_> = drops.map(|(cause, n)| format!("{cause} {n}")).collect();
-            return Err(Error::Lost { given, sent, drops: drops.join(", ") });
-        }
-        Ok(())
+        account_for(self.lanes.iter().map(|lane| &lane.worker), before, given)
     }
 
     /// Nanoseconds a packet, of all workers together: each worker's is the median of its blocks, as many as the time
@@ -432,17 +279,13 @@ impl Bed {
     /// A frame of the pass that was written last, of the first worker.
     pub(crate) fn frame(&self, n: usize) -> &[u8] {
         let [lane, ..] = self.lanes.as_slice() else { return &[] };
-        &lane.frames[n * self.shape.stride()..][..self.shape.frame_len(&lane.pass[n])]
+        lane.stream.frame(&self.tunnels.shape, n)
     }
 
     /// Takes back what was noted of a packet that will not be fed.
     pub(crate) fn forget(&mut self, n: usize) {
-        let Some(next) = self.lanes.first().map(|lane| lane.pass[n]) else { return };
-        // The gateway gives no number to a packet that it has not seen; the peer has numbered it.
-        if self.shape.direction == Direction::Out
-            && let Some((_, sequence)) = self.sas.first_mut().and_then(|sas| sas.get_mut(next.sa))
-        {
-            *sequence -= 1;
+        if let Some(next) = self.lanes.first().map(|lane| lane.stream.pass[n]) {
+            self.tunnels.forget(next);
         }
     }
 
@@ -487,31 +330,15 @@ impl Bed {
     /// A pass of which every output is caught and looked into, and then one packet of every SA, so that a change of
     /// routes is forgotten; how many were looked into.
     pub(crate) fn verify(&mut self) -> Result<u64, Error> {
-        self.lead_to(CATCHER)?;
+        self.tunnels.lead_to(CATCHER, &mut self.lanes)?;
         self.prepare()?;
         let (before, given) = (self.counts(), self.per_pass * self.lanes.len());
         let outputs = self.drive_and_catch(given);
         self.account_for(before, given as u64)?;
-        // Packets of one flow keep their order; a burst may send what it knows before what it has to ask about.
-        let nexts = self.lanes.iter().flat_map(|lane| &lane.pass);
-        let mut expected: HashMap<_, _> = nexts.map(|n| (self.shape.key_of(n), n)).collect();
-        let mut last = HashMap::new();
-        for (n, output) in (0..).zip(&outputs) {
-            let next = self.shape.key_in(output).and_then(|key| expected.remove(&key));
-            let what = "nobody sent it, or it is there twice";
-            let next = next.ok_or(Error::Wrong { number: n, what })?;
-            let number = next.number;
-            self.shape.check(next, output).map_err(|what| Error::Wrong { number, what })?;
-            if last.insert(next.sa, number).is_some_and(|before| before > number) {
-                return Err(Error::Wrong { number, what: "its order" });
-            }
-        }
-        if let Some(next) = expected.values().next() {
-            return Err(Error::Wrong { number: next.number, what: "it is missing" });
-        }
-        let verified = outputs.len() as u64;
-        self.lead_to(SINK)?;
-        let longest = self.lanes.iter().map(|lane| lane.order.len()).max().unwrap_or(0);
+        let nexts = self.lanes.iter().flat_map(|lane| &lane.stream.pass);
+        let verified = check_all(&self.tunnels.shape, nexts, &outputs)?;
+        self.tunnels.lead_to(SINK, &mut self.lanes)?;
+        let longest = self.lanes.iter().map(|lane| lane.stream.round()).max().unwrap_or(0);
         for _ in 0..longest.div_ceil(self.per_pass) {
             self.pass()?;
         }
@@ -560,23 +387,5 @@ impl Lane {
                 counted = now;
             }
         }
-    }
-}
-
-/// Which SAs' packets come to a worker, in order. Of a worker's SAs the first so many of a hundred come to the next worker.
-fn arrivals(plan: &Plan, worker: usize, sas: usize) -> Vec<(usize, usize)> {
-    let owner_before = (worker + plan.workers - 1) % plan.workers;
-    let is_handed = |at: usize| at * 100 < plan.handoff as usize * sas;
-    let order = plan.order.of(sas).into_iter().map(|at| at as usize);
-    order.map(|at| (if is_handed(at) { owner_before } else { worker }, at)).collect()
-}
-
-fn selector(sa: usize) -> Selector {
-    Selector {
-        local: AddressRange::host(HOST.into()),
-        remote: AddressRange::host(remote(sa).into()),
-        protocol: None,
-        local_ports: Ports::Any,
-        remote_ports: Ports::Any,
     }
 }

@@ -11,7 +11,9 @@
 //! |---|---|
 //! | `plan` | what is to be measured |
 //! | `traffic` | packets before the gateway and behind it, by number, so that none has to be remembered |
-//! | `gateway` | workers with SAs, policies and routes, fed and turned by hand |
+//! | `tunnels` | SAs, policies and routes of a gateway, and the packets to come |
+//! | `gateway` | its workers over the in-memory device, fed and turned by hand |
+//! | `ports` | its workers over AF_XDP ports, with a sender on another core |
 //! | `load` | latency and loss of packets that arrive evenly, at a share of what the gateway takes |
 //! | `alone` | the device without a gateway, and ciphers without a packet: ours, `ring`, `aws-lc-rs`, `aes-gcm` |
 //! | `report` | points, figures, and what machine it was |
@@ -24,16 +26,22 @@ mod alone;
 mod gateway;
 mod load;
 mod plan;
+mod ports;
 mod report;
 mod traffic;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alone::{Cipher, Device};
 use gateway::Bed;
-pub use plan::{Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, SIZES, Size, Suite};
-pub use report::{Figure, Latency, Load, Machine, Path, Point, Report};
+pub use plan::{
+    Direction, MAX_PATH_BURST, MAX_SAS, Order, Plan, PortMode, PortsPlan, SIZES, Size, Suite,
+};
+use ports::Ports;
+pub use ports::PortsError;
+pub use report::{Figure, Latency, Load, Machine, OverPorts, Path, Point, PortFacts, Report};
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +62,9 @@ pub enum Error {
     /// The parameters are out of bounds.
     #[error("{0}")]
     Plan(&'static str),
+    /// The ports cannot be had, or carry nothing.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
     /// The dataplane refuses a command.
     #[error("the dataplane refuses a command: {0}")]
     Refused(#[from] worker::Refusal),
@@ -82,13 +93,15 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
     // Threads inherit the cores of who starts them, so these come first.
     let _ = rayon::current_num_threads();
     let mut machine = Machine::read();
-    pin(0);
+    let mut ports = plan.ports.as_ref().map(|ports| Ports::open(plan, ports)).transpose()?;
+    // Over ports this thread is the sender, and the workers have the last cores.
+    pin(if ports.is_some() { plan.workers } else { 0 });
     let mut points = Vec::new();
     for &size in &plan.sizes {
         for &direction in &plan.directions {
             for &burst in &plan.bursts {
                 for &sas in &plan.sas {
-                    let point = measure(plan, direction, size, burst, sas)?;
+                    let point = measure(plan, direction, size, burst, sas, ports.as_mut())?;
                     done(&point);
                     points.push(point);
                 }
@@ -96,7 +109,8 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
         }
     }
     machine.load = report::load();
-    Ok(Report { machine, plan: plan.clone(), points })
+    let ports = ports.map(|ports| ports.facts());
+    Ok(Report { machine, plan: plan.clone(), ports, points })
 }
 
 /// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
@@ -115,10 +129,11 @@ fn measure(
     size: Size,
     burst: usize,
     sas: usize,
+    ports: Option<&mut Ports>,
 ) -> Result<Point, Error> {
     let time = Duration::from_secs_f64(plan.seconds / f64::from(plan.repetitions));
     let aside = time / 4;
-    let mut bed = if burst <= MAX_PATH_BURST {
+    let mut bed = if burst <= MAX_PATH_BURST && ports.is_none() {
         Some(Bed::new(plan, direction, size, burst, sas)?)
     } else {
         None
@@ -164,5 +179,12 @@ fn measure(
         )),
         _ => None,
     };
-    Ok(Point { direction, size, burst, sas, workers: plan.workers, path, aead: figures })
+    let over_ports = match (ports, figures.get(alone::OURS)) {
+        (Some(ports), Some(ours)) => {
+            Some(ports.measure(plan, direction, size, sas, ours.median)?)
+        }
+        _ => None,
+    };
+    let workers = plan.workers;
+    Ok(Point { direction, size, burst, sas, workers, path, over_ports, aead: figures })
 }

@@ -55,6 +55,31 @@ pub struct Plan {
     pub loads: Vec<u32>,
     /// Of a hundred packets, those that come to a worker whose SA is another's.
     pub handoff: u32,
+    /// Devices instead of memory.
+    pub ports: Option<PortsPlan>,
+}
+
+/// AF_XDP ports.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortsPlan {
+    /// The sender's interface and the gateway's; or the gateway's alone, a veth whose peer is the sender's.
+    pub interfaces: Vec<String>,
+    /// Which way packets take between device and memory.
+    pub mode: PortMode,
+}
+
+/// As in `gateway { ports }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortMode {
+    /// The best that works.
+    Auto,
+    /// The device reads and writes packet memory.
+    Zerocopy,
+    /// The kernel copies; the program runs in the driver.
+    Copy,
+    /// The kernel copies; the program runs in the stack.
+    Generic,
 }
 
 impl Plan {
@@ -72,6 +97,9 @@ impl Plan {
         within(self.loads.is_empty() || self.workers == 1, "loads are for one worker")?;
         within(self.handoff <= 100, "at most all packets are handed off")?;
         within(self.handoff == 0 || self.workers > 1, "one worker has nobody to hand off to")?;
+        let here = self.ports.is_none();
+        within(here || self.bursts == [MAX_PATH_BURST], "over ports bursts are of 32")?;
+        within(here || self.handoff == 0, "over ports nothing is handed off")?;
         let full = self.bursts.iter().all(|burst| *burst == MAX_PATH_BURST);
         within(self.handoff == 0 || full, "what is handed off is measured in bursts of 32")
     }

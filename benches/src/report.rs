@@ -16,6 +16,8 @@ pub struct Report {
     pub machine: Machine,
     /// What was asked for.
     pub plan: Plan,
+    /// The ports, if it was measured over ports.
+    pub ports: Option<PortFacts>,
     /// What was found.
     pub points: Vec<Point>,
 }
@@ -35,6 +37,8 @@ pub struct Point {
     pub workers: usize,
     /// The gateway; none where the burst is longer than a worker takes.
     pub path: Option<Path>,
+    /// The gateway over AF_XDP ports, instead of the in-memory device.
+    pub over_ports: Option<OverPorts>,
     /// The AEAD alone on the same length, nanoseconds a packet, by who does it; ours in bursts, the libraries a packet
     /// at a time, one key.
     pub aead: BTreeMap<&'static str, Figure>,
@@ -63,6 +67,47 @@ pub struct Path {
     pub loads: Vec<Load>,
 }
 
+/// Which ports, and how packets go.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortFacts {
+    /// The sender's interface.
+    pub sender: String,
+    /// Zero copy, or who copies.
+    pub sender_mode: &'static str,
+    /// The gateway's interface.
+    pub gateway: String,
+    /// Zero copy, or who copies.
+    pub gateway_mode: &'static str,
+}
+
+/// The whole path from port to port.
+#[derive(Debug, Serialize)]
+pub struct OverPorts {
+    /// Busy nanoseconds a packet, from a receive ring that is not empty to the transmit ring and the call that sends; of all
+    /// workers together.
+    pub busy: Figure,
+    /// The same of a forwarder that changes Ethernet addresses and nothing else.
+    pub forwarder: Figure,
+    /// The gateway's to the sum of the forwarder's and the bare engine's.
+    pub to_parts: f64,
+    /// Million packets a second that come back while the sender keeps a window under way.
+    pub mpps: f64,
+    /// Gigabits a second of inner IP at that rate.
+    pub gbit: f64,
+    /// What the forwarder reaches in the same way.
+    pub forwarder_mpps: f64,
+    /// Packets that a turn took at that rate: near 32 the worker is what limits, well below it is the sender.
+    pub packets_a_turn: f64,
+    /// Packets sent to the gateway for these figures.
+    pub given: u64,
+    /// Of these, packets that did not come back.
+    pub lost: u64,
+    /// Outputs that were opened and compared.
+    pub verified: u64,
+    /// Latency and loss under chosen loads.
+    pub loads: Vec<Load>,
+}
+
 /// What packets meet that arrive evenly, at a share of what the gateway takes.
 #[derive(Debug, Serialize)]
 pub struct Load {
@@ -74,7 +119,8 @@ pub struct Load {
     pub offered: u64,
     /// Packets that found the receive ring full.
     pub lost: u64,
-    /// From arrival until the worker has sent the packet's burst, in nanoseconds.
+    /// From arrival until the worker has sent the packet's burst; over ports, from when it was due to be sent until it is back at the
+    /// sender. In nanoseconds.
     pub latency_ns: Latency,
 }
 

@@ -1,17 +1,18 @@
 //! Packets before the gateway and behind it. Everything follows from an SA's and a packet's number, so what comes
 //! out is compared with what must come out, and nothing is remembered.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, KeyInit, consts::U12};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm, aes::Aes192};
-use ipsec::aead::{Aad, GcmKey, SealJob, seal_burst};
+use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
 use rayon::prelude::*;
 use wire::{esp, ethernet, ipv4, protocol, udp};
 use worker::Mac;
 
-use crate::plan::{Direction, Size, Suite, split_mix};
+use crate::plan::{Direction, Plan, Size, Suite, split_mix};
 
 /// The host that the gateway protects, and the gateway beside it.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -21,10 +22,10 @@ pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 /// The station that sends to the gateway, its port there, and the station that the gateway sends to.
-pub(crate) const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 pub(crate) const NEAR_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
 pub(crate) const FAR_MAC: Mac = Mac([2, 0, 0, 0, 0, 3]);
-pub(crate) const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 4]);
+const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 4]);
 
 const IV_LEN: usize = 8;
 const ICV_LEN: usize = 16;
@@ -90,9 +91,27 @@ impl Key {
     }
 }
 
+/// Who sends to whom: the station before the gateway, the gateway's port there, its port on the other side, and the
+/// station behind that.
+#[derive(Clone, Copy)]
+pub(crate) struct Macs {
+    pub(crate) source: Mac,
+    pub(crate) near: Mac,
+    pub(crate) far: Mac,
+    pub(crate) sink: Mac,
+}
+
+impl Default for Macs {
+    /// Those of the in-memory device.
+    fn default() -> Self {
+        Self { source: SOURCE_MAC, near: NEAR_MAC, far: FAR_MAC, sink: SINK_MAC }
+    }
+}
+
 /// What packets of a run have in common.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
+    pub(crate) macs: Macs,
     pub(crate) direction: Direction,
     pub(crate) size: Size,
     pub(crate) suite: Suite,
@@ -100,6 +119,10 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    pub(crate) fn new(plan: &Plan, direction: Direction, size: Size, macs: Macs) -> Self {
+        Self { macs, direction, size, suite: plan.suite, esn: plan.esn }
+    }
+
     /// How far frames of a pass lie apart.
     pub(crate) fn stride(&self) -> usize {
         frame_len(self.direction, self.size.longest())
@@ -116,7 +139,7 @@ impl Shape {
         let frames = frames.map(|(frame, next)| (&mut frame[..self.frame_len(next)], next));
         frames.for_each_init(Key::default, |key, (frame, next)| match self.direction {
             Direction::Out => {
-                let header = ethernet::emit(NEAR_MAC, SOURCE_MAC, ethernet::IPV4);
+                let header = ethernet::emit(self.macs.near, self.macs.source, ethernet::IPV4);
                 frame[..ethernet::HEADER_LEN].copy_from_slice(&header);
                 self.inner(next, TTL, &mut frame[ethernet::HEADER_LEN..]);
             }
@@ -165,8 +188,8 @@ impl Shape {
         let (headers, rest) = frame.split_at_mut(TEXT_AT);
         let (text, icv) = rest.split_at_mut(text_len(self.size.of(next.number)));
         headers[..ethernet::HEADER_LEN].copy_from_slice(&ethernet::emit(
-            NEAR_MAC,
-            SOURCE_MAC,
+            self.macs.near,
+            self.macs.source,
             ethernet::IPV4,
         ));
         headers[ethernet::HEADER_LEN..ESP_AT].copy_from_slice(&header.emit());
@@ -229,12 +252,35 @@ impl Shape {
         }
     }
 
+    /// The number of the packet in a frame behind the gateway, which is opened for it; `sas` by SPI.
+    pub(crate) fn number_in(&self, frame: &[u8], sas: &HashMap<u32, usize>) -> Option<u64> {
+        let (first, second) = self.key_in(frame)?;
+        if self.direction == Direction::In {
+            return Some(second);
+        }
+        let (clear, rest) = frame.get(ESP_AT..)?.split_at_checked(esp::HEADER_LEN + IV_LEN)?;
+        let mut rest = rest.to_vec();
+        let text_len = rest.len().checked_sub(ICV_LEN)?;
+        let (text, icv) = rest.split_at_mut(text_len);
+        let keying = keying(self.suite, self.direction, *sas.get(&first)?);
+        let (key, salt) = keying.split_at(self.suite.key_len());
+        let key = GcmKey::new(key).ok()?;
+        // Culvert's IV is the whole sequence number.
+        let (aad, len) = self.aad(first, u64::from_be_bytes(*clear.last_chunk()?));
+        let (nonce, aad) = (nonce(salt, &clear[8..]), Aad::new(&aad[..len]));
+        let mut jobs = [OpenJob::in_place(&key, nonce, aad, text, icv).ok()?];
+        open_burst(&mut jobs);
+        jobs[0].verdict().ok()?;
+        let at = ipv4::MIN_HEADER_LEN + udp::HEADER_LEN;
+        Some(u64::from_be_bytes(*text.get(at..)?.first_chunk()?))
+    }
+
     /// Whether a frame is what the gateway must make of a packet, opened by another implementation of the cipher.
     pub(crate) fn check(&self, next: &Next, frame: &[u8]) -> Result<(), &'static str> {
         let size = self.size.of(next.number);
         let mut expected = vec![0; usize::from(size)];
         self.inner(next, TTL - 1, &mut expected);
-        let header = ethernet::emit(SINK_MAC, FAR_MAC, ethernet::IPV4);
+        let header = ethernet::emit(self.macs.sink, self.macs.far, ethernet::IPV4);
         let packet = frame.strip_prefix(&header[..]).ok_or("its Ethernet header")?;
         if self.direction == Direction::In {
             return if packet == expected { Ok(()) } else { Err("the inner packet") };

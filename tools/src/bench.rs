@@ -1,11 +1,14 @@
 //! `culvert bench`: how many packets a worker moves, and how long it takes for one.
 //!
-//! One process, no root, no network: workers are fed over the in-memory device. docs/benchmarking.md says what is measured,
-//! and how to repeat its figures.
+//! One process: workers are fed over the in-memory device, which needs no root and no network, or over AF_XDP ports.
+//! docs/benchmarking.md says what is measured, and how to repeat its figures.
 
 use std::io::{self, IsTerminal, Write};
 
-use benches::{Direction, Machine, Order, Plan, Point, Report, Size, Suite};
+use benches::{
+    Direction, Latency, Machine, Order, Plan, Point, PortFacts, PortMode, PortsPlan, Report, Size,
+    Suite,
+};
 use clap::ValueEnum;
 
 use crate::Failure;
@@ -40,9 +43,23 @@ pub struct Args {
     /// Of a hundred packets, those that come to a worker whose SA is another's
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     handoff: u32,
-    /// Measure latency and loss under these loads, in percent of what the gateway takes
+    /// Measure latency and loss under these loads, in percent of what the gateway takes; over
+    /// ports 50,90 unless said otherwise
     #[arg(long, value_name = "PERCENT,…", value_delimiter = ',')]
     loads: Vec<u32>,
+    /// Measure over AF_XDP ports instead of memory; needs root
+    ///
+    /// Two interfaces that are cabled to one another, or the two ends of a veth pair: the first one sends and takes
+    /// back, on the second one is the gateway, which receives and sends by it. Or one end of a veth pair, whose other end then
+    /// sends. Both lie in this network namespace; they need no addresses, and nothing else should use them. Only the
+    /// bench's own packets (10.0.0.0/24, 11.0.0.0/8, ESP of 192.0.2.1 and 192.0.2.2) are taken from the kernel. Each
+    /// receive queue of the gateway's interface needs a worker. The programs are detached when the bench ends, however it
+    /// does.
+    #[arg(long, value_name = "SENDER,GATEWAY", value_delimiter = ',')]
+    interface: Vec<String>,
+    /// Which way packets take between an interface and memory
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto, requires = "interface")]
+    xdp_mode: ModeArg,
     /// 64-bit sequence numbers
     #[arg(long)]
     esn: bool,
@@ -69,6 +86,19 @@ enum SuiteArg {
     Aes128gcm16,
     Aes192gcm16,
     Aes256gcm16,
+}
+
+/// The names that `gateway { ports }` has.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArg {
+    /// The best that works
+    Auto,
+    /// The device reads and writes packet memory
+    Zerocopy,
+    /// The kernel copies, the program runs in the driver
+    Copy,
+    /// The kernel copies, the program runs in the stack
+    Generic,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -111,8 +141,20 @@ impl Args {
             repetitions: self.repetitions,
             seconds: self.seconds,
             frames: self.frames,
-            loads: self.loads.clone(),
+            loads: match (self.loads.is_empty(), self.interface.is_empty(), self.workers) {
+                (true, false, 1) => vec![50, 90],
+                _ => self.loads.clone(),
+            },
             handoff: self.handoff,
+            ports: (!self.interface.is_empty()).then(|| PortsPlan {
+                interfaces: self.interface.clone(),
+                mode: match self.xdp_mode {
+                    ModeArg::Auto => PortMode::Auto,
+                    ModeArg::Zerocopy => PortMode::Zerocopy,
+                    ModeArg::Copy => PortMode::Copy,
+                    ModeArg::Generic => PortMode::Generic,
+                },
+            }),
         }
     }
 }
@@ -145,13 +187,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn progress(point: &Point) -> String {
     let Point { direction, size, burst, sas, .. } = point;
-    let ns = point.path.as_ref().map_or(f64::NAN, |path| path.gateway.median);
+    let memory = point.path.as_ref().map(|path| path.gateway.median);
+    let ports = point.over_ports.as_ref().map(|path| path.busy.median);
+    let ns = memory.or(ports).unwrap_or(f64::NAN);
     format!("{} {size} B, burst {burst}, {sas} SAs: {ns:.1} ns", direction.name())
 }
 
 /// Tables in 80 columns.
 fn text(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let Report { machine, plan, points } = report;
+    let Report { machine, plan, ports, points } = report;
     let Machine { cpu, cores, kernel, engine, load } = machine;
     writeln!(out, "{cpu}, {cores} cores, Linux {kernel}, load {load}")?;
     writeln!(
@@ -172,22 +216,67 @@ fn text(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "Median of {} samples, least and greatest; every output of two passes of {}\nframes opened and compared",
         plan.repetitions, plan.frames
     )?;
-    for &direction in &plan.directions {
-        path(out, points, direction)?;
+    if let Some(ports) = ports {
+        let PortFacts { sender, sender_mode, gateway, gateway_mode } = ports;
+        writeln!(out, "Sender {sender}: {sender_mode}; gateway {gateway}: {gateway_mode}")?;
+        for &direction in &plan.directions {
+            over_ports(out, points, direction)?;
+        }
+        writeln!(
+            out,
+            "busy: from a receive ring that is not empty to the call that sends; ratio: to\n\
+             forwarder and engine together; Mpps, Gbit/s: inner packets that come back\n\
+             with 1024 under way; burst: packets a turn at that rate, 32 when the\n\
+             gateway is what limits"
+        )?;
+    } else {
+        for &direction in &plan.directions {
+            path(out, points, direction)?;
+        }
+        turns(out, points)?;
     }
-    turns(out, points)?;
     if !plan.loads.is_empty() {
-        loads(out, points)?;
+        loads(out, points, ports.is_some())?;
     }
     aead(out, points)
 }
 
-fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Result<()> {
-    let what = match direction {
+fn heading(direction: Direction) -> &'static str {
+    match direction {
         Direction::Out => "Outbound: SPD, SAD, headers, seal, routes, counters",
         Direction::In => "Inbound: SAD, window, open, selectors, SPD, routes, counters",
-    };
-    writeln!(out, "\n{what}; ns a packet")?;
+    }
+}
+
+fn over_ports(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Result<()> {
+    writeln!(out, "\n{}; busy ns a packet", heading(direction))?;
+    writeln!(
+        out,
+        " size     SAs    busy  least..greatest forward engine ratio   Mpps Gbit/s burst lost"
+    )?;
+    for point in points.iter().filter(|p| p.direction == direction) {
+        let Some(path) = &point.over_ports else { continue };
+        let spread = format!("{:.0}..{:.0}", path.busy.min, path.busy.max);
+        let engine = point.aead.get("culvert").map_or(f64::NAN, |figure| figure.median);
+        writeln!(
+            out,
+            "{:>5}{:8}{:8.0} {spread:>16}{:8.0}{engine:7.0}{:6.2}{:7.3}{:7.2}{:6.1}{:5}",
+            point.size,
+            point.sas,
+            path.busy.median,
+            path.forwarder.median,
+            path.to_parts,
+            path.mpps,
+            path.gbit,
+            path.packets_a_turn,
+            path.lost,
+        )?;
+    }
+    Ok(())
+}
+
+fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Result<()> {
+    writeln!(out, "\n{}; ns a packet", heading(direction))?;
     writeln!(
         out,
         " size burst     SAs  gateway  least..greatest device    net around   Mpps Gbit/s"
@@ -235,29 +324,31 @@ fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
     Ok(())
 }
 
-fn loads(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
+fn loads(out: &mut impl Write, points: &[Point], over_ports: bool) -> io::Result<()> {
+    let (unit, scale, until) = if over_ports { ("us", 1e3, "back") } else { ("ns", 1.0, "sent") };
     writeln!(
         out,
-        "\nPackets that arrive evenly: latency until sent, ns; lost to a full receive ring"
+        "\nPackets that arrive evenly: latency until {until}, {unit}; lost to full rings"
     )?;
     writeln!(out, "  way  size burst  load   Mpps     p50     p90     p99   p99.9     max   lost")?;
     for point in points {
-        let Some(path) = &point.path else { continue };
-        for load in &path.loads {
-            let t = load.latency_ns;
+        let memory = point.path.iter().flat_map(|path| &path.loads);
+        let ports = point.over_ports.iter().flat_map(|path| &path.loads);
+        for load in memory.chain(ports) {
+            let t: Latency = load.latency_ns;
             writeln!(
                 out,
-                "{:>5}{:>6}{:6}{:>5}%{:7.2}{:8}{:8}{:8}{:8}{:8}{:6.2}%",
+                "{:>5}{:>6}{:6}{:>5}%{:7.3}{:8.0}{:8.0}{:8.0}{:8.0}{:8.0}{:6.2}%",
                 point.direction.name(),
                 point.size,
                 point.burst,
                 load.percent,
                 load.mpps,
-                t.p50,
-                t.p90,
-                t.p99,
-                t.p999,
-                t.max,
+                t.p50 as f64 / scale,
+                t.p90 as f64 / scale,
+                t.p99 as f64 / scale,
+                t.p999 as f64 / scale,
+                t.max as f64 / scale,
                 100.0 * load.lost as f64 / load.offered.max(1) as f64,
             )?;
         }
@@ -270,7 +361,7 @@ fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
         out,
         "\nThe AEAD alone on the same length, one key, ns a packet (and share of ring's)"
     )?;
-    writeln!(out, "  way  size burst          culvert      ring     aws-lc-rs       aes-gcm")?;
+    writeln!(out, "  way  size burst          culvert      ring       aws-lc-rs         aes-gcm")?;
     let sas = points.first().map_or(0, |p| p.sas);
     for point in points.iter().filter(|p| p.sas == sas) {
         let figure = |name| point.aead.get(name).map_or(f64::NAN, |f: &benches::Figure| f.median);
@@ -279,7 +370,7 @@ fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
         let share = |ns: f64| format!("{ns:.1} ({:.2})", ns / ring);
         writeln!(
             out,
-            "{:>17}{ring:10.1}{:>14}{:>14}",
+            "{:>17}{ring:10.1}{:>16}{:>16}",
             share(figure("culvert")),
             share(figure("aws-lc-rs")),
             share(figure("aes-gcm")),

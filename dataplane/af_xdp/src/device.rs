@@ -12,6 +12,7 @@ pub struct Device {
     address: [u8; 6],
     mtu: u32,
     queues: u32,
+    runs: bool,
     large_receive: bool,
     generic_receive: bool,
     strips_vlan: bool,
@@ -46,6 +47,7 @@ impl Device {
             mtu: query.mtu()?,
             // A driver that has no notion of channels has one queue.
             queues: query.channels().unwrap_or(1).max(1),
+            runs: query.runs()?,
             generic_receive: query.generic_receive().unwrap_or(false),
             large_receive: flags & syscall::ETH_FLAG_LRO != 0,
             strips_vlan: flags & syscall::ETH_FLAG_RXVLAN != 0,
@@ -75,6 +77,11 @@ impl Device {
     /// Receive queues in use; each needs a socket.
     pub fn queues(&self) -> u32 {
         self.queues
+    }
+
+    /// Whether it is up and has a carrier.
+    pub fn runs(&self) -> bool {
+        self.runs
     }
 
     /// Whether it joins TCP segments on receipt, which a router must not.

@@ -191,6 +191,14 @@ impl<'a> InterfaceQuery<'a> {
         Ok(unsafe { answer.ifr_ifru.ifru_mtu } as u32)
     }
 
+    /// Whether it is up and has a carrier.
+    pub(crate) fn runs(&self) -> io::Result<bool> {
+        let answer = self.ask(libc::SIOCGIFFLAGS, std::ptr::null_mut())?;
+        // SAFETY: SIOCGIFFLAGS sets this field, and every bit pattern is a set of flags.
+        let flags = i32::from(unsafe { answer.ifr_ifru.ifru_flags });
+        Ok(flags & libc::IFF_UP != 0 && flags & libc::IFF_RUNNING != 0)
+    }
+
     pub(crate) fn address(&self) -> io::Result<[u8; 6]> {
         let answer = self.ask(libc::SIOCGIFHWADDR, std::ptr::null_mut())?;
         // SAFETY: SIOCGIFHWADDR sets this field, and every bit pattern is an address.
