@@ -64,6 +64,8 @@ struct Pair {
     spi_out: Option<Spi>,
     /// Both halves are installed.
     up: bool,
+    /// The outbound half is not bound to its policy before the engine says so.
+    held: bool,
     /// Inbound packets at the last tick.
     seen: u64,
 }
@@ -210,7 +212,9 @@ impl Gateway {
                 let (policy, _) = self.policies.serve(&pair.key, *id, &pair.selectors);
                 if policy != before {
                     pair.policy = Some(policy);
-                    moved.push((policy, *id));
+                    if !pair.held {
+                        moved.push((policy, *id));
+                    }
                 }
             }
         }
@@ -598,6 +602,7 @@ impl Gateway {
                         remote: sa.remote,
                         spi_out: None,
                         up: false,
+                        held: false,
                         seen: 0,
                     };
                     self.pairs.insert(sa.pair, pair);
@@ -609,7 +614,17 @@ impl Gateway {
                 self.installed(now, id, result);
             }
             Event::ActivateOutbound { pair } => {
-                let _ = self.dataplane.activate(pair);
+                let held = self.pairs.get_mut(&pair).filter(|known| known.held);
+                if let Some(known) = held
+                    && let Some(policy) = known.policy
+                {
+                    known.held = false;
+                    if let Err(error) = self.dataplane.bind(policy, pair, Activation::Now) {
+                        tracing::warn!(%error, pair = pair.0, "traffic waits for the next rekey");
+                    }
+                } else {
+                    let _ = self.dataplane.activate(pair);
+                }
             }
             Event::RemoveOutbound { pair } => {
                 let _ = self.dataplane.unbind(pair);
@@ -759,22 +774,24 @@ impl Gateway {
         sa: &SaParameters,
         activate: Activate,
     ) -> Result<Ticket, Refusal> {
-        self.dataplane.add_outbound(sa)?;
+        let added = self.dataplane.add_outbound(sa)?;
         let pair = self.pairs.get_mut(&sa.pair).ok_or(Refusal::UnknownPair)?;
         pair.spi_out = Some(sa.spi);
         let path_mtu = self.paths.enter(pair.remote, sa.spi.get());
         let (policy, new) = self.policies.serve(&pair.key, sa.pair, &sa.selectors);
         pair.policy = Some(policy);
+        pair.held = activate == Activate::WhenTold;
         if new {
             self.publish_policies();
+        }
+        if let Some(mtu) = path_mtu {
+            self.dataplane.set_path_mtu(sa.pair, mtu)?;
         }
         let activation = match activate {
             Activate::Now => Activation::Now,
             Activate::OnInboundTraffic => Activation::OnInboundTraffic,
+            Activate::WhenTold => return Ok(added),
         };
-        if let Some(mtu) = path_mtu {
-            self.dataplane.set_path_mtu(sa.pair, mtu)?;
-        }
         self.dataplane.bind(policy, sa.pair, activation)
     }
 

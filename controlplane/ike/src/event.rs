@@ -261,6 +261,9 @@ pub enum Activate {
     /// With the first authentic packet on the inbound half, or by [`Event::ActivateOutbound`], whichever is first;
     /// until then the SA that it replaces is used (design.md §2, "Rekey loses nothing").
     OnInboundTraffic,
+    /// By [`Event::ActivateOutbound`] alone, also where there is no SA that it replaces: the peer's commit bit says so
+    /// (RFC 2408 §3.1).
+    WhenTold,
 }
 
 /// Names of a Child SA.

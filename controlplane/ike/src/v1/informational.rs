@@ -6,7 +6,7 @@ use super::established::{Established, Probe};
 use super::sa::State;
 use crate::context::{Cx, Effect};
 use crate::event::{Failure, Level, Path};
-use crate::message::v1::{DOI_IPSEC, Delete, DpdNotify, Notify, NotifyType, Payload, Payloads};
+use crate::message::v1::{DOI_IPSEC, Delete, DpdNotify, Notify, NotifyType, Payload};
 use crate::message::{ExchangeType, MessageId, PayloadList, ProtocolId};
 use crate::v2::create_child::protocol_id;
 use crate::v2::sa::Head;
@@ -142,7 +142,8 @@ impl Established {
             .may_begin(id)
             .then(|| self.session.sealer.open(first, ciphertext, self.session.iv(id)))
             .flatten()
-            .filter(|opened| self.session.verify(id, &[], opened));
+            .filter(|opened| self.session.verify(id, &[], opened))
+            .or_else(|| self.open_commitment(id, first, ciphertext));
         let payloads = opened.as_ref().and_then(|opened| opened.payloads().ok());
         let Some(payloads) = payloads else {
             cx.stats.invalid_packets_received += 1;
@@ -161,7 +162,7 @@ impl Established {
                     }
                 }
                 Payload::Delete(delete) => self.peer_deletes(head, cx, &delete),
-                Payload::Notify(notify) => self.peer_notifies(head, cx, &notify, &payloads, digest),
+                Payload::Notify(notify) => self.peer_notifies(head, cx, &notify, id, digest),
                 _ => {}
             }
         }
@@ -204,7 +205,7 @@ impl Established {
         head: &mut Head,
         cx: &mut Cx<'_>,
         notify: &Notify<'_>,
-        payloads: &Payloads<'_>,
+        id: MessageId,
         digest: Digest,
     ) {
         match notify.kind {
@@ -231,8 +232,8 @@ impl Established {
             NotifyType::InitialContact => {
                 cx.effect(Effect::InitialContact(head.id));
             }
-            NotifyType::ResponderLifetime => self.responder_lifetime(cx, notify),
-            NotifyType::Connected => self.connected(cx, notify, payloads),
+            NotifyType::ResponderLifetime => self.responder_lifetime(notify),
+            NotifyType::Connected => self.connected(head, cx, id, notify),
             kind if kind.number() < NotifyType::Connected.number() => {
                 self.quick_refused(head, cx, notify);
             }

@@ -2,12 +2,13 @@
 
 use super::suite::Life;
 use super::vendor::NatT;
-use crate::message::ProtocolId;
 use crate::message::v1::{
-    Attribute, IpsecAttributeType, Proposal as WireProposal, ProposalView, SaView, Transform,
-    TransformView,
+    Attribute, IpsecAttributeType, NatOriginalAddress, Proposal as WireProposal, ProposalView,
+    SaView, Transform, TransformView,
 };
+use crate::message::{Emit, PayloadList, ProtocolId};
 use crate::proposal::{Chosen, Encryption, Proposal, ProposalProtocol};
+use core::net::IpAddr;
 use ipsec::sa::{Mode, Spi};
 
 /// Transforms of one proposal of ours; see `suite::MAX_OFFERED`.
@@ -33,6 +34,22 @@ impl Terms {
             (Mode::Transport, Some(NatT::Rfc)) => 4,
             (Mode::Tunnel, Some(NatT::Draft(_))) => 61_443,
             (Mode::Transport, Some(NatT::Draft(_))) => 61_444,
+        }
+    }
+
+    /// Transport mode in UDP: both addresses as the sender sees them, the initiator's first (RFC 3947 §5.2). The checksums
+    /// that a NAT spoils need nothing of it here: they are computed anew (RFC 3948 §3.1.2).
+    pub(crate) fn push_original(
+        &self,
+        list: &mut PayloadList,
+        initiator: IpAddr,
+        responder: IpAddr,
+    ) {
+        if let (Mode::Transport, Some(nat_t)) = (self.mode, self.encap) {
+            for address in [initiator, responder] {
+                let body = NatOriginalAddress { address }.body();
+                list.push_raw(nat_t.original_address().number(), false, &body);
+            }
         }
     }
 }

@@ -28,11 +28,12 @@ use crate::config::{self, ChildMode};
 use crate::context::Cx;
 use crate::crypto::v1::Iv;
 use crate::crypto::{CryptoFailure, DirectionKeys};
-use crate::event::{Failure, Path};
+use crate::event::{Event, Failure, Path};
 use crate::job::Product;
 use crate::message::v1::{Notify, NotifyType, Payload, Payloads, SaView};
 use crate::message::v2::TrafficSelector;
 use crate::message::{Flags, MessageId, v1};
+use crate::narrowing;
 use crate::proposal::integrity;
 use crate::v2::child::{Agreed, ChildSa, MAX_CHILDREN, Phase, Prepared};
 use crate::v2::create_child::retry_after;
@@ -62,8 +63,7 @@ pub(super) const ASKER_LINGERS: Duration = Duration::from_secs(5);
 /// How long the other side does, which waits for the first one's delete.
 const ANSWERER_LINGERS: Duration = Duration::from_secs(30);
 
-/// How long the commit bit holds back traffic (RFC 2408 §3.1: "MUST wait for CONNECTED"). A peer that sets it and never
-/// sends the notify would have an SA for nothing.
+/// How long the commit bit holds back traffic (RFC 2408 §3.1: "MUST wait for CONNECTED").
 const COMMIT_AWAITED: Duration = Duration::from_secs(10);
 
 /// The lifetime of an SA whose offer names none (RFC 2407 §4.5).
@@ -101,9 +101,20 @@ pub(crate) enum Quick {
     /// Done or failed; remembered for repeats.
     Over {
         until: Instant,
-        /// The pair that the commit bit holds back, and until when.
-        held: Option<(PairId, Instant)>,
+        /// What the peer's commit bit holds back.
+        held: Option<Held>,
     },
+}
+
+/// A pair whose outbound half waits for the peer's CONNECTED, or for what comes in on it (RFC 2408 §3.1). Until then the pairs
+/// that it replaces go on.
+pub(crate) struct Held {
+    pair: PairId,
+    /// A peer that never sends the notify would have an SA for nothing.
+    until: Instant,
+    replaces: Vec<PairId>,
+    /// How long the replaced ones still receive.
+    linger: Duration,
 }
 
 impl Exchange {
@@ -136,7 +147,9 @@ impl Exchange {
         match &self.quick {
             Quick::Sent(state) => Some(state.sent.deadline()),
             Quick::Answered(state) => Some(state.sent.deadline()),
-            Quick::Over { until, held } => Some(held.map_or(*until, |(_, at)| at.min(*until))),
+            Quick::Over { until, held } => {
+                Some(held.as_ref().map_or(*until, |held| held.until.min(*until)))
+            }
             Quick::Generating(_)
             | Quick::Agreeing(_)
             | Quick::Confirming(_)
@@ -335,7 +348,7 @@ impl Established {
         if self.exchanges.len() >= MAX_EXCHANGES {
             // The oldest that is only remembered.
             let of = |(id, e): (&u32, &Exchange)| match e.quick {
-                Quick::Over { until, .. } => Some((until, *id)),
+                Quick::Over { until, held: None } => Some((until, *id)),
                 _ => None,
             };
             let Some((_, id)) = self.exchanges.iter().filter_map(of).min() else { return false };
@@ -382,7 +395,8 @@ impl Established {
             };
             self.has_begun(id);
             self.heard(head, cx, path);
-            return self.asked(head, cx, id, &opened, digest);
+            let committed = flags.contains(Flags::COMMIT);
+            return self.asked(head, cx, id, &opened, (digest, committed));
         };
         if exchange.heard == Some(digest) {
             if let Some(reply) = exchange.reply.clone() {
@@ -419,39 +433,100 @@ impl Established {
             other => {
                 exchange.quick = other;
                 self.exchanges.insert(id.0, exchange);
-                self.fourth(cx, id, &opened);
+                self.fourth(head, cx, id, &opened);
             }
         }
     }
 
-    /// The message that the commit bit announced: CONNECTED under the same message ID.
-    fn fourth(&mut self, cx: &mut Cx<'_>, id: MessageId, opened: &Opened) {
+    /// The message that the commit bit announced, as a fourth one of quick mode: CONNECTED.
+    fn fourth(&mut self, head: &Head, cx: &mut Cx<'_>, id: MessageId, opened: &Opened) {
         let Ok(payloads) = opened.payloads() else { return };
         let connected = payloads
             .iter()
             .any(|p| matches!(p, Payload::Notify(n) if n.kind == NotifyType::Connected));
-        if let Some(exchange) = self.exchanges.get_mut(&id.0).filter(|_| connected) {
-            release(cx, exchange);
+        if connected {
+            self.release(head, cx, id);
         }
     }
 
-    /// CONNECTED in an informational exchange of its own, for the SPI that it names.
-    pub(crate) fn connected(&mut self, cx: &mut Cx<'_>, notify: &Notify<'_>, _: &Payloads<'_>) {
+    /// An informational exchange under the message ID of a quick mode that the commit bit holds back: so RFC 2408 §3.1
+    /// and §4.8 have it. Its vector is the first of that ID again (RFC 2409 §5.7), or goes on with quick mode's chain.
+    pub(crate) fn open_commitment(
+        &self,
+        id: MessageId,
+        first: u8,
+        ciphertext: &[u8],
+    ) -> Option<Opened> {
+        let exchange = self.exchanges.get(&id.0)?;
+        let Quick::Over { held: Some(_), .. } = exchange.quick else { return None };
+        [self.session.iv(id), exchange.iv].into_iter().find_map(|iv| {
+            let opened = self.session.sealer.open(first, ciphertext, iv)?;
+            self.session.verify(id, &[], &opened).then_some(opened)
+        })
+    }
+
+    /// CONNECTED in an informational exchange: of the quick mode whose message ID it has, or for the SPI that it names.
+    pub(crate) fn connected(
+        &mut self,
+        head: &Head,
+        cx: &mut Cx<'_>,
+        id: MessageId,
+        notify: &Notify<'_>,
+    ) {
         let spi = <[u8; 4]>::try_from(notify.spi).ok().map(u32::from_be_bytes);
         let children = &self.children;
-        let held = |exchange: &&mut Exchange| match exchange.quick {
-            Quick::Over { held: Some((pair, _)), .. } => children
-                .get(&pair)
-                .is_some_and(|c| spi.is_none_or(|s| s == c.spi_in.get() || s == c.spi_out.get())),
+        let named = |held: &Held| {
+            children
+                .get(&held.pair)
+                .is_some_and(|c| spi.is_none_or(|s| s == c.spi_in.get() || s == c.spi_out.get()))
+        };
+        let is_meant = |(number, exchange): &(&u32, &Exchange)| match &exchange.quick {
+            Quick::Over { held: Some(held), .. } => **number == id.0 || named(held),
             _ => false,
         };
-        if let Some(exchange) = self.exchanges.values_mut().find(held) {
-            release(cx, exchange);
+        if let Some(id) = self.exchanges.iter().find(is_meant).map(|(id, _)| MessageId(*id)) {
+            self.release(head, cx, id);
         }
+    }
+
+    /// Puts to use what the commit bit held back.
+    fn release(&mut self, head: &Head, cx: &mut Cx<'_>, id: MessageId) {
+        let exchange = self.exchanges.get_mut(&id.0);
+        let Some(Quick::Over { held, .. }) = exchange.map(|exchange| &mut exchange.quick) else {
+            return;
+        };
+        let Some(Held { pair, replaces, linger, .. }) = held.take() else { return };
+        if let Some(child) = self.children.get_mut(&pair) {
+            if core::mem::replace(&mut child.waits_for_traffic, false) {
+                cx.event(Event::ActivateOutbound { pair });
+            }
+            self.answer_acquire(head, cx, pair);
+            self.replaced(cx, &replaces, linger);
+        }
+    }
+
+    /// The end of a quick mode: the pair is in use, or waits for the peer's word.
+    fn finish(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: MessageId,
+        mut exchange: Exchange,
+        (pair, replaces): (PairId, Vec<PairId>),
+        linger: Duration,
+    ) {
+        let until = cx.now + REMEMBERED;
+        if exchange.committed {
+            let held = Held { pair, until: cx.now + COMMIT_AWAITED, replaces, linger };
+            exchange.quick = Quick::Over { until, held: Some(held) };
+        } else {
+            exchange.quick = Quick::Over { until, held: None };
+            self.replaced(cx, &replaces, linger);
+        }
+        self.exchanges.insert(id.0, exchange);
     }
 
     /// RESPONDER-LIFETIME in an informational exchange of its own, for the SPI that it names.
-    pub(crate) fn responder_lifetime(&mut self, cx: &mut Cx<'_>, notify: &Notify<'_>) {
+    pub(crate) fn responder_lifetime(&mut self, notify: &Notify<'_>) {
         let life = lifetime_of(notify);
         let Some(spi) = <[u8; 4]>::try_from(notify.spi).ok().map(u32::from_be_bytes) else {
             // Phase 1's: the cookies, or nothing.
@@ -465,7 +540,6 @@ impl Established {
                 limit(child, life, created);
             }
         }
-        let _ = cx;
     }
 
     /// The peer refuses a quick mode of ours: the one whose SPI it names, or the only one there is.
@@ -528,13 +602,15 @@ impl Established {
         let ids: Vec<u32> = self.exchanges.iter().filter(due).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(exchange) = self.exchanges.get_mut(&id) else { continue };
+            if let Quick::Over { held: Some(held), .. } = &exchange.quick
+                && held.until <= cx.now
+            {
+                self.release(head, cx, MessageId(id));
+                continue;
+            }
             let sent = match &mut exchange.quick {
                 Quick::Sent(state) => &mut state.sent,
                 Quick::Answered(state) => &mut state.sent,
-                Quick::Over { held: Some((_, at)), .. } if *at <= cx.now => {
-                    release(cx, exchange);
-                    continue;
-                }
                 _ => {
                     self.exchanges.remove(&id);
                     continue;
@@ -586,15 +662,6 @@ impl Established {
     }
 }
 
-/// Puts to use what the commit bit held back.
-fn release(cx: &mut Cx<'_>, exchange: &mut Exchange) {
-    if let Quick::Over { held, .. } = &mut exchange.quick
-        && let Some((pair, _)) = held.take()
-    {
-        cx.event(crate::event::Event::ActivateOutbound { pair });
-    }
-}
-
 /// Shortens a pair's life to what was agreed, counted from `since`.
 fn limit(child: &mut ChildSa, life: Life, since: Instant) {
     let Some(time) = life.time else { return };
@@ -624,4 +691,19 @@ fn clients(
             Ok((i, r))
         }
     }
+}
+
+/// Transport mode is between the addresses that this host sees. A peer that a NAT stands before, or that reaches us through
+/// one, names the address that it sees itself (RFC 3947 §5.2); what is not one address stays, and does not match.
+fn seen(
+    asked: TrafficSelector,
+    is_behind_nat: bool,
+    seen: IpAddr,
+    terms: Terms,
+) -> TrafficSelector {
+    if terms.mode == Mode::Transport && terms.encap.is_some() && is_behind_nat {
+        let one = narrowing::substituted(&[asked], seen);
+        return one.and_then(|one| one.first().copied()).unwrap_or(asked);
+    }
+    asked
 }

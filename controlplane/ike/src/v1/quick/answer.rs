@@ -1,7 +1,7 @@
 //! Quick mode as responder.
 
 use super::{
-    Content, DEFAULT_LIFE, Exchange, Quick, Values, clients, content, life_of, over, terms,
+    Content, DEFAULT_LIFE, Exchange, Quick, Values, clients, content, life_of, over, seen, terms,
 };
 use crate::config::{self, ChildMode};
 use crate::context::Cx;
@@ -15,7 +15,7 @@ use crate::message::v2::TrafficSelector;
 use crate::message::{ExchangeType, MessageId, ProtocolId};
 use crate::narrowing;
 use crate::v1::established::Established;
-use crate::v1::offer::{self, Choice};
+use crate::v1::offer::{self, Choice, Terms};
 use crate::v1::session::Opened;
 use crate::v1::suite::{KILOBYTES, Life, SECONDS};
 use crate::v2::child::{Agreed, Prepared, install_inbound, install_outbound};
@@ -23,7 +23,7 @@ use crate::v2::fault::{Fault, Incompatible, Misbehaved};
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
 use crate::v2::window::{Digest, Sent};
-use ipsec::sa::{Mode, PairId, SaParameters, Spi};
+use ipsec::sa::{PairId, SaParameters, Spi};
 use keyexchange::{Group, KeyExchangeError};
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) struct Wanted {
     config: Arc<config::Child>,
     spi: Spi,
     choice: Choice,
-    mode: Mode,
+    terms: Terms,
     local: TrafficSelector,
     remote: TrafficSelector,
     ni: Vec<u8>,
@@ -87,7 +87,7 @@ impl Established {
         cx: &mut Cx<'_>,
         id: MessageId,
         opened: &Opened,
-        digest: Digest,
+        (digest, committed): (Digest, bool),
     ) {
         let Ok(payloads) = opened.payloads() else {
             cx.stats.invalid_packets_received += 1;
@@ -95,6 +95,7 @@ impl Established {
         };
         let mut exchange = Exchange::new(opened.next, over(cx.now));
         exchange.heard = Some(digest);
+        exchange.committed = committed;
         let Ok(content) = content(&payloads) else {
             cx.stats.invalid_packets_received += 1;
             return;
@@ -137,11 +138,14 @@ impl Established {
             return Err(crate::event::SpiRefused.into());
         }
         let (near, far) = self.hosts(head);
-        let (remote, local) = clients(content, far, near)?;
+        let (asked_remote, asked_local) = clients(content, far, near)?;
         let mut fault = Fault::Incompatible(Incompatible::Selectors);
         let connection = Arc::clone(&head.connection);
         for child in &connection.children {
-            let ChildMode::Protect(mode) = child.mode else { continue };
+            let ChildMode::Protect(_) = child.mode else { continue };
+            let terms = terms(child, head, self, None);
+            let local = seen(asked_local, head.nat.local, near, terms);
+            let remote = seen(asked_remote, head.nat.remote, far, terms);
             let within = |wanted, configured: &[config::TrafficSelector], host| {
                 let offered = narrowing::offered(configured, host);
                 offered.iter().any(|one| narrowing::all_within(&[wanted], &[*one]))
@@ -149,7 +153,6 @@ impl Established {
             if !within(local, &child.local_ts, near) || !within(remote, &child.remote_ts, far) {
                 continue;
             }
-            let terms = terms(child, head, self, None);
             let Some(choice) = offer::choose(&child.proposals, &content.sa, terms) else {
                 fault = Fault::Incompatible(Incompatible::Proposal);
                 continue;
@@ -165,7 +168,7 @@ impl Established {
                 config: Arc::clone(child),
                 spi,
                 choice,
-                mode,
+                terms,
                 local,
                 remote,
                 ni: content.nonce.to_vec(),
@@ -216,7 +219,7 @@ impl Established {
         wanted: Wanted,
         made: Option<(&[u8], &[u8])>,
     ) {
-        let Wanted { config, spi, choice, mode, local, remote, ni, ids, replaces } = wanted;
+        let Wanted { config, spi, choice, terms, local, remote, ni, ids, replaces } = wanted;
         let protocol = offer::protocol_id(choice.chosen.protocol);
         let peer = (protocol, choice.spi.get().to_be_bytes());
         let live = |pair: &PairId| self.children.contains_key(pair);
@@ -234,7 +237,7 @@ impl Established {
             spi_out: choice.spi,
             number: 0,
             chosen: choice.chosen,
-            mode,
+            mode: terms.mode,
             selectors: narrowing::selectors(&[local], &[remote]).unwrap_or_default(),
             tsi: Vec::new(),
             tsr: Vec::new(),
@@ -262,6 +265,7 @@ impl Established {
         for id in &ids {
             list.push_raw(PayloadType::Identification.number(), false, id);
         }
+        terms.push_original(&mut list, head.path.remote.ip(), head.path.local.ip());
         let data = responder_lifetime(offered, ours);
         if !data.is_empty() {
             let spi = spi.get().to_be_bytes();
@@ -303,12 +307,15 @@ impl Established {
         state: Answered,
     ) {
         let Answered { pair, outbound, replaces, .. } = state;
-        exchange.quick = over(cx.now);
-        self.exchanges.insert(id.0, exchange);
-        if let Some(child) = self.children.get(&pair) {
-            install_outbound(cx, head, child, outbound, Activate::Now);
-            self.replaced(cx, &replaces, super::ANSWERER_LINGERS);
-        }
+        let Some(child) = self.children.get_mut(&pair) else {
+            exchange.quick = over(cx.now);
+            self.exchanges.insert(id.0, exchange);
+            return;
+        };
+        child.waits_for_traffic = exchange.committed;
+        let activate = if exchange.committed { Activate::WhenTold } else { Activate::Now };
+        install_outbound(cx, head, child, outbound, activate);
+        self.finish(cx, id, exchange, (pair, replaces), super::ANSWERER_LINGERS);
     }
 }
 

@@ -1,14 +1,14 @@
 //! Quick mode as initiator.
 
-use super::{Content, Exchange, Quick, Values, clients, content, life_of, terms};
+use super::{Content, Exchange, Quick, Values, clients, content, life_of, seen, terms};
 use crate::config;
 use crate::context::Cx;
 use crate::crypto::v1::Iv;
 use crate::event::{Activate, Failure, RequestId};
 use crate::job::{Product, Work};
-use crate::message::v1::{KeyExchange, NatOriginalAddress, Nonce, Proposal, SaPayload};
+use crate::message::v1::{KeyExchange, Nonce, Proposal, SaPayload};
 use crate::message::v2::TrafficSelector;
-use crate::message::{Emit, ExchangeType, MessageId};
+use crate::message::{ExchangeType, MessageId};
 use crate::narrowing;
 use crate::v1::clients::{Client, wanted};
 use crate::v1::established::Established;
@@ -20,7 +20,7 @@ use crate::v2::fault::{Fault, Incompatible, Misbehaved};
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
 use crate::v2::window::Sent;
-use ipsec::sa::{Mode, PairId, Spi};
+use ipsec::sa::{PairId, Spi};
 use ipsec::selector::Selector;
 use keyexchange::{Group, KeyExchangeError, PrivateKey};
 use std::sync::Arc;
@@ -76,8 +76,6 @@ pub(crate) struct Agreeing {
 /// Both halves are on their way to the dataplane.
 pub(crate) struct Confirming {
     pub(super) pair: PairId,
-    /// Whether the peer set the commit bit.
-    pub(super) commit: bool,
     pub(super) nonce: OwnNonce,
     pub(super) nr: Vec<u8>,
     pub(super) replaces: Vec<PairId>,
@@ -108,6 +106,14 @@ impl Established {
         let replaces = narrowing::selectors(&[local], &[remote])
             .map(|selectors| self.same_traffic(&config.name, &selectors))
             .unwrap_or_default();
+        let held = |pair: &PairId| self.children.get(pair).is_some_and(|c| c.waits_for_traffic);
+        if let Some(pair) = replaces.iter().copied().find(held)
+            && let Some(child) = self.children.get_mut(&pair)
+        {
+            // What the peer's commit bit holds back is an outcome soon.
+            child.acquired = true;
+            return;
+        }
         self.ask(head, cx, config, (local, remote), None, replaces, None, true);
     }
 
@@ -237,13 +243,7 @@ impl Established {
         }
         list.push(&local.payload());
         list.push(&remote.payload());
-        // RFC 3947 §5.2: transport mode across a NAT names the addresses before translation.
-        if let (Mode::Transport, Some(nat_t)) = (asking.terms.mode, asking.terms.encap) {
-            for address in [head.path.local.ip(), head.path.remote.ip()] {
-                let body = NatOriginalAddress { address }.body();
-                list.push_raw(nat_t.original_address().number(), false, &body);
-            }
-        }
+        asking.terms.push_original(&mut list, head.path.local.ip(), head.path.remote.ip());
         self.session.seal(ExchangeType::QuickMode, id, self.session.iv(id), &[], &list)
     }
 
@@ -360,12 +360,12 @@ impl Established {
         let pair = child.pair;
         let commit = exchange.committed;
         install_inbound(cx, head, &child, inbound);
-        let activate = if commit { Activate::OnInboundTraffic } else { Activate::Now };
+        let activate = if commit { Activate::WhenTold } else { Activate::Now };
         child.waits_for_traffic = commit;
         install_outbound(cx, head, &child, outbound, activate);
         self.children.insert(pair, child);
         let Asking { nonce, tag, .. } = asking;
-        exchange.quick = Quick::Confirming(Confirming { pair, commit, nonce, nr, replaces, tag });
+        exchange.quick = Quick::Confirming(Confirming { pair, nonce, nr, replaces, tag });
         self.exchanges.insert(id.0, exchange);
     }
 
@@ -413,7 +413,12 @@ fn check(
     // Without identities the answer means what we asked for.
     let (local, remote) = match content.clients {
         None => (asking.local, asking.remote),
-        Some(_) => clients(content, head.path.local.ip(), head.path.remote.ip())?,
+        Some(_) => {
+            let (near, far) = (head.path.local.ip(), head.path.remote.ip());
+            let (local, remote) = clients(content, near, far)?;
+            let terms = asking.terms;
+            (seen(local, head.nat.local, near, terms), seen(remote, head.nat.remote, far, terms))
+        }
     };
     if !narrowing::all_within(&[local], &[asking.local])
         || !narrowing::all_within(&[remote], &[asking.remote])

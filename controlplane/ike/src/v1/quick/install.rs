@@ -2,7 +2,7 @@
 
 use super::answer::{Answered, Installing};
 use super::ask::Confirming;
-use super::{ASKER_LINGERS, Quick, REMEMBERED, over};
+use super::{ASKER_LINGERS, Quick, over};
 use crate::context::{Cx, Effect, Half};
 use crate::event::{Event, Failure, InstallId, InstallRefused, Outcome};
 use crate::message::MessageId;
@@ -92,16 +92,13 @@ impl Established {
         let Quick::Confirming(state) = core::mem::replace(&mut exchange.quick, over(cx.now)) else {
             return;
         };
-        let Confirming { commit, nonce, nr, replaces, tag, .. } = state;
+        let Confirming { nonce, nr, replaces, tag, .. } = state;
         if let Ok((third, iv)) = self.session.seal_third(MessageId(id), exchange.iv, &nonce, &nr) {
             self.send(head, cx, third.clone());
             exchange.iv = iv;
             exchange.reply = Some(third);
         }
-        let held = commit.then(|| (pair, cx.now + super::COMMIT_AWAITED));
-        exchange.quick = Quick::Over { until: cx.now + REMEMBERED, held };
-        self.exchanges.insert(id, exchange);
-        self.replaced(cx, &replaces, ASKER_LINGERS);
+        self.finish(cx, MessageId(id), exchange, (pair, replaces), ASKER_LINGERS);
         let pair = Some(pair);
         cx.tag_done(tag, Ok(Outcome { matched: 1, ike: Some(head.id), pair }));
     }
@@ -127,6 +124,14 @@ impl Established {
         let name = child.name(head);
         let selectors = child.selectors.clone();
         cx.event(Event::ChildUp { name, selectors, replaces: child.replaces });
+        if !child.waits_for_traffic {
+            self.answer_acquire(head, cx, pair);
+        }
+    }
+
+    /// Whoever asked for the Child SA hears that it may be used.
+    pub(super) fn answer_acquire(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
+        let Some(child) = self.children.get_mut(&pair) else { return };
         if core::mem::replace(&mut child.acquired, false) {
             let outcome = Outcome { matched: 1, ike: Some(head.id), pair: Some(pair) };
             head.acquired(cx, &child.config.name, Ok(outcome));
