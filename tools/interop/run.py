@@ -20,6 +20,8 @@ import attacks
 import certificates
 import ikev1
 import ikev1_modes
+import ikev1_nat
+import ikev1_peer
 import kerberos
 import policies
 import ports
@@ -673,6 +675,8 @@ TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
 TESTS.update(ikev1_modes.TESTS)
+TESTS.update(ikev1_nat.TESTS)
+TESTS.update(ikev1_peer.TESTS)
 TESTS.update(kerberos.tests())
 
 
