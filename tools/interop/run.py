@@ -25,6 +25,7 @@ import ikev1_peer
 import kerberos
 import policies
 import ports
+import vici
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, routed, site
 from traffic import accounted, moved_exactly, numbered_traffic, outcome
@@ -674,6 +675,7 @@ TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
+TESTS.update(vici.TESTS)
 TESTS.update(ikev1_modes.TESTS)
 TESTS.update(ikev1_nat.TESTS)
 TESTS.update(ikev1_peer.TESTS)

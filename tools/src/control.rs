@@ -2,13 +2,14 @@
 //! VICI socket.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::PathBuf,
 };
 
 use daemon::{
     config::DEFAULT_VICI_SOCKET,
-    vici::{Client, ClientError, Message},
+    vici::{Client, ClientError, Element, Message},
 };
 
 use crate::Failure;
@@ -86,6 +87,9 @@ pub struct TerminateArgs {
 /// Arguments of `culvert reload`.
 #[derive(clap::Args, Debug)]
 pub struct ReloadArgs {
+    /// Close the SAs of connections and children that the configuration has no more
+    #[arg(long)]
+    terminate: bool,
     #[command(flatten)]
     socket: Socket,
 }
@@ -133,7 +137,59 @@ pub fn terminate(args: &TerminateArgs) -> Result<(), Failure> {
 ///
 /// Where no daemon answers, or the configuration has an error: then nothing has changed.
 pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
-    plain(&args.socket, "reload-settings", Message::new())
+    plain(&args.socket, "reload-settings", Message::new())?;
+    if args.terminate { terminate_removed(&args.socket) } else { Ok(()) }
+}
+
+/// Closes what a reload has left of connections and children that are gone.
+fn terminate_removed(socket: &Socket) -> Result<(), Failure> {
+    let mut client = socket.connect()?;
+    let mut configured = BTreeMap::new();
+    client
+        .request_streamed("list-conns", "list-conn", Message::new(), |event| {
+            for (name, connection) in sections(&event) {
+                let children = connection.section("children").map(sections).into_iter().flatten();
+                let children: BTreeSet<String> = children.map(|(n, _)| n.to_owned()).collect();
+                configured.insert(name.to_owned(), children);
+            }
+        })
+        .map_err(Failure::new)?;
+    let mut removed = Vec::new();
+    client
+        .request_streamed("list-sas", "list-sa", Message::new(), |event| {
+            for (name, sa) in sections(&event) {
+                let Some(children) = configured.get(name) else {
+                    removed.push(Message::new().with_some("ike-id", sa.text("uniqueid")));
+                    continue;
+                };
+                let held = sa.section("child-sas").map(sections).into_iter().flatten();
+                let gone = held.filter(|(_, child)| {
+                    child.text("name").is_some_and(|name| !children.contains(name))
+                });
+                removed.extend(gone.map(|(_, child)| {
+                    Message::new().with_some("child-id", child.text("uniqueid"))
+                }));
+            }
+        })
+        .map_err(Failure::new)?;
+    for target in removed {
+        logged(socket, "terminate", target)?;
+    }
+    Ok(())
+}
+
+/// The values of a list, after one another.
+pub(crate) fn texts(message: &Message, name: &str) -> String {
+    let values = message.list(name).iter().filter_map(|value| value.as_str());
+    values.map(|value| value.escape_debug().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// The sections of a message, by name.
+pub(crate) fn sections(message: &Message) -> impl Iterator<Item = (&str, &Message)> {
+    message.elements().filter_map(|(name, element)| match element {
+        Element::Section(section) => Some((name, section)),
+        Element::Value(_) | Element::List(_) => None,
+    })
 }
 
 impl Sas {
@@ -147,7 +203,7 @@ impl Sas {
 }
 
 impl Socket {
-    fn connect(&self) -> Result<Client, Failure> {
+    pub(crate) fn connect(&self) -> Result<Client, Failure> {
         Client::connect(&self.socket).map_err(|error| {
             let failure = Failure::new(format!("{}: {error}", self.socket.display()));
             match error {

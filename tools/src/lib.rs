@@ -9,7 +9,9 @@ pub mod control;
 pub mod demo;
 mod failure;
 pub mod kat;
+pub mod monitor;
 pub mod run;
+pub mod show;
 pub mod stats;
 
 pub use failure::Failure;

@@ -36,6 +36,10 @@ enum Command {
     Rekey(culvert::control::RekeyArgs),
     /// Answers known-answer requests, JSON lines in and out
     Kat(culvert::kat::Args),
+    /// Shows SAs and statistics again and again, or each event as it comes
+    Monitor(culvert::monitor::Args),
+    /// Shows filters and SAs as tables
+    Show(culvert::show::Args),
     /// Prints the main mode and quick mode statistics, and where every packet went
     Stats(culvert::stats::Args),
     /// Closes SAs
@@ -53,6 +57,8 @@ fn main() -> ExitCode {
         Command::Reload(args) => culvert::control::reload(&args),
         Command::Rekey(args) => culvert::control::rekey(&args),
         Command::Kat(args) => culvert::kat::command(&args),
+        Command::Monitor(args) => culvert::monitor::run(&args),
+        Command::Show(args) => culvert::show::run(&args),
         Command::Stats(args) => culvert::stats::run(&args),
         Command::Terminate(args) => culvert::control::terminate(&args),
     };

@@ -108,7 +108,7 @@ pub fn write(
     }
 }
 
-fn read(file: &Path) -> Result<Snapshot, Failure> {
+pub(crate) fn read(file: &Path) -> Result<Snapshot, Failure> {
     Snapshot::read(file).map_err(|error| {
         let failure = Failure::new(format_args!("{}: {error}", file.display()));
         match error {
@@ -132,7 +132,7 @@ fn read(file: &Path) -> Result<Snapshot, Failure> {
     })
 }
 
-fn interval(argument: &str) -> Result<Duration, String> {
+pub(crate) fn interval(argument: &str) -> Result<Duration, String> {
     argument
         .parse()
         .ok()

@@ -1,10 +1,10 @@
 //! The control socket's commands carried out.
 
 use crate::config::{Credential, Diagnostics, Secret};
-use crate::gateway::{Finished, Gateway};
+use crate::gateway::{Finished, Gateway, Item, Line};
 use crate::vici::{
-    ClientId, Initiate, Message, Rekey, Request, RequestError, SaFilter, Server, Terminate,
-    Timeout, reply,
+    ClientId, ConnectionRef, Initiate, Message, Rekey, Request, RequestError, SaFilter, Server,
+    Terminate, Timeout, reply,
 };
 use ike::event::{ChildTarget, CommandError, IkeTarget, Origin};
 use ike::view::IkeSaView;
@@ -29,6 +29,8 @@ struct Waiting {
     request: RequestId,
     until: Option<Instant>,
     answer: Answer,
+    /// Connections whose log lines it gets, up to this level.
+    about: (Vec<String>, i64),
 }
 
 /// The socket, and who waits.
@@ -107,6 +109,13 @@ impl Control {
                 Err(RequestError::Answer(message)) => self.server.reply(client, message),
             }
         }
+        // What happened comes before the answer to who wanted it.
+        while let Some(item) = gateway.poll_news() {
+            match item {
+                Item::Event(name, message) => self.server.event(name, &message),
+                Item::Log(line) => self.log(&line),
+            }
+        }
         while let Some(finished) = gateway.poll_finished() {
             self.finish(&finished);
         }
@@ -118,6 +127,21 @@ impl Control {
             }
             !over && server.is_connected(waiting.client)
         });
+        gateway.set_listened_to(self.server.is_listened_to());
+    }
+
+    /// Tells a line to those who listen to the log, and to who waits for a command about its connection.
+    fn log(&mut self, line: &Line) {
+        let sa = line.sa.as_ref().map(|(name, number)| (name.as_str(), *number));
+        self.server.event("log", &reply::log("IKE", line.level, sa, &line.text));
+        for Waiting { client, about: (connections, level), .. } in &self.waiting {
+            if line.level <= *level
+                && sa.is_some_and(|(name, _)| connections.iter().any(|known| known == name))
+            {
+                let message = reply::control_log("IKE", line.level, sa, &line.text);
+                self.server.stream(*client, "control-log", &message);
+            }
+        }
     }
 
     fn answer(
@@ -151,16 +175,23 @@ impl Control {
             Request::UnloadShared(name) => change(Asked::UnloadShared(name)),
             Request::GetShared => reply::secret_names(configured.secret_names()),
             Request::Initiate(initiate) => {
+                let about = (connections(gateway, &initiate.target), initiate.loglevel);
                 let (command, timeout) = self::initiate(initiate);
-                return self.begin(client, gateway, now, command, timeout, Answer::Initiate);
+                let waiting = (timeout, Answer::Initiate, about);
+                return self.begin(client, gateway, now, command, waiting);
             }
             Request::Terminate(terminate) => {
+                let sas = selected(gateway.engine().ike_sas(now), &terminate.filter);
+                let names = sas.into_iter().map(|sa| sa.connection).collect();
+                let about = (names, terminate.loglevel);
                 let (command, timeout) = self::terminate(terminate);
-                return self.begin(client, gateway, now, command, timeout, Answer::Terminate);
+                let waiting = (timeout, Answer::Terminate, about);
+                return self.begin(client, gateway, now, command, waiting);
             }
             Request::Rekey(rekey) => {
                 let command = self::rekey(rekey);
-                return self.begin(client, gateway, now, command, Timeout::Forever, Answer::Rekey);
+                let waiting = (Timeout::Forever, Answer::Rekey, (Vec::new(), -1));
+                return self.begin(client, gateway, now, command, waiting);
             }
             Request::ListSas(list) => {
                 for sa in selected(gateway.engine().ike_sas(now), &list.filter) {
@@ -209,9 +240,9 @@ impl Control {
         gateway: &mut Gateway,
         now: Instant,
         command: Command,
-        timeout: Timeout,
-        answer: Answer,
+        (timeout, answer, about): (Timeout, Answer, (Vec<String>, i64)),
     ) {
+        gateway.set_listened_to(self.server.is_listened_to());
         match gateway.handle_command(now, command) {
             Err(error) => {
                 let message = match (error, answer) {
@@ -229,7 +260,7 @@ impl Control {
                     Timeout::After(patience) => Some(now + patience),
                     Timeout::Forever | Timeout::Immediate => None,
                 };
-                self.waiting.push(Waiting { client, request, until, answer });
+                self.waiting.push(Waiting { client, request, until, answer, about });
             }
         }
     }
@@ -263,6 +294,17 @@ impl Control {
             half_open: count(figures.half_open),
         })
     }
+}
+
+/// The connections that a target may be of.
+fn connections(gateway: &Gateway, target: &ConnectionRef) -> Vec<String> {
+    let known = gateway.engine().config().connections.iter();
+    let meant = known.filter(|connection| match (&target.ike, &target.child) {
+        (Some(name), _) => *name == connection.name,
+        (None, Some(child)) => connection.children.iter().any(|c| c.name == *child),
+        (None, None) => false,
+    });
+    meant.map(|connection| connection.name.clone()).collect()
 }
 
 fn initiate(initiate: Initiate) -> (Command, Timeout) {

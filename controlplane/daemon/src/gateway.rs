@@ -35,6 +35,11 @@ use worker::{
     TunnelDevice,
 };
 
+mod news;
+
+use news::News;
+pub(crate) use news::{Item, Line};
+
 /// How often the workers' counters are looked at for liveness and published as gauges.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -111,6 +116,7 @@ pub struct Gateway {
     devices_due: bool,
     /// Worker commands given and not applied; a gauge of the quick mode table.
     outstanding: Vec<Ticket>,
+    news: News,
 }
 
 /// The dataplane as the engine's source of SPIs.
@@ -185,6 +191,7 @@ impl Gateway {
             devices: BTreeMap::new(),
             devices_due: false,
             outstanding: Vec::new(),
+            news: News::default(),
         };
         gateway.policies.configure(&config, &left_out);
         gateway.publish_policies();
@@ -588,6 +595,7 @@ impl Gateway {
 
     /// What the engine wants done.
     fn carry_out(&mut self, now: Instant, event: Event) {
+        self.tell(now, &event);
         match event {
             Event::InstallInbound { id, name, sa, .. } => {
                 let key = ChildKey { connection: name.connection, child: name.child };

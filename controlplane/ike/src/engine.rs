@@ -226,6 +226,11 @@ impl Engine {
         self.table.iter().filter_map(|sa| sa.view(now)).collect()
     }
 
+    /// One of them.
+    pub fn ike_sa(&self, id: IkeId, now: Instant) -> Option<IkeSaView> {
+        self.table.get(id)?.view(now)
+    }
+
     /// Whether nothing is left: after [`Command::TerminateAll`], that the daemon may go.
     pub fn is_idle(&self) -> bool {
         self.table.iter().all(Sa::is_closed)

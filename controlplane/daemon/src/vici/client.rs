@@ -92,6 +92,39 @@ impl Client {
         }
     }
 
+    /// Registers for events and waits for them, for ever, or until `each` is done with it.
+    ///
+    /// # Errors
+    /// As [`Client::request`]; of the socket once the daemon ends.
+    pub fn listen(
+        &mut self,
+        events: &[&str],
+        mut each: impl FnMut(&str, &Message) -> bool,
+    ) -> Result<(), ClientError> {
+        for event in events {
+            self.send(&Packet::Register((*event).to_owned()))?;
+        }
+        let mut confirmed = events.iter();
+        loop {
+            // Those registered for first may come before the last is confirmed.
+            match self.receive()? {
+                Packet::Confirm => {
+                    confirmed.next();
+                }
+                Packet::UnknownEvent => {
+                    let name = confirmed.next().copied().unwrap_or_default();
+                    return Err(ClientError::UnknownEvent(name.to_owned()));
+                }
+                Packet::Event(name, message) => {
+                    if !each(&name, &message) {
+                        return Ok(());
+                    }
+                }
+                _ => return Err(ClientError::OutOfOrder),
+            }
+        }
+    }
+
     fn answer(
         &mut self,
         name: &str,

@@ -176,6 +176,12 @@ pub fn control_log(group: &str, level: i64, sa: Option<(&str, u64)>, text: &str)
         .with("msg", text)
 }
 
+/// The event `log`.
+pub fn log(group: &str, level: i64, sa: Option<(&str, u64)>, text: &str) -> Message {
+    // charon has many threads; all of the control plane is one here.
+    control_log(group, level, sa, text).with("thread", 1)
+}
+
 /// The event `list-conn`.
 pub fn connection(connection: &Connection) -> Message {
     let ranges = |ranges: &[ipsec::selector::AddressRange]| match ranges {

@@ -142,6 +142,11 @@ impl Server {
         self.with(client, |session| session.stream(name, message));
     }
 
+    /// Whether any client listens to events that no command streams.
+    pub fn is_listened_to(&self) -> bool {
+        self.clients.values().any(|client| client.session.is_listening())
+    }
+
     /// Sends an event to all who registered for it.
     pub fn event(&mut self, name: &str, message: &Message) {
         self.clients.retain(|_, client| {

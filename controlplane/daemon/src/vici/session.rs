@@ -188,6 +188,11 @@ impl Session {
         self.stream(name, message);
     }
 
+    /// Whether anything but what commands stream is listened to.
+    pub fn is_listening(&self) -> bool {
+        self.registered.iter().any(|name| !name.starts_with("list-"))
+    }
+
     /// Sends an event of the request under way, whatever waits already: what a `list-` command
     /// streams is bounded by what is listed.
     pub fn stream(&mut self, name: &str, message: &Message) {
