@@ -214,6 +214,54 @@ def keywords_follow_the_host(lab):
     accounted(ours)
 
 
+@test
+def servers_and_gateways_followed(lab):
+    """`%dhcp`, `%wins` and `%gateway`: leases as dhclient and networkd write them, and default routes, changed while the gateway runs;
+    what they stand for is protected at once, what they stood for is not any more."""
+    a, b = lab.pair()
+    b.address("10.77.2.53/32")
+    leases = lab.dir / "leases"
+    leases.mkdir()
+    option = {"%dhcp": "dhcp-server-identifier", "%wins": "netbios-name-servers"}
+
+    def lease(name, server):
+        old = f"lease {{\n  option {name} 10.77.2.99;\n}}\n"
+        return f"{old}lease {{\n  interface \"wan0\";\n  option {name} {server};\n}}\n"
+
+    def is_now(keyword, server, networkd=False):
+        if keyword == "%gateway":
+            a.run("ip", "route", "replace", "default", "via", server, "dev", "wan0", "onlink")
+        elif networkd:
+            (leases / "dhclient.leases").unlink()
+            (leases / "2").write_text(f"# private\nADDRESS=192.168.77.1\nSERVER_ADDRESS={server}\n")
+        else:
+            (leases / "dhclient.leases").write_text(lease(option[keyword], server))
+
+    def led():
+        """Where the host is led to the tunnel."""
+        return {line.split()[0] for line in a.run("ip", "route", "show", "table", "220").stdout.splitlines()}
+
+    conf = scenario("ikev2-psk", "a").replace("start_action = none", "start_action = trap")
+    peer, ours = Charon(b, scenario("ikev2-psk", "b")), None
+    for keyword in ("%dhcp", "%wins", "%gateway"):
+        is_now(keyword, "10.77.2.1")
+        filters = FILTER.format(f"remote_ts = {keyword}", f"    leases = {leases}")
+        ours = Culvert(a, conf, filters)
+        for number, server in enumerate(("10.77.2.1", "10.77.2.53", "10.77.2.1")):
+            is_now(keyword, server, networkd=keyword == "%dhcp" and number == 2)
+            eventually(f"{keyword} to be {server} alone", lambda: led() == {server}, seconds=4)
+            a.ping("10.77.1.1", server, count=2, interval=0.05)
+            check(f"{server}/32" in peer.swanctl("--list-sas").stdout, f"{keyword}: no SA for {server}")
+            # An SA stays for what it was made for; this way the next one is for the next server alone.
+            ours.command("terminate", "--ike", "gw")
+        accounted(ours)
+        ours.stop()
+        for file in leases.iterdir():
+            file.unlink()
+    # Without one there is nothing to protect.
+    check(not led(), f"left behind: {led()}")
+
+
 # --- SPD ---------------------------------------------------------------------------------------------------------
 
 

@@ -213,6 +213,61 @@ def port_queues(lab):
         accounted(gateway)
 
 
+@test
+def port_queues_at_return(lab):
+    """A device comes back with fewer queues in use, with more, with too few for the workers, and at last with as many as before."""
+    client, left, right, server = lab.chain(queues=2)
+    gateways = [
+        Culvert(host, site(n, 3 - n), PORTS.format(workers=2)) for host, n in ((left, 1), (right, 2))
+    ]
+    comes_up(client, (NEAR, FAR))
+    watch = Watch(lab, gateways, right)
+    ours = gateways[0]
+
+    def back(queues, used=None):
+        detached, here = link(ours, "lan0", "detached"), link(ours, "lan0", "mtu") != 0
+        left.run("ip", "link", "del", "lan0")
+        eventually("the device is missed", lambda: link(ours, "lan0", "detached") == detached + here, 3)
+        lab.wire(client, "eth9", left, "away", queues)
+        for host, device in ((client, "eth9"), (left, "away")):
+            host.run("ip", "link", "set", device, "down")
+            if used:
+                host.run("ethtool", "-L", device, "rx", used, "tx", used)
+        for host, device, name in ((client, "eth9", "eth0"), (left, "away", "lan0")):
+            host.run("ip", "link", "set", device, "name", name, "up")
+        left.address("10.77.1.254/24", "lan0")
+        client.address("10.77.1.10/24", "eth0")
+        client.route("default", "via", "10.77.1.254")
+
+    def queues():
+        said = left.run("ethtool", "-l", "lan0").stdout.split("Current hardware settings:")[1]
+        return int(said.split("RX:")[1].split()[0])
+
+    attached = lambda: link(ours, "lan0", "attached")
+    back(2, used=1)
+    eventually("the device is back", lambda: attached() == 1, 5)
+    check(queues() == 2 and "queues for all workers" in ours.log.read_text(), f"{queues()} queues are in use")
+    resumes(client)
+    back(3)
+    eventually("the device is back", lambda: attached() == 2, 5)
+    check(queues() == 3, "more than before are left as they are")
+    resumes(client)
+    # From another address for each flow, so that all queues are met: no worker lacks its own.
+    for n in range(20, 28):
+        client.address(f"10.77.1.{n}/24", "eth0")
+        client.ping(f"10.77.1.{n}", FAR, count=2, interval=0.02)
+    back(1)
+    eventually("it to be said", lambda: "each of the 2 workers needs one" in ours.log.read_text(), 5)
+    check("it has room for 1 at most" in ours.log.read_text(), "why it gets no more")
+    time.sleep(1.2)
+    check(attached() == 2, "attached with a queue too few")
+    check(client.ping(NEAR, FAR, count=1, ok=False, extra=("-w", 1)) == 0, "answered all the same")
+    back(2)
+    eventually("the device is back", lambda: attached() == 3, 5)
+    resumes(client)
+    watch.end(rested=True)
+
+
 def send_frames(host, device, made, count=None, seconds=3.0):
     """Sends frames and returns the echo replies that come to them."""
     asked = {"frames": [frame.hex() for frame in made], "count": len(made) if count is None else count, "seconds": seconds}
@@ -395,6 +450,60 @@ def tunnels_over_small_links(lab):
         watch.end()
         for gateway in gateways:
             gateway.stop()
+
+
+@test
+def port_vlans(lab):
+    """Three ports on one device: two VLANs and what has no tag. Each has its own addresses and its own neighbours."""
+    client, left, right, server = lab.chain(queues=2)
+    ours, theirs = address_of(left, "lan0"), address_of(client, "eth0")
+    left.run("ip", "-4", "addr", "flush", "dev", "lan0")
+    # This kernel may have no VLAN devices: others have the addresses, and the neighbours are told.
+    near = {10: "10.77.1.10", 20: "10.77.1.130"}
+    for vlan, gateway in ((10, "10.77.1.1/25"), (20, "10.77.1.254/25")):
+        left.run("ip", "link", "add", f"lan{vlan}", "type", "veth", "peer", "name", f"stub{vlan}")
+        left.run("ip", "link", "set", f"lan{vlan}", "address", ours)
+        for device in (f"lan{vlan}", f"stub{vlan}"):
+            left.run("ip", "link", "set", device, "up")
+        left.address(gateway, f"lan{vlan}")
+        left.run("ip", "neigh", "replace", near[vlan], "lladdr", theirs, "dev", f"lan{vlan}", "nud", "permanent")
+    ports = PORTS.format(workers=2)
+    at = ports.index("lan {")
+    section = "".join(f"vlan{n} {{\n      interface = lan{n}\n      device = lan0\n      vlan = {n}\n      mode = copy\n    }}\n    " for n in (10, 20))
+    # The port without a tag comes last in one run: which of them is the trunk is nobody's business.
+    gateways = [Culvert(left, site(1, 2), ports[:at] + section + ports[at:]), Culvert(right, site(2, 1), PORTS.format(workers=2))]
+    comes_up(client, (NEAR6, FAR6))
+    watch = Watch(lab, gateways, right)
+    c_tag = 0x8100
+
+    def request(tag, source, sequence, size=56):
+        packet = frames.ipv4(source, FAR, long_echo(7, sequence, size))
+        return frames.ethernet(theirs, ours, tag and [(c_tag, tag)] or [], 0x0800, packet)
+
+    eventually("the tunnel", lambda: send_frames(client, "eth0", [request(10, near[10], 0)], seconds=1), 8)
+    mixed = [(10, 1), (20, 2), (20, 3), (10, 4), (10, 5), (20, 6)]
+    seen = send_frames(client, "eth0", [request(vlan, near[vlan], n) for vlan, n in mixed])
+    check(sorted((r["sequence"], r["tags"]) for r in seen) == [(n, [vlan]) for vlan, n in mixed], f"mixed: {seen}")
+    seen = send_frames(client, "eth0", [request(vlan, near[vlan], 9, 1400) for vlan in (10, 20)])
+    check(sorted((r["tags"], r["length"]) for r in seen) == [([10], 1428), ([20], 1428)], f"long ones: {seen}")
+    # Without a tag, by the straight way, beside the others.
+    client.ping(NEAR6, FAR6, count=5, interval=0.02)
+    # A VLAN that is no port's, and two tags, stay with the kernel.
+    before = sum(g["received"] for g in gateways[0].workers())
+    strangers = [frames.ethernet(theirs, ours, tags, 0x0800, frames.ipv4(NEAR, FAR, frames.echo(7, 1, 56)))
+                 for tags in ([(c_tag, 30)], [(c_tag, 10), (c_tag, 20)])]
+    check(not send_frames(client, "eth0", strangers, count=1, seconds=1), "what has another tag was answered")
+    check(sum(g["received"] for g in gateways[0].workers()) == before, "what has another tag came to a worker")
+    # One of them goes, and the others stay.
+    left.run("ip", "link", "set", "lan20", "down")
+    eventually("the loss", lambda: link(gateways[0], "lan20", "carrier") == 0, 3)
+    seen = send_frames(client, "eth0", [request(10, near[10], 11)])
+    check([r["tags"] for r in seen] == [[10]], f"after the other's loss: {seen}")
+    check(link(gateways[0], "lan0", "carrier") == 1, "the device has its carrier")
+    watch.nothing_in_clear()
+    for gateway in gateways:
+        accounted(gateway)
+        check(all(w["frames_lent"] == 0 for w in gateway.workers()), "frames are missing")
 
 
 def long_echo(identifier, sequence, size):

@@ -49,6 +49,18 @@ pub enum PortsError {
         /// Those of another.
         most: u32,
     },
+    /// A worker could not send.
+    #[error(
+        "port {interface} has {queues} transmit queues and each of the {workers} workers needs one: `ethtool -L {interface} tx {workers}`"
+    )]
+    TransmitQueues {
+        /// The device.
+        interface: String,
+        /// Its queues.
+        queues: u32,
+        /// Those that want to send.
+        workers: u32,
+    },
     /// A device does something that a router's must not, and cannot be told to stop.
     #[error(
         "port {interface} {what} and does not stop: {source}; try `ethtool -K {interface} {feature} off`"
@@ -89,6 +101,8 @@ pub struct Chosen {
     device: Device,
     vlan: Option<NonZeroU16>,
     mode: config::PortMode,
+    /// The port before it with the same device, whose sockets it shares.
+    trunk: Option<usize>,
 }
 
 /// The ports: the rules, and the life of each, in the order of the port numbers.
@@ -107,10 +121,22 @@ impl Ports {
     /// Follows the devices, and what has changed of them; whether one came or went.
     pub fn follow(&mut self, view: &HostView, dataplane: &mut Dataplane, now: Instant) -> bool {
         let mut changed = false;
-        for life in &mut self.lives {
-            changed |= life.follow(view, &self.steering, dataplane, now);
+        for at in 0..self.lives.len() {
+            // A trunk comes before its members.
+            let trunk = self.lives[at].trunk().map(|trunk| self.lives[trunk].has_device());
+            changed |= match trunk {
+                None => self.lives[at].follow(view, &self.steering, dataplane, now),
+                Some(there) => self.lives[at].follow_trunk(view, there, now),
+            };
         }
         changed
+    }
+
+    /// The ports that share the sockets of another, with that one.
+    pub fn shared(&self) -> Vec<(PortId, PortId)> {
+        let number = |at: usize| PortId(u16::try_from(at).unwrap_or(u16::MAX));
+        let trunks = self.lives.iter().map(PortLife::trunk).enumerate();
+        trunks.filter_map(|(at, trunk)| Some((number(at), number(trunk?)))).collect()
     }
 
     /// When to [`follow`](Self::follow) though the kernel says nothing.
@@ -156,16 +182,16 @@ pub fn choose(
     if chosen.is_empty() {
         return Err(PortsError::None);
     }
-    chosen
-        .into_iter()
-        .map(|config::Port { interface, device, vlan, mode, .. }| {
-            let name = device.unwrap_or_else(|| interface.clone());
-            match Device::by_name(&name) {
-                Ok(device) => Ok(Chosen { interface, device, vlan, mode }),
-                Err(source) => Err(PortsError::Device { interface: name, source }),
-            }
-        })
-        .collect()
+    let mut found: Vec<Chosen> = Vec::with_capacity(chosen.len());
+    for config::Port { interface, device, vlan, mode, .. } in chosen {
+        let name = device.unwrap_or_else(|| interface.clone());
+        let device = Device::by_name(&name)
+            .map_err(|source| PortsError::Device { interface: name, source })?;
+        let trunk =
+            found.iter().position(|c| c.trunk.is_none() && c.device.name() == device.name());
+        found.push(Chosen { interface, device, vlan, mode, trunk });
+    }
+    Ok(found)
 }
 
 /// How many workers: one for each queue of the ports, which must have the same number each. A
@@ -178,6 +204,14 @@ pub fn workers(section: &config::Gateway, devices: &[Chosen]) -> Result<usize, P
             interface: device.name().to_owned(),
             queues: device.queues(),
             most,
+        });
+    }
+    if let Some(Chosen { device, .. }) = devices.iter().find(|c| c.device.transmit_queues() < most)
+    {
+        return Err(PortsError::TransmitQueues {
+            interface: device.name().to_owned(),
+            queues: device.transmit_queues(),
+            workers: most,
         });
     }
     if let Some(configured) = section.workers
@@ -255,6 +289,7 @@ pub fn blocks(
         .map(|queue| {
             (0..)
                 .zip(devices)
+                .filter(|(_, chosen)| chosen.trunk.is_none())
                 .map(|(port, chosen)| {
                     let instance = format!("{}/{queue}", chosen.device.name());
                     (PortId(port), layout.block("port", &instance, &worker::port_counters()))
@@ -266,7 +301,13 @@ pub fn blocks(
 
 /// Adds a block for the life of each port.
 pub fn life_blocks(devices: &[Chosen], layout: &mut stats::Layout) -> Vec<stats::BlockId> {
-    let block = |chosen: &Chosen| layout.block("link", chosen.device.name(), &life::counters());
+    let block = |chosen: &Chosen| {
+        let name = match chosen.trunk {
+            None => chosen.device.name(),
+            Some(_) => &chosen.interface,
+        };
+        layout.block("link", name, &life::counters())
+    };
     devices.iter().map(block).collect()
 }
 
@@ -281,33 +322,41 @@ pub fn open(
     tables: &Tables,
 ) -> Result<(Ports, Vec<WorkerParts>), PortsError> {
     let steering = Steering::new(tables)?;
-    let attached = devices
-        .iter()
-        .map(|chosen| {
-            Ok((
-                chosen.device.clone(),
-                steering.attach(&chosen.device, chosen.vlan, mode(chosen.mode).attach_modes())?,
-            ))
+    let attached = (0..)
+        .zip(devices)
+        .map(|(at, chosen)| {
+            if chosen.trunk.is_some() {
+                return Ok(None);
+            }
+            let modes = mode(chosen.mode).attach_modes();
+            let attachment = steering.attach_to(&chosen.device, &vlans(devices, at), modes)?;
+            let off = quieten(&chosen.device, attachment.mode() == AttachMode::Generic)?;
+            Ok(Some(Attached { device: chosen.device.clone(), attachment, off }))
         })
         .collect::<Result<Vec<_>, PortsError>>()?;
-    let off = attached
-        .iter()
-        .map(|(device, attachment)| quieten(device, attachment.mode() == AttachMode::Generic))
-        .collect::<Result<Vec<_>, PortsError>>()?;
     let rings = XdpConfig::default();
-    let ports = u32::try_from(devices.len()).unwrap_or(u32::MAX);
+    let ports = u32::try_from(attached.iter().flatten().count()).unwrap_or(u32::MAX);
     let umem = UmemConfig::for_ports(ports, rings.receive_ring, rings.transmit_ring);
     let mut parts = Vec::with_capacity(workers);
     for (queue, (tun, block)) in (0u32..).zip(tuns.into_iter().zip(writers)) {
         let mut pool = FramePool::new(&umem).map_err(PortsError::Memory)?;
         let mut ports = Vec::with_capacity(devices.len());
-        for (chosen, (device, attachment)) in devices.iter().zip(&attached) {
+        for (chosen, attached) in devices.iter().zip(&attached) {
             let config = XdpConfig { mode: mode(chosen.mode), ..rings };
-            let port =
-                XdpPort::open(device, queue, attachment, &mut pool, &config).map_err(|source| {
-                    PortsError::Open { interface: device.name().to_owned(), queue, source }
-                })?;
-            ports.push(WorkerPort { port: Port::Xdp(port), side: Side::Either, vlan: chosen.vlan });
+            let port = match attached {
+                Some(Attached { device, attachment, .. }) => {
+                    XdpPort::open(device, queue, attachment, &mut pool, &config)
+                        .map(Port::Xdp)
+                        .map_err(|source| PortsError::Open {
+                            interface: device.name().to_owned(),
+                            queue,
+                            source,
+                        })?
+                }
+                // It sends and receives by its trunk.
+                None => Port::Absent,
+            };
+            ports.push(WorkerPort { port, side: Side::Either, vlan: chosen.vlan });
         }
         parts.push(WorkerParts { pool, ports, host: HostPort::Tun(TunQueue::new(tun)), block });
     }
@@ -315,13 +364,21 @@ pub fn open(
     let lives = (0..)
         .map(PortId)
         .zip(devices)
-        .zip(attached.into_iter().zip(off))
+        .zip(attached)
         .zip(life_writers)
-        .map(|(((id, chosen), ((device, attachment), off)), block)| {
-            PortLife::new(id, chosen, Attached { device, attachment, off }, block, now)
+        .map(|(((id, chosen), attached), block)| {
+            PortLife::new(id, chosen, vlans(devices, id.0.into()), attached, block, now)
         })
         .collect();
     Ok((Ports { steering, lives }, parts))
+}
+
+/// The VLANs of the port at this place and of those that share its device.
+fn vlans(devices: &[Chosen], at: usize) -> Vec<Option<NonZeroU16>> {
+    let own = devices.get(at).map(|chosen| chosen.vlan);
+    own.into_iter()
+        .chain(devices.iter().filter(|chosen| chosen.trunk == Some(at)).map(|chosen| chosen.vlan))
+        .collect()
 }
 
 fn mode(configured: config::PortMode) -> Mode {

@@ -305,6 +305,11 @@ impl Daemon {
                 }
             }
         }
+        for worker in &mut workers {
+            for (member, trunk) in ports.shared() {
+                worker.share_port(member, trunk);
+            }
+        }
         dataplane.spawn(workers, &ports::cores()).map_err(system("start the workers"))?;
 
         let (Some(main_mode), Some(quick_mode)) =

@@ -12,6 +12,7 @@ pub struct Device {
     address: [u8; 6],
     mtu: u32,
     queues: u32,
+    transmit_queues: u32,
     runs: bool,
     large_receive: bool,
     generic_receive: bool,
@@ -40,13 +41,15 @@ impl Device {
         let socket = syscall::ioctl_socket()?;
         let query = syscall::InterfaceQuery::new(&socket, &c_name)?;
         let flags = query.ethtool_flags().unwrap_or(0);
+        // A driver that has no notion of channels has one queue.
+        let (queues, transmit_queues) = query.channels().unwrap_or((1, 1));
         Ok(Self {
             name: name.into(),
             index,
             address: query.address()?,
             mtu: query.mtu()?,
-            // A driver that has no notion of channels has one queue.
-            queues: query.channels().unwrap_or(1).max(1),
+            queues: queues.max(1),
+            transmit_queues: transmit_queues.max(1),
             runs: query.runs()?,
             generic_receive: query.generic_receive().unwrap_or(false),
             large_receive: flags & syscall::ETH_FLAG_LRO != 0,
@@ -79,6 +82,11 @@ impl Device {
         self.queues
     }
 
+    /// Transmit queues in use. What is given to a socket on a queue without one is lost in the kernel.
+    pub fn transmit_queues(&self) -> u32 {
+        self.transmit_queues
+    }
+
     /// Whether it is up and has a carrier.
     pub fn runs(&self) -> bool {
         self.runs
@@ -99,6 +107,20 @@ impl Device {
     pub fn strips_vlan(&self) -> bool {
         self.strips_vlan
     }
+
+    /// Has at least so many queues of either kind in use, as by `ethtool -L`.
+    ///
+    /// # Errors
+    /// The system's: without CAP_NET_ADMIN, or for more than the device can have.
+    pub fn set_queues(&mut self, queues: u32) -> io::Result<()> {
+        let name = CString::new(self.name.as_str())?;
+        let socket = syscall::ioctl_socket()?;
+        let query = syscall::InterfaceQuery::new(&socket, &name)?;
+        query.set_channels(queues)?;
+        (self.queues, self.transmit_queues) = query.channels()?;
+        Ok(())
+    }
+
     /// Turns an offload on or off. Off for a port, and back on when the host is to be left as it was.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::asm::AsmError;
 use crate::bpf::{AttachMode, Map, MapKind, Program, Rejected};
 use crate::device::Device;
 use core::num::NonZeroU16;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -32,6 +33,8 @@ const MAX_EXEMPT: u32 = 4096;
 /// Prefixes of a family at most: a million road warriors each with an address of their own. A trie pays for what
 /// it holds only.
 const MAX_PREFIXES: u32 = 1 << 20;
+/// VLAN identifiers (IEEE 802.1Q §9.6).
+const VLANS: u32 = 4096;
 /// Receive queues of one device at most.
 const MAX_QUEUES: u32 = 1024;
 
@@ -193,31 +196,47 @@ impl Steering {
         vlan: Option<NonZeroU16>,
         modes: &[AttachMode],
     ) -> Result<Attachment, SteeringError> {
-        let loaded = self.load(Station { address: Some(device.address()), vlan })?;
+        self.attach_to(device, &[vlan], modes)
+    }
+
+    /// As [`attach`](Self::attach), to the frames of several VLANs; `None` are those without a tag.
+    ///
+    /// # Errors
+    /// That of the last mode.
+    pub fn attach_to(
+        &self,
+        device: &Device,
+        vlans: &[Option<NonZeroU16>],
+        modes: &[AttachMode],
+    ) -> Result<Attachment, SteeringError> {
+        let mut loaded = self.load(Some(device.address()))?;
+        loaded.set_vlans(vlans)?;
         let mut failure = io::ErrorKind::InvalidInput.into();
         for mode in modes {
             match loaded.program.attach(device.index(), *mode) {
-                Ok(link) => return Ok(Attachment { link, loaded, vlan, mode: *mode }),
+                Ok(link) => return Ok(Attachment { link, loaded, mode: *mode }),
                 Err(e) => failure = e,
             }
         }
         Err(SteeringError::Attach(failure))
     }
 
-    /// Loads the program of a device.
-    fn load(&self, here: Station) -> Result<Loaded, SteeringError> {
-        let station = Map::new(MapKind::Array, 4, 12, 1).map_err(SteeringError::Map)?;
+    /// Loads the program of a device, of which it takes the frames to this address (or any) without a tag.
+    fn load(&self, address: Option<[u8; 6]>) -> Result<Loaded, SteeringError> {
+        let station = Map::new(MapKind::Array, 4, 8, 1).map_err(SteeringError::Map)?;
+        let vlans = Map::new(MapKind::Array, 4, 4, VLANS).map_err(SteeringError::Map)?;
         let sockets = Map::new(MapKind::Sockets, 4, 4, MAX_QUEUES).map_err(SteeringError::Map)?;
-        let program = self.program(&station, &sockets)?;
-        let loaded = Loaded { program, station, sockets };
-        loaded.set_station(here)?;
+        let program = self.program(&station, &vlans, &sockets)?;
+        let mut loaded = Loaded { program, station, vlans, sockets, taken: BTreeSet::new() };
+        loaded.set_station(address)?;
+        loaded.set_vlans(&[None])?;
         Ok(loaded)
     }
 }
 
 impl Steering {
-    fn program(&self, station: &Map, sockets: &Map) -> Result<Program, SteeringError> {
-        let code = program::assemble(&self.maps, station, sockets)?;
+    fn program(&self, station: &Map, vlans: &Map, sockets: &Map) -> Result<Program, SteeringError> {
+        let code = program::assemble(&self.maps, station, vlans, sockets)?;
         Ok(Program::load("culvert_steer", &code)?)
     }
 
@@ -229,20 +248,11 @@ impl Steering {
     pub fn renew(&self, attachment: &mut Attachment) -> Result<(), SteeringError> {
         let Attachment { link, loaded, .. } = attachment;
         // The kernel takes the same program for no change.
-        let program = self.program(&loaded.station, &loaded.sockets)?;
+        let program = self.program(&loaded.station, &loaded.vlans, &loaded.sockets)?;
         program.replace(link.as_fd()).map_err(SteeringError::Attach)?;
         loaded.program = program;
         Ok(())
     }
-}
-
-/// Which frames of a device are looked at.
-#[derive(Clone, Copy, Debug, Default)]
-struct Station {
-    /// `None`: for any address.
-    address: Option<[u8; 6]>,
-    /// `None`: untagged ones, or with a priority tag.
-    vlan: Option<NonZeroU16>,
 }
 
 /// The program and the maps of one device.
@@ -250,19 +260,38 @@ struct Station {
 struct Loaded {
     program: Program,
     station: Map,
+    vlans: Map,
     sockets: Map,
+    /// The VLANs whose frames it takes; 0 are those without a tag.
+    taken: BTreeSet<u32>,
 }
 
 impl Loaded {
-    fn set_station(&self, here: Station) -> Result<(), SteeringError> {
-        // { address, whether it matters, VLAN as it stands in a tag }
-        let mut value = [0; 12];
-        if let Some(address) = here.address {
+    fn set_station(&self, address: Option<[u8; 6]>) -> Result<(), SteeringError> {
+        // { address, whether it matters }
+        let mut value = [0; 8];
+        if let Some(address) = address {
             value[..6].copy_from_slice(&address);
             value[6] = 1;
         }
-        value[8..10].copy_from_slice(&here.vlan.map_or(0, NonZeroU16::get).to_be_bytes());
         self.station.set(&[0; 4], &value).map_err(SteeringError::Map)
+    }
+
+    fn set_vlans(&mut self, vlans: &[Option<NonZeroU16>]) -> Result<(), SteeringError> {
+        let wanted: BTreeSet<u32> =
+            vlans.iter().map(|vlan| vlan.map_or(0, NonZeroU16::get).into()).collect();
+        for (vlan, taken) in self
+            .taken
+            .difference(&wanted)
+            .map(|vlan| (vlan, 0u32))
+            .chain(wanted.difference(&self.taken).map(|vlan| (vlan, 1)))
+        {
+            self.vlans
+                .set(&vlan.to_ne_bytes(), &taken.to_ne_bytes())
+                .map_err(SteeringError::Map)?;
+        }
+        self.taken = wanted;
+        Ok(())
     }
 
     fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), SteeringError> {
@@ -278,7 +307,6 @@ impl Loaded {
 pub struct Attachment {
     link: OwnedFd,
     loaded: Loaded,
-    vlan: Option<NonZeroU16>,
     mode: AttachMode,
 }
 
@@ -301,7 +329,7 @@ impl Attachment {
     /// # Errors
     /// [`SteeringError::Map`], which does not happen to a map that exists.
     pub fn set_address(&self, address: [u8; 6]) -> Result<(), SteeringError> {
-        self.loaded.set_station(Station { address: Some(address), vlan: self.vlan })
+        self.loaded.set_station(Some(address))
     }
 }
 

@@ -137,6 +137,7 @@ const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GGRO: u32 = 0x2b;
 const ETHTOOL_SGRO: u32 = 0x2c;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_SCHANNELS: u32 = 0x3d;
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -150,9 +151,12 @@ struct EthtoolValue {
 #[derive(Default)]
 struct EthtoolChannels {
     command: u32,
-    _max: [u32; 4],
+    max_rx: u32,
+    max_tx: u32,
+    _max_other: u32,
+    max_combined: u32,
     rx: u32,
-    _tx: u32,
+    tx: u32,
     _other: u32,
     combined: u32,
 }
@@ -210,10 +214,32 @@ impl<'a> InterfaceQuery<'a> {
         Ok(octets)
     }
 
-    pub(crate) fn channels(&self) -> io::Result<u32> {
+    /// Receive and transmit queues in use.
+    pub(crate) fn channels(&self) -> io::Result<(u32, u32)> {
         let mut channels = EthtoolChannels { command: ETHTOOL_GCHANNELS, ..Default::default() };
         self.ask(libc::SIOCETHTOOL, (&raw mut channels).cast())?;
-        Ok(channels.rx + channels.combined)
+        Ok((channels.rx + channels.combined, channels.tx + channels.combined))
+    }
+
+    /// Has at least so many receive and transmit queues in use, by whichever kind of channel the device has.
+    pub(crate) fn set_channels(&self, queues: u32) -> io::Result<()> {
+        let mut channels = EthtoolChannels { command: ETHTOOL_GCHANNELS, ..Default::default() };
+        self.ask(libc::SIOCETHTOOL, (&raw mut channels).cast())?;
+        let max = match channels.max_combined {
+            0 => channels.max_rx.min(channels.max_tx),
+            max => max,
+        };
+        if queues > max {
+            return Err(io::Error::other(format!("it has room for {max} at most")));
+        }
+        if channels.max_combined == 0 {
+            channels.rx = channels.rx.max(queues);
+            channels.tx = channels.tx.max(queues);
+        } else {
+            channels.combined = channels.combined.max(queues);
+        }
+        channels.command = ETHTOOL_SCHANNELS;
+        self.ask(libc::SIOCETHTOOL, (&raw mut channels).cast()).map(drop)
     }
 
     pub(crate) fn ethtool_flags(&self) -> io::Result<u32> {

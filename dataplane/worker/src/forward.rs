@@ -143,6 +143,10 @@ impl Worker {
             if state.transmit.is_empty() {
                 continue;
             }
+            if let Some(trunk) = state.trunk {
+                self.transmit_by(trunk, index);
+                continue;
+            }
             if let Some(vlan) = state.vlan {
                 self.tag_all(index, vlan);
             }
@@ -171,7 +175,7 @@ impl Worker {
 
     /// Tags what is for a port that is a VLAN.
     #[cold]
-    fn tag_all(&mut self, index: usize, vlan: NonZeroU16) {
+    pub(crate) fn tag_all(&mut self, index: usize, vlan: NonZeroU16) {
         let mut frames = core::mem::take(&mut self.ports[index].transmit);
         for mut frame in frames.drain(..) {
             if tag(&mut frame, vlan) {

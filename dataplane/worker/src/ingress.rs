@@ -77,8 +77,14 @@ impl Worker {
             {
                 self.direct(frames, station, side);
             }
-            for frame in frames.drain(..) {
-                self.take_frame(Packet(frame), station, vlan, side);
+            if self.ports[usize::from(id.0)].members.is_empty() {
+                for frame in frames.drain(..) {
+                    self.take_frame(Packet(frame), station, vlan, side);
+                }
+            } else {
+                for frame in frames.drain(..) {
+                    self.take_trunk_frame(Packet(frame), id);
+                }
             }
             self.flush();
         }
@@ -227,7 +233,7 @@ impl Worker {
     }
 
     #[inline]
-    fn take_frame(
+    pub(crate) fn take_frame(
         &mut self,
         mut packet: Packet,
         station: Option<Mac>,

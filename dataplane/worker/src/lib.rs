@@ -60,6 +60,7 @@ mod sa_usage;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod trunk;
 mod tunnels;
 mod waiting;
 mod wake;

@@ -100,6 +100,10 @@ pub(crate) struct PortState {
     pub(crate) side: Side,
     pub(crate) vlan: Option<NonZeroU16>,
     pub(crate) transmit: Vec<Frame>,
+    /// The port by whose sockets it sends and receives.
+    pub(crate) trunk: Option<PortId>,
+    /// The ports that send and receive by this one's.
+    pub(crate) members: Vec<PortId>,
     /// Queues beyond one for each worker, which came up while running; only received from.
     pub(crate) more: Vec<Port>,
     /// What closed sockets have counted.
@@ -248,6 +252,8 @@ impl Worker {
                 side: p.side,
                 vlan: p.vlan,
                 transmit: Vec::with_capacity(2 * BURST),
+                trunk: None,
+                members: Vec::new(),
                 more: Vec::new(),
                 past: PortStatistics::default(),
                 report: None,

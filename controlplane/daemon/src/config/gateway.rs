@@ -281,34 +281,46 @@ fn ports(section: &Section, findings: &mut Diagnostics) -> Vec<Port> {
         }
         let device = interface_of(&mut f, "device");
         let opened = device.as_ref().unwrap_or(&interface);
-        // A queue has one socket, and that one VLAN here.
-        if let Some(other) =
-            ports.iter().find(|p| p.device.as_ref().unwrap_or(&p.interface) == opened)
-            && other.interface != interface
-        {
-            let message = format!("'{opened}' is the device of port '{}' already", other.name);
-            f.error("device", message);
+        let vlan =
+            f.number("vlan", 1, 4094).and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new);
+        let mode = f
+            .word(
+                "mode",
+                &[
+                    ("auto", PortMode::Auto),
+                    ("zerocopy", PortMode::ZeroCopy),
+                    ("copy", PortMode::Copy),
+                    ("generic", PortMode::Generic),
+                ],
+            )
+            .unwrap_or_default();
+        // A device has one set of sockets; its ports tell their frames by the tag.
+        for other in ports.iter().filter(|p| p.device.as_ref().unwrap_or(&p.interface) == opened) {
+            if other.interface == interface {
+                continue;
+            }
+            if other.vlan == vlan {
+                let message = match vlan {
+                    Some(vlan) => {
+                        format!("VLAN {vlan} of '{opened}' is port '{}' already", other.name)
+                    }
+                    None => format!("'{opened}' is the device of port '{}' already", other.name),
+                };
+                f.error("device", message);
+            }
+            if other.mode != mode {
+                let message =
+                    format!("not the mode of port '{}', which has the same device", other.name);
+                f.error("mode", message);
+            }
         }
         ports.push(Port {
             name: port.name.clone(),
             interface,
             device,
-            vlan: f
-                .number("vlan", 1, 4094)
-                .and_then(|n| u16::try_from(n).ok())
-                .and_then(NonZeroU16::new),
+            vlan,
             queues: f.number("queues", 1, MAX_CORES).and_then(|n| u16::try_from(n).ok()),
-            mode: f
-                .word(
-                    "mode",
-                    &[
-                        ("auto", PortMode::Auto),
-                        ("zerocopy", PortMode::ZeroCopy),
-                        ("copy", PortMode::Copy),
-                        ("generic", PortMode::Generic),
-                    ],
-                )
-                .unwrap_or_default(),
+            mode,
         });
     }
     ports

@@ -332,7 +332,11 @@ pub(crate) const PORT: &[Key] = &[
         "The device whose queues are opened, where that is another than the one that has the addresses, routes and neighbours: \
          `interface = eth0.10`, `device = eth0`, `vlan = 10`.",
     ),
-    full("vlan", "none", "The VLAN whose tag the frames of this port carry, 1 to 4094."),
+    full(
+        "vlan",
+        "none",
+        "The VLAN whose tag the frames of this port carry, 1 to 4094. Ports with the same `device` differ in it.",
+    ),
     full("queues", "all of the device", "How many of its queues are used."),
     full("mode", "auto", "`auto`, `zerocopy`, `copy` (native driver) or `generic`."),
 ];

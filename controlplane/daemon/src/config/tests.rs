@@ -267,6 +267,15 @@ fn messages_name_file_line_key_and_remedy() {
             "t.conf:1: connections.gw.proposals: 'aes128-sha256-foo': unknown algorithm 'foo'",
         ),
         (
+            "gateway { ports { a { interface = lan10\n device = lan0\n vlan = 10 }\n \
+             b { interface = lan11\n vlan = 10\n device = lan0 } } }",
+            "t.conf:6: gateway.ports.b.device: VLAN 10 of 'lan0' is port 'a' already",
+        ),
+        (
+            "gateway { ports { lan0 { mode = copy }\n b { interface = lan11\n device = lan0\n vlan = 11 } } }",
+            "t.conf:2: gateway.ports.b.mode: not the mode of port 'lan0', which has the same device",
+        ),
+        (
             "connections { gw {\n vips = 0.0.0.0, ::, 10.9.0.1 } }",
             "t.conf:2: connections.gw.vips: one address of each family at most",
         ),

@@ -77,7 +77,10 @@ pub(super) struct PortLife {
     name: String,
     /// Of the device that has the addresses: the same, or its VLAN device.
     interface: String,
-    vlan: Option<NonZeroU16>,
+    /// Its VLAN, and those of the ports that share its sockets.
+    vlans: Vec<Option<NonZeroU16>>,
+    /// The place of the port whose sockets it shares.
+    trunk: Option<usize>,
     mode: config::PortMode,
     attached: Option<Attached>,
     /// The device that has the addresses, while it and the one with the queues are there.
@@ -103,6 +106,11 @@ enum AttachError {
     Steering(#[from] SteeringError),
     #[error("queue {0}: {1}")]
     Open(u32, OpenError),
+    #[error(
+        "it has {queues} receive queues, each of the {workers} workers needs one, and it gets no more: {source}; give it as \
+         many as before, or restart the gateway with fewer queues on all ports"
+    )]
+    Queues { queues: u32, workers: u32, source: io::Error },
     #[error(transparent)]
     Workers(#[from] Refusal),
 }
@@ -111,19 +119,21 @@ impl PortLife {
     pub(super) fn new(
         id: PortId,
         chosen: &Chosen,
-        attached: Attached,
+        vlans: Vec<Option<NonZeroU16>>,
+        attached: Option<Attached>,
         block: Option<BlockWriter>,
         now: Instant,
     ) -> Self {
         Self {
             id,
-            name: attached.device.name().to_owned(),
+            name: chosen.device.name().to_owned(),
             interface: chosen.interface.clone(),
-            vlan: chosen.vlan,
+            vlans,
+            trunk: chosen.trunk,
             mode: chosen.mode,
             index: None,
-            queues: attached.device.queues(),
-            attached: Some(attached),
+            queues: chosen.device.queues(),
+            attached,
             seen: None,
             retry: None,
             next_queues: now + QUEUES_EVERY,
@@ -136,6 +146,30 @@ impl PortLife {
     /// The index of the device that has its addresses; `None` while there is none.
     pub(super) fn index(&self) -> Option<u32> {
         self.index
+    }
+
+    /// The place of the port whose sockets it shares, if it is not that itself.
+    pub(super) fn trunk(&self) -> Option<usize> {
+        self.trunk
+    }
+
+    /// Whether the device with the queues is there.
+    pub(super) fn has_device(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// As [`follow`](Self::follow), of a port whose device is another one's to attach.
+    pub(super) fn follow_trunk(&mut self, view: &HostView, there: bool, now: Instant) -> bool {
+        let before = self.index;
+        self.index = if there { view.interface(&self.interface) } else { None };
+        if before.is_some() != self.index.is_some() {
+            self.counts[if before.is_some() { DETACHED } else { ATTACHED }] +=
+                u64::from(self.seen.is_some());
+        }
+        self.follow_link(view, now);
+        self.next_queues = now + QUEUES_EVERY;
+        self.publish();
+        before != self.index
     }
 
     fn device(&self) -> Option<u32> {
@@ -173,17 +207,6 @@ impl PortLife {
                     self.attached = Some(attached);
                     self.counts[ATTACHED] += 1;
                     self.say(now, |port| tracing::info!(port, index, "the device is back"));
-                    let (queues, workers) = (self.queues as usize, dataplane.workers());
-                    if queues < workers {
-                        self.say(now, |port| {
-                            tracing::warn!(
-                                port,
-                                queues,
-                                workers,
-                                "a worker without a queue of it cannot send there"
-                            );
-                        });
-                    }
                 }
                 Err(error) => {
                     self.retry = Some(now + RETRY);
@@ -230,8 +253,24 @@ impl PortLife {
         steering: &Steering,
         dataplane: &mut Dataplane,
     ) -> Result<Attached, AttachError> {
-        let device = Device::by_name(&self.name)?;
-        let attachment = steering.attach(&device, self.vlan, mode(self.mode).attach_modes())?;
+        let mut device = Device::by_name(&self.name)?;
+        let (queues, workers) = (device.queues(), dataplane.workers() as u32);
+        if queues.min(device.transmit_queues()) < workers {
+            // A worker without one could not send there what its SAs bring. What was set by `ethtool -L` went with the device.
+            device.set_queues(workers).map_err(|source| AttachError::Queues {
+                queues,
+                workers,
+                source,
+            })?;
+            tracing::info!(
+                port = self.name,
+                before = queues,
+                after = workers,
+                "queues for all workers"
+            );
+        }
+        let attachment =
+            steering.attach_to(&device, &self.vlans, mode(self.mode).attach_modes())?;
         let generic = attachment.mode() == AttachMode::Generic;
         let off = quieten(&device, generic).map_err(AttachError::Offload)?;
         let mut sockets = Vec::new();
@@ -270,9 +309,14 @@ impl PortLife {
     fn follow_link(&mut self, view: &HostView, now: Instant) {
         let Some(link) = self.index.and_then(|index| view.links.get(&index)) else { return };
         let before = self.seen.replace(link.clone());
-        let Some(attached) = &self.attached else { return };
-        if let Err(error) = attached.attachment.set_address(link.mac) {
-            tracing::warn!(port = self.name, %error, "the device's address is not followed");
+        match &self.attached {
+            Some(attached) => {
+                if let Err(error) = attached.attachment.set_address(link.mac) {
+                    tracing::warn!(port = self.name, %error, "the device's address is not followed");
+                }
+            }
+            None if self.trunk.is_none() => return,
+            None => {}
         }
         let Some(before) = before else { return };
         let (was, is) = (before.has_carrier(), link.has_carrier());

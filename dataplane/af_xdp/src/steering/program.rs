@@ -55,6 +55,8 @@ const FALLBACK: i16 = -24;
 const ADDRESS4: i16 = -28;
 /// An IPv6 destination.
 const ADDRESS6: i16 = -48;
+/// The identifier of the frame's VLAN, in this host's byte order.
+const VLAN: i16 = -76;
 /// The key of a trie: prefix length, {protocol, zero, port}, address (24 octets).
 const KEY: i16 = -72;
 
@@ -73,7 +75,12 @@ const V6: Family = Family { name: "6", source: 8, destination: 24, words: 4, bit
 /// Writes the program for one device.
 ///
 /// Registers: R6 the context, R7 the IP header, R8 the end of the packet, R9 the offset of the upper header.
-pub(super) fn assemble(maps: &Maps, station: &Map, sockets: &Map) -> Result<Vec<u64>, AsmError> {
+pub(super) fn assemble(
+    maps: &Maps,
+    station: &Map,
+    vlans: &Map,
+    sockets: &Map,
+) -> Result<Vec<u64>, AsmError> {
     let mut a = Asm::new();
     a.mov(R6, R1).load(Word, R7, R6, 0).load(Word, R8, R6, 4);
     a.store_imm(Word, Fp, ZERO, 0);
@@ -88,15 +95,20 @@ pub(super) fn assemble(maps: &Maps, station: &Map, sockets: &Map) -> Result<Vec<
     a.load(Half, R3, R0, 4).load(Half, R4, R7, 4).jump_if_reg(R3, Ne, R4, "pass");
     a.label("station");
     a.store_imm(Word, Fp, PORT, 0).store_imm(Word, Fp, FRAGMENT, 0);
-    // The tag must be the port's (zero for none, which is also the priority tag's). Behind it comes IP or nothing of ours.
-    a.load(Half, R4, R0, 8).load(Half, R3, R7, 12).jump_if(R3, Eq, be16(0x8100), "tagged");
-    a.jump_if(R4, Ne, 0, "pass").add_imm(R7, ETHERNET).jump("network");
+    // The tag must be a port's (zero for none, which is also the priority tag's). Behind it comes IP or nothing of ours.
+    a.store_imm(Word, Fp, VLAN, 0);
+    a.load(Half, R9, R7, 12)
+        .jump_if(R9, Eq, be16(0x8100), "tagged")
+        .add_imm(R7, ETHERNET)
+        .jump("vlan");
     a.label("tagged");
     bounds(&mut a, TAGGED, "pass");
-    a.load(Half, R3, R7, 14).and_imm(R3, be16(0x0fff)).jump_if_reg(R3, Ne, R4, "pass");
-    a.load(Half, R3, R7, 16).add_imm(R7, TAGGED);
-    a.label("network").jump_if(R3, Eq, be16(0x0800), "ipv4");
-    a.jump_if(R3, Eq, be16(0x86dd), "ipv6");
+    a.load(Half, R3, R7, 14).and_imm(R3, be16(0x0fff)).swap_be16(R3).store(Word, Fp, VLAN, R3);
+    a.load(Half, R9, R7, 16).add_imm(R7, TAGGED);
+    a.label("vlan");
+    lookup(&mut a, vlans, VLAN);
+    a.jump_if(R0, Eq, 0, "pass").load(Word, R3, R0, 0).jump_if(R3, Eq, 0, "pass");
+    a.jump_if(R9, Eq, be16(0x0800), "ipv4").jump_if(R9, Eq, be16(0x86dd), "ipv6");
     a.label("pass").mov_imm(R0, XDP_PASS).exit();
 
     ipv4(&mut a, maps);

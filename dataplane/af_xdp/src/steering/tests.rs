@@ -277,13 +277,15 @@ fn the_program_does_what_the_page_says() {
     for row in &rows {
         if !loaded.contains_key(row["policy"]) {
             let Some(steering) = steering(&policies[row["policy"]]) else { return };
-            let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
+            let program = steering.load(Some(MAC)).unwrap();
             let socket = crate::syscall::socket(libc::AF_XDP, libc::SOCK_RAW).unwrap();
             loaded.insert(row["policy"], (steering, program, socket));
         }
-        let (steering, program, socket) = &loaded[row["policy"]];
-        let vlan = row.get("port's VLAN").and_then(|vlan| vlan.parse().ok());
-        program.set_station(Station { address: Some(MAC), vlan }).unwrap();
+        let (steering, program, socket) = loaded.get_mut(row["policy"]).unwrap();
+        let vlans = row.get("port's VLAN").copied().unwrap_or("none").split_whitespace();
+        let vlans: Vec<_> =
+            vlans.map(|vlan| (vlan != "none").then(|| vlan.parse().unwrap())).collect();
+        program.set_vlans(&vlans).unwrap();
         let posture = match row.get("posture").copied().unwrap_or("guarded") {
             "closed" => Posture::Closed,
             "guarded" => Posture::Guarded,
@@ -326,7 +328,7 @@ fn every_rule_has_rows() {
 fn every_prefix_of_every_frame_has_a_verdict() {
     let Some(steering) = steering(&policies()["any"]) else { return };
     steering.set_posture(Posture::Closed).unwrap();
-    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
+    let program = steering.load(Some(MAC)).unwrap();
     for row in rows(&["rule", "policy", "verdict"]).iter().step_by(7) {
         let frame = frame(row);
         for length in 14..=frame.len() {
@@ -341,7 +343,7 @@ fn rules_change_without_a_gap_and_without_a_rest() {
     let policies = policies();
     let Some(mut steering) = steering(&policies["site"]) else { return };
     steering.set_posture(Posture::Closed).unwrap();
-    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
+    let program = steering.load(Some(MAC)).unwrap();
     let row = |destination| {
         HashMap::from([
             ("source", "10.1.0.2"),
@@ -396,7 +398,7 @@ fn a_rejected_program_comes_with_the_verifier_s_reason() {
 #[test]
 fn a_verdict_takes_well_under_a_microsecond() {
     let Some(steering) = steering(&policies()["default"]) else { return };
-    let program = steering.load(Station { address: Some(MAC), vlan: None }).unwrap();
+    let program = steering.load(Some(MAC)).unwrap();
     let rows = rows(&["rule", "policy", "source", "packet", "verdict"]);
     for (protocol, packet) in [("esp", ""), ("tcp", "")] {
         let row = rows
