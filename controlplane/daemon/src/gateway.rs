@@ -30,11 +30,9 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
-use worker::{
-    Activation, Dataplane, Delivery, DeviceId, ForwardingTable, PortId, Refusal, Ticket, TunQueue,
-    TunnelDevice,
-};
+use worker::{Activation, Dataplane, DeviceId, ForwardingTable, PortId, Refusal, Ticket, TunQueue};
 
+mod devices;
 mod news;
 
 use news::News;
@@ -271,25 +269,6 @@ impl Gateway {
         }
     }
 
-    /// Takes the devices of route-based children: a queue of each, by interface ID.
-    pub fn set_devices(&mut self, queues: &BTreeMap<u32, Arc<TunQueue>>) {
-        for if_id in queues.keys() {
-            self.device(*if_id);
-        }
-        for (if_id, (_, queue)) in &mut self.devices {
-            *queue = queues.get(if_id).cloned();
-        }
-        self.devices_due = true;
-        self.hand_over_policies();
-    }
-
-    /// What the workers call the device of an interface ID. One that is no longer configured keeps its number, for SAs that outlive their
-    /// configuration; they are as many as interface IDs were ever configured.
-    fn device(&mut self, if_id: u32) -> DeviceId {
-        let next = DeviceId(u16::try_from(self.devices.len()).unwrap_or(u16::MAX));
-        self.devices.entry(if_id).or_insert((next, None)).0
-    }
-
     /// Single addresses behind tunnels that are up, but for those of the peers themselves.
     pub fn behind_tunnels(&self) -> Vec<IpAddr> {
         let up = self.pairs.values().filter(|pair| pair.up && pair.endpoints.is_tunnel());
@@ -491,18 +470,8 @@ impl Gateway {
                 Err(error) => tracing::warn!(%error, "policies not handed to the workers"),
             }
         }
-        if self.devices_due && !self.policies_due {
-            let devices = self.devices.iter().filter_map(|(if_id, (id, queue))| {
-                let queue = Arc::clone(queue.as_ref()?);
-                Some(TunnelDevice { id: *id, queue, policies: self.policies.of_device(*if_id) })
-            });
-            match self.dataplane.set_tunnels(devices.collect()) {
-                Ok(ticket) => {
-                    self.outstanding.push(ticket);
-                    self.devices_due = false;
-                }
-                Err(error) => tracing::warn!(%error, "devices not handed to the workers"),
-            }
+        if !self.policies_due {
+            self.hand_over_devices();
         }
     }
 
@@ -576,21 +545,6 @@ impl Gateway {
     fn acquire_failed(&mut self, policy: PolicyId) {
         // Refused only when a ring is full; then the packets' own time-out ends the wait.
         let _ = self.dataplane.acquire_failed(policy);
-    }
-
-    /// Where a child's decapsulated packets go.
-    fn delivery(&mut self, key: &ChildKey) -> Delivery {
-        let mut connections = self.engine.config().connections.iter();
-        let connection = connections.find(|c| c.name == key.connection);
-        let child = connection.and_then(|c| c.children.iter().find(|c| c.name == key.child));
-        let Some(child) = child else { return Delivery::Forward };
-        let to_host = child.deliver_to_host;
-        match child.if_id.map(|if_id| self.device(if_id)) {
-            Some(device) if to_host => Delivery::DeviceOnly(device),
-            Some(device) => Delivery::Device(device),
-            None if to_host => Delivery::Host,
-            None => Delivery::Forward,
-        }
     }
 
     /// What the engine wants done.

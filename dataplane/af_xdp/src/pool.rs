@@ -58,8 +58,10 @@ impl Retired {
 pub struct PoolGauges {
     /// Chunks of the UMEM.
     pub total: u32,
-    /// Ready to be allocated.
+    /// Ready to be allocated, and to be lent to ports: without them nothing is received.
     pub free: u32,
+    /// Those ready for packets longer than a chunk.
+    pub free_large: u32,
     /// With the kernel, for packets to come.
     pub fill: u32,
     /// In a transmit ring, a device or a completion ring.
@@ -171,13 +173,15 @@ impl FramePool {
 
     /// Where the chunks are.
     pub fn gauges(&self) -> PoolGauges {
-        let (total, free) = (self.umem.frames(), (self.free.len() + self.jumbo_free.len()) as u32);
+        let total = self.umem.frames();
+        let (free, free_large) = (self.free.len() as u32, self.jumbo_free.len() as u32);
         PoolGauges {
             total,
             free,
+            free_large,
             fill: self.fill,
             transmit: self.transmit,
-            out: total - free - self.fill - self.transmit,
+            out: total - free - free_large - self.fill - self.transmit,
         }
     }
 
@@ -368,7 +372,7 @@ mod tests {
                 assert!(pool.completed(one, address + 4096 * u64::from(piece)), "{len} {piece}");
             }
             assert!(!pool.completed(one, address), "{len}: once more");
-            let gauges = PoolGauges { total: 2, free: 2, ..Default::default() };
+            let gauges = PoolGauges { total: 2, free: 1, free_large: 1, ..Default::default() };
             assert_eq!(pool.gauges(), gauges, "{len}");
         }
         // A socket that is closed before they are.

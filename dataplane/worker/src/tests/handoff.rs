@@ -90,6 +90,42 @@ fn an_owner_without_frames_drops_and_sends_the_frame_home() {
     assert_eq!(received(&mut bed.host_b).len() + dropped, n as usize);
 }
 
+/// What an operator sees of a starved worker and of one that has lost frames: free ones near zero, and ones that are in nobody's hands
+/// between two turns.
+#[test]
+fn starvation_and_leaks_show_in_the_gauges() {
+    let mut bed = Bed::new(BedConfig { chunks: 64, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    let gauges = |bed: &Bed| {
+        let account = bed.a.workers[0].account();
+        [Row::FramesFree, Row::FramesReceiving, Row::FramesSending, Row::FramesLent]
+            .map(|row| account.get(row))
+    };
+    assert_eq!(gauges(&bed), [64, 0, 0, 0]);
+    // Nobody reads the wire: frames pile up on their way out until there are none to receive into.
+    for n in 0..200 {
+        bed.send_a(false, n, 100);
+        bed.now += std::time::Duration::from_micros(20);
+        bed.a.step(bed.now);
+    }
+    assert_eq!(gauges(&bed), [0, 0, 64, 0]);
+    for _ in 0..20 {
+        bed.steps(2);
+        received(&mut bed.host_b);
+    }
+    // An idle worker publishes each thousand turns.
+    bed.steps(1 << 10);
+    assert_eq!(gauges(&bed), [64, 0, 0, 0], "all are back");
+    // A frame that is taken and not given back.
+    let lost = bed.a.workers[0].pool.alloc().unwrap();
+    bed.steps(1 << 10);
+    assert_eq!(gauges(&bed), [63, 0, 0, 1]);
+    bed.a.workers[0].free(lost);
+    bed.steps(1 << 10);
+    assert_eq!(gauges(&bed), [64, 0, 0, 0]);
+}
+
 #[test]
 fn a_delete_completes_when_the_handoff_ring_has_drained() {
     let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
