@@ -1,5 +1,6 @@
 //! What the gateway is compared with: the device without a gateway, and ciphers without a packet around them.
 
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,7 @@ impl Cipher {
             all.push(("aws-lc-rs", Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key)))));
         }
         all.extend(aes_gcm.map(|c| ("aes-gcm", c)));
+        all.push(("copy", Box::new(Copied(RefCell::new(vec![0; text_len(size.longest())])))));
         let packet = |n| vec![0x5a; text_len(size.of(n)) + ICV_LEN];
         let cipher = |(name, contender)| Self {
             name,
@@ -221,53 +223,57 @@ impl Contender for Ours {
     }
 }
 
-struct Ring(ring::aead::LessSafeKey);
+/// No cipher: the text copied to one place, which is what any that does not work in place would cost more.
+struct Copied(RefCell<Vec<u8>>);
 
-impl Contender for Ring {
+impl Contender for Copied {
     fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
-        use ring::aead::{Aad, Nonce};
-        for (i, packet) in packets.iter_mut().enumerate() {
-            let (text, icv) = parts(packet);
-            let nonce = Nonce::assume_unique_for_key(nonce(i));
-            let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad(i)), text).ok()?;
-            icv.copy_from_slice(tag.as_ref());
+        let mut to = self.0.borrow_mut();
+        for packet in packets {
+            let (text, _) = parts(packet);
+            to.get_mut(..text.len())?.copy_from_slice(text);
+            black_box(to.as_mut_slice());
         }
         Some(())
     }
 
-    fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
-        use ring::aead::{Aad, Nonce};
-        for (i, packet) in packets.iter_mut().enumerate() {
-            let nonce = Nonce::assume_unique_for_key(nonce(i));
-            black_box(self.0.open_in_place(nonce, Aad::from(aad(i)), packet).ok()?);
-        }
-        Some(())
+    fn open(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()> {
+        self.seal(packets, burst)
     }
 }
 
-struct AwsLc(aws_lc_rs::aead::LessSafeKey);
+/// A library with ring's interface, a packet at a time.
+macro_rules! one_by_one {
+    ($name:ident, $library:ident) => {
+        struct $name($library::aead::LessSafeKey);
 
-impl Contender for AwsLc {
-    fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
-        use aws_lc_rs::aead::{Aad, Nonce};
-        for (i, packet) in packets.iter_mut().enumerate() {
-            let (text, icv) = parts(packet);
-            let nonce = Nonce::assume_unique_for_key(nonce(i));
-            let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(aad(i)), text).ok()?;
-            icv.copy_from_slice(tag.as_ref());
-        }
-        Some(())
-    }
+        impl Contender for $name {
+            fn seal(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+                use $library::aead::{Aad, Nonce};
+                for (i, packet) in packets.iter_mut().enumerate() {
+                    let (text, icv) = parts(packet);
+                    let nonce = Nonce::assume_unique_for_key(nonce(i));
+                    let tag =
+                        self.0.seal_in_place_separate_tag(nonce, Aad::from(aad(i)), text).ok()?;
+                    icv.copy_from_slice(tag.as_ref());
+                }
+                Some(())
+            }
 
-    fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
-        use aws_lc_rs::aead::{Aad, Nonce};
-        for (i, packet) in packets.iter_mut().enumerate() {
-            let nonce = Nonce::assume_unique_for_key(nonce(i));
-            black_box(self.0.open_in_place(nonce, Aad::from(aad(i)), packet).ok()?);
+            fn open(&self, packets: &mut [Vec<u8>], _: usize) -> Option<()> {
+                use $library::aead::{Aad, Nonce};
+                for (i, packet) in packets.iter_mut().enumerate() {
+                    let nonce = Nonce::assume_unique_for_key(nonce(i));
+                    black_box(self.0.open_in_place(nonce, Aad::from(aad(i)), packet).ok()?);
+                }
+                Some(())
+            }
         }
-        Some(())
-    }
+    };
 }
+
+one_by_one!(Ring, ring);
+one_by_one!(AwsLc, aws_lc_rs);
 
 struct RustCrypto<A>(A);
 

@@ -58,6 +58,8 @@ impl Tunnels {
             // Four slots of the first core name no SPI.
             sas: (sas + 8).next_power_of_two(),
             commands_per_turn: 4096,
+            // A worker that does not get its core for a while must not make the other one drop.
+            handoff_ring: (plan.workers * plan.frames).next_power_of_two(),
             ..Limits::default()
         };
         let config = DataplaneConfig { limits, idle: Idle::Spin, ..DataplaneConfig::default() };

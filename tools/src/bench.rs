@@ -13,8 +13,19 @@ use clap::ValueEnum;
 
 use crate::Failure;
 
+const EXAMPLES: &str = "\
+Examples:
+  culvert bench                                     both ways, 64, 512, 1420 bytes
+  culvert bench --sizes imix --suite aes256gcm16 --esn --window 4096
+  culvert bench --sizes 64 --bursts 1,2,4,8,16,32   what short bursts cost
+  culvert bench --sizes 64 --sas 1,1000,100000      what many SAs cost
+  culvert bench --sas 1000 --workers 2              and --handoff 50
+  culvert bench --sizes 64 --loads 50,80,95         latency and loss under load
+  culvert bench --interface va,vb                   over AF_XDP; needs root";
+
 /// Arguments of `culvert bench`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Inner IP lengths in bytes, 40 to 1438, or imix: 7 x 64, 4 x 576, 1 x 1420
     #[arg(long, value_name = "BYTES,…", value_delimiter = ',', default_values = ["64", "512", "1420"])]
@@ -49,13 +60,16 @@ pub struct Args {
     loads: Vec<u32>,
     /// Measure over AF_XDP ports instead of memory; needs root
     ///
-    /// Two interfaces that are cabled to one another, or the two ends of a veth pair: the first one sends and takes
-    /// back, on the second one is the gateway, which receives and sends by it. Or one end of a veth pair, whose other end then
-    /// sends. Both lie in this network namespace; they need no addresses, and nothing else should use them. Only the
-    /// bench's own packets (10.0.0.0/24, 11.0.0.0/8, ESP of 192.0.2.1 and 192.0.2.2) are taken from the kernel. Each
-    /// receive queue of the gateway's interface needs a worker. The programs are detached when the bench ends, however it
-    /// does.
-    #[arg(long, value_name = "SENDER,GATEWAY", value_delimiter = ',')]
+    /// Two interfaces that are cabled to one another, or the ends of a veth
+    /// pair: the first one sends and takes back, on the second one is the
+    /// gateway, which receives and sends by it. Or one end of a veth pair,
+    /// whose other end then sends. Both lie in this network namespace; they
+    /// need no addresses, and nothing else should use them. Only the bench's
+    /// own packets (10.0.0.0/24, 11.0.0.0/8, ESP of 192.0.2.1 and 192.0.2.2)
+    /// are taken from the kernel. Each receive queue of the gateway's
+    /// interface needs a worker. The programs are detached when the bench
+    /// ends, however it does.
+    #[arg(long, value_name = "SENDER,GATEWAY", value_delimiter = ',', verbatim_doc_comment)]
     interface: Vec<String>,
     /// Which way packets take between an interface and memory
     #[arg(long, value_enum, default_value_t = ModeArg::Auto, requires = "interface")]
@@ -361,7 +375,10 @@ fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
         out,
         "\nThe AEAD alone on the same length, one key, ns a packet (and share of ring's)"
     )?;
-    writeln!(out, "  way  size burst          culvert      ring       aws-lc-rs         aes-gcm")?;
+    writeln!(
+        out,
+        "  way  size burst          culvert     ring      aws-lc-rs        aes-gcm  copy"
+    )?;
     let sas = points.first().map_or(0, |p| p.sas);
     for point in points.iter().filter(|p| p.sas == sas) {
         let figure = |name| point.aead.get(name).map_or(f64::NAN, |f: &benches::Figure| f.median);
@@ -370,10 +387,11 @@ fn aead(out: &mut impl Write, points: &[Point]) -> io::Result<()> {
         let share = |ns: f64| format!("{ns:.1} ({:.2})", ns / ring);
         writeln!(
             out,
-            "{:>17}{ring:10.1}{:>16}{:>16}",
+            "{:>17}{ring:9.1}{:>15}{:>15}{:6.1}",
             share(figure("culvert")),
             share(figure("aws-lc-rs")),
             share(figure("aes-gcm")),
+            figure("copy"),
         )?;
     }
     Ok(())

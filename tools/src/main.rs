@@ -18,7 +18,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measures the throughput of a worker; needs no root and no network
+    /// Measures the throughput of a worker, in memory (no root) or over AF_XDP ports
     Bench(culvert::bench::Args),
     /// Shows two gateways at work in one process; needs no root and no network
     Demo(culvert::demo::Args),

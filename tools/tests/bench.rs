@@ -33,7 +33,7 @@ fn a_short_run_verifies_both_ways() {
         // A pass before the samples, and one after them.
         assert_eq!(path["verified"], 2 * 8192);
         assert!(path["gateway"]["median"].as_f64() > path["device"]["median"].as_f64());
-        for cipher in ["culvert", "ring", "aws-lc-rs", "aes-gcm"] {
+        for cipher in ["culvert", "ring", "aws-lc-rs", "aes-gcm", "copy"] {
             assert!(point["aead"][cipher]["median"].as_f64() > Some(0.0), "{cipher}");
         }
     }

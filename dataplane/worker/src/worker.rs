@@ -224,6 +224,8 @@ pub struct Worker {
     /// Takes the place of `sealing` while that is worked on.
     pub(crate) spare: Vec<OutboundPacket<Packet>>,
 
+    pub(crate) handed: Vec<Handoff>,
+
     pub(crate) account: Account,
     block: Option<BlockWriter>,
 
@@ -313,6 +315,7 @@ impl Worker {
             opening: Vec::with_capacity(2 * BURST),
             sealing: Vec::with_capacity(2 * BURST),
             spare: Vec::with_capacity(2 * BURST),
+            handed: Vec::with_capacity(BURST),
             account: Account::new(),
             block,
             #[cfg(test)]

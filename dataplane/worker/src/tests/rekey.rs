@@ -2,7 +2,7 @@
 
 use super::bed::*;
 use crate::{Activation, Event, WorkerDrop};
-use ipsec::sa::PairId;
+use ipsec::sa::{PairId, Spi};
 use ipsec::selector::{Action, PolicyId};
 use stats::Worker as Row;
 
@@ -96,16 +96,21 @@ fn twenty_rekeys_by_either_side_lose_nothing_and_repeat_nothing() {
     }
 }
 
+/// The responder has both SAs and sends at once (IKEv1: between message 2 and 3); the initiator's SPI, of one of its workers.
+fn only_the_peer_has_keys(bed: &mut Bed, outer: Outer, core: usize) -> Spi {
+    let (spi_a, spi_b) = bed.allocate(core, 0);
+    bed.b.add_inbound(1, outer, spi_b, 2);
+    bed.b.add_outbound(1, outer, spi_a, 1);
+    bed.b.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
+    bed.steps(2);
+    spi_a
+}
+
 #[test]
 fn packets_on_a_larval_spi_wait_for_its_key() {
     let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
     bed.policies(Action::Protect);
-    let (spi_a, spi_b) = bed.allocate(1, 0);
-    // The responder has both and sends at once (IKEv1: between message 2 and 3).
-    bed.b.add_inbound(1, Outer::V6, spi_b, 2);
-    bed.b.add_outbound(1, Outer::V6, spi_a, 1);
-    bed.b.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
-    bed.steps(2);
+    let spi = only_the_peer_has_keys(&mut bed, Outer::V6, 1);
     for n in 0..20 {
         bed.send_b(true, n, 300);
         bed.steps(1);
@@ -114,7 +119,7 @@ fn packets_on_a_larval_spi_wait_for_its_key() {
     assert!(received(&mut bed.host_a).is_empty());
     assert_eq!(bed.a.sum(Row::Waiting), 20);
     assert_eq!(bed.a.sum(Row::BadSpiPackets), 0);
-    bed.a.add_inbound(1, Outer::V6, spi_a, 1);
+    bed.a.add_inbound(1, Outer::V6, spi, 1);
     bed.steps(3);
     let numbers: Vec<u32> = received(&mut bed.host_a).iter().map(|p| number(p)).collect();
     assert_eq!(numbers, (0..20).collect::<Vec<_>>());
@@ -126,14 +131,10 @@ fn packets_on_a_larval_spi_wait_for_its_key() {
 fn packets_on_a_larval_spi_that_is_released_are_dropped() {
     let mut bed = Bed::new(BedConfig::default());
     bed.policies(Action::Protect);
-    let (spi_a, spi_b) = bed.allocate(0, 0);
-    bed.b.add_inbound(1, Outer::V4, spi_b, 2);
-    bed.b.add_outbound(1, Outer::V4, spi_a, 1);
-    bed.b.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
-    bed.steps(2);
+    let spi = only_the_peer_has_keys(&mut bed, Outer::V4, 0);
     bed.send_b(false, 1, 300);
     bed.steps(3);
-    bed.a.dataplane.release_spi(spi_a).unwrap();
+    bed.a.dataplane.release_spi(spi).unwrap();
     bed.steps(1);
     assert_eq!(bed.a.drops(WorkerDrop::SaGone), 1);
     bed.send_b(false, 2, 300);
@@ -202,11 +203,7 @@ fn a_worker_that_does_not_turn_fills_its_ring_and_stop_still_fits() {
 fn packets_wait_for_a_key_no_longer_than_their_time() {
     let mut bed = Bed::new(BedConfig::default());
     bed.policies(Action::Protect);
-    let (spi_a, spi_b) = bed.allocate(0, 0);
-    bed.b.add_inbound(1, Outer::V4, spi_b, 2);
-    bed.b.add_outbound(1, Outer::V4, spi_a, 1);
-    bed.b.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
-    bed.steps(2);
+    only_the_peer_has_keys(&mut bed, Outer::V4, 0);
     bed.send_b(false, 1, 300);
     bed.steps(2);
     bed.now += std::time::Duration::from_secs(9);
