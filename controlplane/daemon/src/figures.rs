@@ -112,6 +112,10 @@ impl Figures {
                 MainModePart::AuthenticationFailures(AuthenticationMethod::Kerberos),
                 engine.authentication_failures_kerberos,
             ),
+            (
+                MainModePart::AuthenticationFailures(AuthenticationMethod::Eap),
+                engine.authentication_failures_eap,
+            ),
             (MainModePart::IkeMainModeFirst, engine.ike_main_mode_initial),
             (MainModePart::IkeMainModeRekey, engine.ike_main_mode_rekey),
         ] {

@@ -19,6 +19,8 @@ pub struct Statistics {
     pub authentication_failures_certificate: u64,
     /// Authentication failures by Kerberos.
     pub authentication_failures_kerberos: u64,
+    /// Authentication failures of a user by name and password: XAUTH, which EAP took the place of.
+    pub authentication_failures_eap: u64,
     /// IKE SA or Child SA negotiations that failed, once each.
     pub negotiation_failures: u64,
     /// Messages whose SPIs match no IKE SA.
@@ -79,6 +81,7 @@ impl Statistics {
         self.authentication_failures_psk
             .wrapping_add(self.authentication_failures_certificate)
             .wrapping_add(self.authentication_failures_kerberos)
+            .wrapping_add(self.authentication_failures_eap)
     }
 
     /// `total_acquire`, all origins.

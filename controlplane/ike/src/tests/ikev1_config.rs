@@ -109,7 +109,8 @@ fn a_wrong_password() {
         assert_eq!(pair.a.done[&request], Err(Failure::Authentication), "{password:?}");
         for host in [&pair.a, &pair.b] {
             let statistics = host.engine.statistics();
-            assert_eq!(statistics.authentication_failures_psk, 1, "{password:?}");
+            assert_eq!(statistics.authentication_failures_eap, 1, "{password:?}");
+            assert_eq!(statistics.authentication_failures_psk, 0);
             assert_eq!((statistics.negotiation_failures, statistics.ike_quick_mode), (1, 0));
         }
         pair.advance(Duration::from_secs(60));

@@ -481,8 +481,8 @@ impl Established {
     pub(super) fn transactions_failed(&self, cx: &mut Cx<'_>, reason: Failure) {
         cx.stats.negotiation_failures += 1;
         if reason == Failure::Authentication {
-            // A password is a key that both have.
-            cx.stats.authentication_failures_psk += 1;
+            // Of the user, whatever phase 1 authenticated by.
+            cx.stats.authentication_failures_eap += 1;
         }
     }
 }

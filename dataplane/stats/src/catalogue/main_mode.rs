@@ -89,7 +89,7 @@ pub enum AuthenticationMethod {
     Certificate,
     /// Kerberos by GSS-API.
     Kerberos,
-    /// EAP.
+    /// EAP, and XAUTH, which it took the place of: a user by name and password.
     Eap,
 }
 
