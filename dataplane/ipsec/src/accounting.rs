@@ -131,64 +131,71 @@ impl core::ops::BitOrAssign for Events {
 }
 
 /// Packets and bytes that an SA has carried, against its lifetime.
-/// What is counted lies in cells, as a packet is counted while its job borrows the key.
+///
+/// They are counted down to the next limit, so that a packet looks at one number for each and not at two. What is counted lies in
+/// cells, as a packet is counted while its job borrows the key.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Usage {
-    packets: Cell<u64>,
-    bytes: Cell<u64>,
-    /// Below both of these, no limit is near.
-    watch_packets: u64,
-    watch_bytes: u64,
+    /// More of them than this, or as many, and limits are to be looked at.
+    packets_left: Cell<u64>,
+    bytes_left: Cell<u64>,
     /// Whether it has changed since it was published.
     is_due: Cell<bool>,
+    soft_said: bool,
+    hard_said: bool,
+    /// What will have been carried when nothing is left.
+    packets_then: u64,
+    bytes_then: u64,
     soft_packets: u64,
     soft_bytes: u64,
     hard_packets: u64,
     hard_bytes: u64,
-    soft_said: bool,
-    hard_said: bool,
 }
 
 impl Usage {
     /// What every packet looks at lies in front of this.
-    pub(crate) const HOT_BYTES: usize = core::mem::offset_of!(Self, soft_packets);
+    pub(crate) const HOT_BYTES: usize = core::mem::offset_of!(Self, soft_said);
 
     pub(crate) fn new(lifetime: &Lifetime) -> Self {
         let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         let Lifetime { soft, hard } = lifetime;
         let mut usage = Self {
-            packets: Cell::new(0),
-            bytes: Cell::new(0),
-            watch_packets: 0,
-            watch_bytes: 0,
+            packets_left: Cell::new(0),
+            bytes_left: Cell::new(0),
             is_due: Cell::new(false),
+            soft_said: false,
+            hard_said: false,
+            packets_then: 0,
+            bytes_then: 0,
             soft_packets: limit(soft.packets),
             soft_bytes: limit(soft.bytes),
             hard_packets: limit(hard.packets),
             hard_bytes: limit(hard.bytes),
-            soft_said: false,
-            hard_said: false,
         };
-        usage.watch();
+        usage.count_from(0, 0);
         usage
     }
 
-    /// Finds the counts from which on limits have to be looked at one by one.
-    fn watch(&mut self) {
+    /// Continues with these counts, down to the next limit that is not reached.
+    fn count_from(&mut self, packets: u64, bytes: u64) {
         let soft = |limit: u64| if self.soft_said { u64::MAX } else { limit };
-        self.watch_packets = soft(self.soft_packets).min(self.hard_packets);
-        self.watch_bytes = soft(self.soft_bytes).min(self.hard_bytes);
+        let packets_left = soft(self.soft_packets).min(self.hard_packets).saturating_sub(packets);
+        let bytes_left = soft(self.soft_bytes).min(self.hard_bytes).saturating_sub(bytes);
+        // Neither sum is above the larger of count and limit.
+        (self.packets_then, self.bytes_then) = (packets + packets_left, bytes + bytes_left);
+        self.packets_left.set(packets_left);
+        self.bytes_left.set(bytes_left);
     }
 
     /// Packets carried so far.
     pub fn packets(&self) -> u64 {
-        self.packets.get()
+        self.packets_then - self.packets_left.get()
     }
 
     /// Bytes of plaintext IP packets carried so far.
     pub fn bytes(&self) -> u64 {
-        self.bytes.get()
+        self.bytes_then - self.bytes_left.get()
     }
 
     /// Notes that there is something to publish; whether that is new.
@@ -204,9 +211,9 @@ impl Usage {
 
     /// Replaces the limits of a live SA; what was said stays said unless the new limits are not reached.
     pub(crate) fn set_lifetime(&mut self, lifetime: &Lifetime) {
-        let (packets, bytes, is_due) =
-            (self.packets.clone(), self.bytes.clone(), self.is_due.clone());
-        *self = Self { packets, bytes, is_due, ..Self::new(lifetime) };
+        let (packets, bytes, is_due) = (self.packets(), self.bytes(), self.is_due.clone());
+        *self = Self { is_due, ..Self::new(lifetime) };
+        self.count_from(packets, bytes);
     }
 
     /// Whether one packet of `bytes` more fits below the hard limits. A packet that would pass the byte
@@ -221,16 +228,14 @@ impl Usage {
     /// Whether after one packet of `bytes` more no limit is reached.
     #[inline]
     pub(crate) fn is_far(&self, bytes: u64) -> bool {
-        // A packet is far shorter than what would wrap below the limit.
-        self.packets() + 1 < self.watch_packets
-            && self.bytes().saturating_add(bytes) < self.watch_bytes
+        self.packets_left.get() > 1 && self.bytes_left.get() > bytes
     }
 
     /// Counts one packet after which no limit is reached.
     #[inline]
     pub(crate) fn charge_far(&self, bytes: u64) {
-        self.packets.set(self.packets() + 1);
-        self.bytes.set(self.bytes() + bytes);
+        self.packets_left.set(self.packets_left.get() - 1);
+        self.bytes_left.set(self.bytes_left.get() - bytes);
     }
 
     /// Says a refusal once.
@@ -246,22 +251,21 @@ impl Usage {
     /// Counts one admitted packet.
     #[inline]
     pub(crate) fn charge(&mut self, bytes: u64) -> Events {
-        let is_far = self.is_far(bytes);
-        self.packets.set(self.packets() + 1);
-        self.bytes.set(self.bytes().saturating_add(bytes));
-        if is_far { Events::NONE } else { self.look_at_limits() }
+        if self.is_far(bytes) {
+            self.charge_far(bytes);
+            return Events::NONE;
+        }
+        self.charge_near(bytes)
     }
 
+    /// Counts one admitted packet with which a limit is reached, or after one was.
     #[cold]
-    fn look_at_limits(&mut self) -> Events {
-        if !self.soft_said
-            && (self.packets() >= self.soft_packets || self.bytes() >= self.soft_bytes)
-        {
-            self.soft_said = true;
-            self.watch();
-            return Events::SOFT_EXPIRED;
-        }
-        Events::NONE
+    fn charge_near(&mut self, bytes: u64) -> Events {
+        let (packets, bytes) = (self.packets() + 1, self.bytes().saturating_add(bytes));
+        let is_new = !self.soft_said && (packets >= self.soft_packets || bytes >= self.soft_bytes);
+        self.soft_said |= is_new;
+        self.count_from(packets, bytes);
+        if is_new { Events::SOFT_EXPIRED } else { Events::NONE }
     }
 }
 

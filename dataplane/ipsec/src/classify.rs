@@ -8,7 +8,7 @@ use crate::flow::FlowId;
 use crate::sa::Protocol;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use wire::ah::Ah;
-use wire::esp::{Encapsulated, Esp};
+use wire::esp::{self, Encapsulated, Esp};
 use wire::ip::{Fragment, Ip};
 use wire::ipv4::{self, Ipv4};
 use wire::protocol;
@@ -73,6 +73,12 @@ pub struct Protected {
 }
 
 impl Protected {
+    /// The sequence number of ESP as it stands in the packet, for asking for memory ahead.
+    #[inline]
+    pub fn low_sequence(&self, packet: &[u8]) -> u32 {
+        esp::sequence_at(packet, self.offset.into())
+    }
+
     /// Bytes of the IP header with its options or extension headers.
     #[inline]
     pub fn ip_len(&self) -> usize {

@@ -5,8 +5,9 @@ use crate::aead::{OpenJob, open_burst};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
+pub use crate::esp::inbound::Hop;
 pub use crate::esp::inbound::plain::{Entered, Left, Opened};
-use crate::esp::inbound::{Admitted, Inner};
+use crate::esp::inbound::{Admitted, InboundSa, Inner};
 use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
 use crate::sa::Spi;
@@ -77,13 +78,18 @@ impl<'a> Opener<'a> {
         Self { sad, jobs: ArrayVec::new() }
     }
 
-    /// Takes a frame; `None` where it does not go the straight way.
+    /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA `asks` for what of its key was not
+    /// asked for.
     #[inline(always)]
-    pub fn take(&mut self, spi: Spi, frame: &'a mut [u8]) -> Option<Entered> {
+    pub fn take(&mut self, spi: Spi, frame: &'a mut [u8], asks: bool) -> Option<Entered> {
         if self.jobs.is_full() {
             return None;
         }
-        self.sad.get(spi)?.enter(frame, &mut self.jobs)
+        let sa = self.sad.get(spi)?;
+        if asks {
+            sa.prefetch_rest(frame.len());
+        }
+        sa.enter(frame, &mut self.jobs)
     }
 
     /// Runs the cipher over all that was taken. A bit for each of them in their order, from the lowest: whether it was authentic.
@@ -135,12 +141,10 @@ impl Leaving {
     #[inline(always)]
     pub fn leave(
         &mut self,
-        sad: &mut InboundSad,
-        spi: Spi,
+        sa: &mut InboundSa,
         entered: &Entered,
         frame: &[u8],
     ) -> Result<Opened, Left> {
-        let sa = sad.get_mut(spi).ok_or(Left::Dropped(DropCause::UnknownSpi))?;
         let opened = sa.leave(entered, frame)?;
         self.packets += 1;
         self.bytes += opened.len as u64;
@@ -189,7 +193,9 @@ fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
         if run != Some(packet.header.spi)
             && let Lookup::Live(sa) = sad.lookup(packet.header.spi)
         {
-            sa.prefetch(&packet.header, packet.buffer.data());
+            let data = packet.buffer.data();
+            sa.prefetch_rest(data.len());
+            sa.prefetch_window(packet.header.low_sequence(data));
         }
         run = Some(packet.header.spi);
     }
@@ -229,7 +235,8 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
         };
         let Some(sa) = sad.get(*spi) else { continue };
         match sa.suite() {
-            Suite::Gcm { key, salt } => {
+            Suite::Gcm { .. } => {
+                let Some((key, salt)) = sa.gcm() else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
@@ -241,7 +248,7 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
                 let Some(tag) = rest.get(..sa.icv_len()) else { continue };
                 let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
                 let aad = aad(spi.get(), place.sequence, place.esn);
-                let Ok(job) = OpenJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
+                let Ok(job) = OpenJob::in_place(key, nonce(salt, *iv), aad, data, tag) else {
                     continue;
                 };
                 jobs.push(job);

@@ -21,7 +21,8 @@
 //! | [`replay`] | anti-replay windows |
 //! | [`aead`], [`legacy`] | the batched AES-GCM engine; 3DES and MD5 |
 //! | [`drop_cause`], [`accounting`] | what is counted |
-//! | [`packet`], [`prefetch`](mod@prefetch) | what a packet is to this crate; asking for memory ahead |
+//! | [`packet`] | what a packet is to this crate |
+//! | [`prefetch`](mod@prefetch), [`large_pages`] | asking for memory ahead; tables that are quick to reach |
 //!
 //! The crate does no I/O, reads no clock, starts no thread and never logs. Everything that can be
 //! computed once is computed when an SA or a policy is installed; per burst nothing is allocated.
@@ -36,6 +37,8 @@ pub mod drop_cause;
 pub mod esp;
 pub mod flow;
 pub mod inbound;
+#[expect(unsafe_code, reason = "advice to the kernel about memory of our own")]
+pub mod large_pages;
 pub mod legacy;
 pub mod outbound;
 pub mod packet;

@@ -127,7 +127,7 @@ fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) 
         if run != Some(packet.sa)
             && let Some(sa) = sad.get(packet.sa)
         {
-            sa.suite().prefetch(packet.buffer.data().len());
+            sa.prefetch_rest(packet.buffer.data().len());
         }
         run = Some(packet.sa);
     }
@@ -177,7 +177,8 @@ fn seal<B: PacketBuffer>(
         packet.outcome = Outcome::Dropped(DropCause::CipherFailed);
         let Some(sa) = sad.get(packet.sa) else { continue };
         match sa.suite() {
-            Suite::Gcm { key, salt } => {
+            Suite::Gcm { .. } => {
+                let Some((key, salt)) = sa.gcm() else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
@@ -189,7 +190,7 @@ fn seal<B: PacketBuffer>(
                 let Some(tag) = rest.get_mut(..sa.icv_len()) else { continue };
                 let Some(iv) = before.last_chunk::<GCM_IV_LEN>() else { continue };
                 let aad = aad(sa.spi().get(), place.sequence, place.esn);
-                let Ok(job) = SealJob::in_place(key, nonce(*salt, *iv), aad, data, tag) else {
+                let Ok(job) = SealJob::in_place(key, nonce(salt, *iv), aad, data, tag) else {
                     continue;
                 };
                 jobs.push(job);

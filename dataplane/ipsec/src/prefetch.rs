@@ -6,14 +6,14 @@
 /// Asks for all lines of something. It is a hint: nothing is read, and nothing can fail.
 #[inline]
 pub fn prefetch<T>(what: &T) {
-    prefetch_lines(what, size_of::<T>().div_ceil(LINE));
+    prefetch_lines(what, 0..size_of::<T>().div_ceil(LINE));
 }
 
-/// Asks for the first lines of something.
-#[inline]
-pub(crate) fn prefetch_lines<T>(what: &T, lines: usize) {
+/// Asks for some lines of something, by their numbers.
+#[inline(always)]
+pub(crate) fn prefetch_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     #[cfg(target_arch = "x86_64")]
-    for line in 0..lines {
+    for line in lines {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let address = core::ptr::from_ref(what).cast::<i8>().wrapping_add(line * LINE);
         // SAFETY: a prefetch reads nothing and cannot fault, whatever the address; SSE is part of every x86-64.

@@ -65,19 +65,28 @@ pub enum Order {
     Late,
 }
 
+/// Words of a window that is part of its SA, so that the one of a number can be asked for before anything of the SA is read.
+const NEAR: usize = 32;
+
 /// The receive window of one SA.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ReplayWindow {
+    /// The words of a window that has more than [`NEAR`]; none of others.
+    far: Box<[u64]>,
+    /// Bit `n % (64 * words)` says whether `n` was seen.
+    near: [u64; NEAR],
     /// The highest number accepted; 0 before the first.
     highest: u64,
     /// Width in packets; 0 switches the check off.
-    size: u64,
+    size: u32,
     extended: bool,
-    /// Bit `n % (64 * len)` says whether `n` was seen; a power of two of words, none when off.
-    seen: Box<[u64]>,
 }
 
 impl ReplayWindow {
+    /// What every packet looks at, beside a word, lies behind this.
+    pub(crate) const HOT_AT: usize = core::mem::offset_of!(Self, highest);
+
     /// A window of `size` packets, or 0 for none, for 32-bit or 64-bit (`extended`) numbers.
     ///
     /// # Errors
@@ -100,8 +109,8 @@ impl ReplayWindow {
             }
             _ => return Err(WindowSize(size)),
         };
-        let seen = vec![0; words].into_boxed_slice();
-        Ok(Self { highest, size: u64::from(size), extended, seen })
+        let far = if words > NEAR { vec![0; words].into() } else { Box::default() };
+        Ok(Self { far, near: [0; NEAR], highest, size, extended })
     }
 
     /// The highest number accepted, 0 before the first.
@@ -137,49 +146,77 @@ impl ReplayWindow {
         } else {
             Order::Late
         };
-        if let Some((word, bit)) = self.position(sequence) {
-            self.seen[word] |= bit;
+        if self.size != 0 {
+            *self.word_mut(sequence / WORD_BITS) |= bit(sequence);
         }
         Ok(order)
     }
 
-    /// Asks for the word of a number on the wire. The high half does not matter: words are found by the low bits.
-    #[inline]
-    pub(crate) fn prefetch(&self, low: u32) {
-        if let Some((word, _)) = self.position(low.into())
-            && let Some(word) = self.seen.get(word)
-        {
-            prefetch(word);
+    /// Where the word of a number on the wire is, if it is part of the SA. The high half does not matter: words are found by the low bits.
+    #[inline(always)]
+    pub(crate) fn near_at(low: u32) -> usize {
+        let place = (u64::from(low) / WORD_BITS) as usize & (NEAR - 1);
+        core::mem::offset_of!(Self, near) + place * size_of::<u64>()
+    }
+
+    /// Asks for it if it is not.
+    #[inline(always)]
+    pub(crate) fn prefetch_far(&self, low: u32) {
+        if self.is_far() {
+            prefetch(self.word(u64::from(low) / WORD_BITS));
         }
     }
 
     #[inline]
     fn examine(&self, sequence: u64) -> Result<(), Replayed> {
-        let Some((word, bit)) = self.position(sequence) else { return Ok(()) };
-        if sequence > self.highest {
+        if self.size == 0 || sequence > self.highest {
             return Ok(());
         }
         // 0 is never sent (RFC 4303 §3.3.3), and as the initial `highest` it was never accepted.
-        if self.highest - sequence >= self.size || sequence == 0 {
+        if self.highest - sequence >= u64::from(self.size) || sequence == 0 {
             return Err(Replayed::TooOld);
         }
-        if self.seen[word] & bit != 0 { Err(Replayed::Duplicate) } else { Ok(()) }
+        if self.word(sequence / WORD_BITS) & bit(sequence) != 0 {
+            Err(Replayed::Duplicate)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Word and bit of a number; `None` when the check is off.
-    #[inline]
-    fn position(&self, sequence: u64) -> Option<(usize, u64)> {
-        let mask = self.seen.len().checked_sub(1)?;
-        Some(((sequence / WORD_BITS) as usize & mask, 1 << (sequence % WORD_BITS)))
+    /// Whether it has more words than are part of the SA; the same as whether there are far ones, without looking at them.
+    #[inline(always)]
+    fn is_far(&self) -> bool {
+        u64::from(self.size) > (NEAR as u64 - 1) * WORD_BITS
+    }
+
+    /// The word of the numbers that are `place` times the bits of a word and above.
+    #[inline(always)]
+    fn word(&self, place: u64) -> &u64 {
+        let place = place as usize;
+        if self.is_far() {
+            &self.far[place & (self.far.len() - 1)]
+        } else {
+            &self.near[place & (NEAR - 1)]
+        }
+    }
+
+    #[inline(always)]
+    fn word_mut(&mut self, place: u64) -> &mut u64 {
+        let place = place as usize;
+        if self.is_far() {
+            let mask = self.far.len() - 1;
+            &mut self.far[place & mask]
+        } else {
+            &mut self.near[place & (NEAR - 1)]
+        }
     }
 
     #[inline]
     fn advance(&mut self, sequence: u64) {
-        if let Some(mask) = self.seen.len().checked_sub(1) {
-            let (from, to) = (self.highest / WORD_BITS, sequence / WORD_BITS);
-            for step in 1..=(to - from).min(self.seen.len() as u64) {
-                self.seen[(from + step) as usize & mask] = 0;
-            }
+        let words = if self.is_far() { self.far.len() } else { NEAR };
+        let (from, to) = (self.highest / WORD_BITS, sequence / WORD_BITS);
+        for step in 1..=(to - from).min(words as u64) {
+            *self.word_mut(from + step) = 0;
         }
         self.highest = sequence;
     }
@@ -188,7 +225,7 @@ impl ReplayWindow {
     /// ahead of it by less than 2^32. Without a window it is the nearest to the highest.
     #[inline]
     fn infer(&self, low: u32) -> Result<u64, Replayed> {
-        let width = if self.size == 0 { EPOCH / 2 } else { self.size };
+        let width = if self.size == 0 { EPOCH / 2 } else { self.size.into() };
         let (epoch, top) = (self.highest / EPOCH, self.highest % EPOCH);
         let low = u64::from(low);
         let epoch = if top >= width - 1 {
@@ -202,6 +239,12 @@ impl ReplayWindow {
         let epoch = epoch.filter(|&epoch| epoch < EPOCH).ok_or(Replayed::TooOld)?;
         Ok(epoch * EPOCH + low)
     }
+}
+
+/// The bit of a number in its word.
+#[inline(always)]
+fn bit(sequence: u64) -> u64 {
+    1 << (sequence % WORD_BITS)
 }
 
 #[cfg(test)]

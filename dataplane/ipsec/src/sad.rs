@@ -26,3 +26,12 @@ pub enum SadError {
     #[error("beyond the table")]
     OutOfRange,
 }
+
+/// Where a table keeps whether there is an SA. Of all values of an SA this one has the most that it never takes, and that is what the
+/// compiler chooses by: so the answer lies among what every packet looks at, and not in a line of its own.
+#[derive(Clone, Copy, Debug)]
+#[repr(u64)]
+pub(crate) enum Mark {
+    /// There is one.
+    Live,
+}

@@ -54,6 +54,15 @@ impl<'a> Esp<'a> {
     }
 }
 
+/// What would be the sequence number if ESP began `at` bytes into `bytes`, 0 where they end before it: for guessing ahead, not for
+/// judging.
+#[inline(always)]
+pub fn sequence_at(bytes: &[u8], at: usize) -> u32 {
+    let rest = bytes.get(at..).and_then(|bytes| bytes.get(4..));
+    let low = rest.and_then(<[u8]>::first_chunk);
+    low.map_or(0, |low| u32::from_be_bytes(*low))
+}
+
 /// A clear header.
 #[inline]
 pub fn emit(spi: u32, sequence: u32) -> [u8; HEADER_LEN] {

@@ -26,7 +26,10 @@ use ipsec::sa::Spi;
 use ipsec::sad::Slot;
 use ipsec::spd::Place;
 use wire::ethernet::{self, Mac};
-use wire::{ipv4, protocol};
+use wire::{esp, ipv4, protocol};
+
+/// Where ESP begins in a frame that is [`ethernet::plain_ipv4`].
+const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
 
 /// What is known of a frame.
 enum Note {
@@ -68,7 +71,7 @@ impl Worker {
         let mut notes = Notes::new();
         let kinds = self.note(frames, station, &mut notes);
         if kinds.plain {
-            self.choose_sas(side, &mut notes);
+            self.choose_sas(frames, side, &mut notes);
             self.seal_direct(frames, &mut notes);
         }
         if kinds.protected {
@@ -113,7 +116,8 @@ impl Worker {
                             && spi.core() == self.core
                         {
                             if spis != Some(spi) {
-                                self.sad.prefetch(spi.get());
+                                let number = esp::sequence_at(frame.data(), ESP_AT);
+                                self.sad.prefetch(spi.get(), number, frame.len());
                             }
                             spis = Some(spi);
                             kinds.protected = true;

@@ -15,6 +15,7 @@ use crate::config::{PortId, Side};
 use crate::packet::{Origin, Packet, put};
 use crate::worker::Worker;
 use ipsec::flow::{FlowId, FlowIdV4};
+use ipsec::inbound::Hop;
 use ipsec::prefetch::prefetch;
 use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
@@ -167,13 +168,9 @@ impl Worker {
 
     /// Where packets of a flow that come out of a tunnel are sent, if that was decided and still holds.
     #[inline]
-    pub(crate) fn next_hop_of(
-        &self,
-        flow: FlowIdV4,
-        place: Place,
-    ) -> Option<(PortId, u16, &[u8; ethernet::HEADER_LEN])> {
-        match self.flows.get_v4(place, flow, DECAPSULATED, self.decisions)? {
-            Decision::Send { port, mtu, header } => Some((*port, *mtu, header)),
+    pub(crate) fn next_hop_of(&self, flow: FlowIdV4, place: Place) -> Option<Hop> {
+        match *self.flows.get_v4(place, flow, DECAPSULATED, self.decisions)? {
+            Decision::Send { port: PortId(port), mtu, header } => Some(Hop { port, mtu, header }),
             _ => None,
         }
     }
@@ -240,10 +237,10 @@ impl Worker {
         self.decisions = self.decisions.wrapping_add(1).max(1);
     }
 
-    /// Asks for what sealing with an SA needs first.
+    /// Asks for what sealing a packet of `len` bytes with an SA needs first.
     #[inline]
-    pub(crate) fn ask_for_outbound(&self, slot: Slot) {
-        self.outbound_sad.prefetch(slot);
+    pub(crate) fn ask_for_outbound(&self, slot: Slot, len: usize) {
+        self.outbound_sad.prefetch(slot, len);
         if let Some(side) = self.outbound.get(slot.0 as usize) {
             prefetch(side);
         }

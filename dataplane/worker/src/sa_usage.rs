@@ -1,10 +1,12 @@
 //! What an SA has carried, readable by the control thread while its worker goes on.
 
 use crate::worker::Worker;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use core::time::Duration;
 use crossbeam::utils::CachePadded;
 use ipsec::accounting;
+use ipsec::prefetch::prefetch;
 use ipsec::sa::Spi;
 use ipsec::sad::Slot;
 
@@ -31,22 +33,67 @@ pub(crate) enum Due {
     Outbound(Slot),
 }
 
-/// SAs published at a time by a busy worker: so many, and one for so many packets. With a handful of SAs that is all of them; with
-/// a million an eighth of the memory that each packet's own would be, and every SA within a second.
-const AT_LEAST: usize = 8;
+/// So many SAs are all published whenever time moves on. Of more, one for so many packets: with a million an eighth of the memory that
+/// each packet's own would be, and every SA within seconds.
+const FEW: usize = 8;
 const PACKETS_EACH: usize = 8;
+
+/// SAs whose memory is asked for together.
+const ASKED_AT_ONCE: usize = 16;
 
 /// SAs published in a turn that has nothing else to do.
 const WHEN_IDLE: usize = 256;
 
 impl Worker {
     /// Publishes what SAs have carried, those first that are due longest.
-    pub(crate) fn publish_usage(&mut self) {
+    pub(crate) fn publish_usage(&mut self, is_idle: bool) {
         let packets = core::mem::take(&mut self.unpublished);
-        let count = if packets == 0 { WHEN_IDLE } else { AT_LEAST + packets / PACKETS_EACH };
-        for _ in 0..count {
-            let Some(due) = self.due.pop_front() else { return };
-            self.publish_usage_of(due);
+        let count = if is_idle {
+            WHEN_IDLE
+        } else if self.due.len() <= FEW {
+            FEW
+        } else {
+            self.unpublished = packets % PACKETS_EACH;
+            packets / PACKETS_EACH
+        };
+        let count = count.min(self.due.len());
+        let mut batch = ArrayVec::<Due, ASKED_AT_ONCE>::new();
+        for n in 1..=count {
+            batch.extend(self.due.pop_front());
+            if batch.is_full() || n == count {
+                batch.iter().for_each(|due| self.ask_for_usage(*due));
+                batch.iter().for_each(|due| self.ask_for_words(*due));
+                batch.drain(..).for_each(|due| self.publish_usage_of(due));
+            }
+        }
+    }
+
+    /// Asks for what an SA has carried, and for where that is published.
+    fn ask_for_usage(&self, due: Due) {
+        match due {
+            Due::Inbound(spi) => {
+                self.sad.prefetch_usage(spi);
+                self.inbound.get(spi.slot()).into_iter().for_each(prefetch);
+            }
+            Due::Outbound(slot) => {
+                self.outbound_sad.prefetch_usage(slot);
+                self.outbound.get(slot.0 as usize).into_iter().for_each(prefetch);
+            }
+        }
+    }
+
+    /// Asks for what is published.
+    fn ask_for_words(&self, due: Due) {
+        let usage = match due {
+            Due::Inbound(spi) => {
+                self.inbound.get(spi.slot()).and_then(Option::as_ref).map(|s| &s.usage)
+            }
+            Due::Outbound(slot) => {
+                self.outbound.get(slot.0 as usize).and_then(Option::as_ref).map(|s| &s.usage)
+            }
+        };
+        if let Some(usage) = usage {
+            prefetch(&usage.0);
         }
     }
 

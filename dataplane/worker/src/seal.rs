@@ -17,7 +17,7 @@ impl Worker {
     #[inline]
     pub(crate) fn seal_with(&mut self, packet: Packet, slot: Slot) {
         if self.sealing.last().is_none_or(|last| last.sa != slot) {
-            self.ask_for_outbound(slot);
+            self.ask_for_outbound(slot, packet.len());
         }
         self.sealing.push(OutboundPacket::new(packet, slot));
     }

@@ -21,6 +21,7 @@ use core::hash::{BuildHasherDefault, Hasher};
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering;
 use ipsec::inbound::InboundPacket;
+use ipsec::large_pages;
 use ipsec::outbound::OutboundPacket;
 use ipsec::sa::{PairId, Spi};
 use ipsec::sad::{InboundSad, OutboundSad, Slot};
@@ -282,9 +283,9 @@ impl Worker {
             bells: 0,
             upcall_due: false,
             sad: InboundSad::new(core, limits.sas),
-            inbound: Vec::with_capacity(limits.sas),
+            inbound: large_pages::with_capacity(limits.sas),
             outbound_sad: OutboundSad::new(limits.sas),
-            outbound: Vec::with_capacity(limits.sas),
+            outbound: large_pages::with_capacity(limits.sas),
             pairs: NumberMap::default(),
             larval: NumberSet::default(),
             bindings: NumberMap::default(),
@@ -401,7 +402,7 @@ impl Worker {
         self.unpublished += packets;
         self.is_dirty |= !progress.is_idle();
         if ticked || progress.is_idle() {
-            self.publish_usage();
+            self.publish_usage(progress.is_idle());
             if self.is_dirty || self.account.get(Row::Turns).is_multiple_of(IDLE_PUBLICATION) {
                 self.is_dirty = false;
                 self.publish();

@@ -173,7 +173,7 @@ fn seal_all(packets: &mut [Aead]) -> Vec<Result<Answer, Fault>> {
         let Aead { key, nonce, aad, text, tag } = packet;
         *failed = match key {
             AeadKey::Gcm(key, _, nonce) => {
-                let job = SealJob::in_place(key, *nonce, Aad::new(aad), text, tag);
+                let job = SealJob::in_place(&*key, *nonce, Aad::new(aad), text, tag);
                 job.map(|job| burst.push(job)).err().map(Fault::from)
             }
             AeadKey::Combined(key) => {
@@ -202,7 +202,7 @@ fn open_all(packets: &mut [Aead]) -> Vec<Result<Answer, Fault>> {
         let Aead { key, nonce, aad, text, tag } = packet;
         failed[place] = match key {
             AeadKey::Gcm(key, _, nonce) => {
-                let job = OpenJob::in_place(key, *nonce, Aad::new(aad), text, tag);
+                let job = OpenJob::in_place(&*key, *nonce, Aad::new(aad), text, tag);
                 places.push(place);
                 job.map(|job| burst.push(job)).err().map(Fault::from)
             }

@@ -109,19 +109,62 @@ impl ExpandedKey {
         }
     }
 
+    /// Nothing.
+    pub(super) const ZERO: Self = Self { blocks: [0; BLOCKS] };
+
+    /// Becomes the same as another.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.blocks.copy_from_slice(&other.blocks);
+    }
+
     /// Asks for the cache lines that a packet of `len` bytes will need.
     #[inline]
     pub(super) fn prefetch(&self, len: usize, rounds: usize) {
-        let powers = (len / 16 + 3).min(POWERS);
-        let bytes = size_of::<u128>();
-        let (first, last) = ((POWERS - powers) * bytes / 64, (POWERS + rounds) * bytes / 64);
+        self.ask_for(first_line(len)..=line_of_round(rounds));
+    }
+
+    /// Those of them at the end, as far as they are the same for all keys.
+    #[inline(always)]
+    pub(super) fn end_lines(len: usize) -> core::ops::Range<usize> {
+        first_line(len).max(END)..line_of_round(10) + 1
+    }
+
+    /// Asks for those that are not [`ExpandedKey::end_lines`].
+    #[inline(always)]
+    pub(super) fn prefetch_rest(&self, len: usize, rounds: usize) {
+        let first = first_line(len);
+        if first < END {
+            self.ask_for(first..=END - 1);
+        }
+        if rounds > 10 {
+            self.ask_for(line_of_round(rounds)..=line_of_round(rounds));
+        }
+    }
+
+    #[inline(always)]
+    fn ask_for(&self, lines: core::ops::RangeInclusive<usize>) {
         let start = core::ptr::from_ref(self).cast::<i8>();
-        for line in first..=last {
+        for line in lines {
             // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
         }
     }
 }
+
+/// The first line that a packet of `len` bytes needs: that of its highest power.
+#[inline(always)]
+fn first_line(len: usize) -> usize {
+    (POWERS - (len / 16 + 3).min(POWERS)) * size_of::<u128>() / 64
+}
+
+/// The line of a round key.
+#[inline(always)]
+fn line_of_round(round: usize) -> usize {
+    (POWERS + round) * size_of::<u128>() / 64
+}
+
+/// What a packet of 64 bytes needs begins in this line.
+const END: usize = 8;
 
 impl Drop for ExpandedKey {
     fn drop(&mut self) {

@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 use super::engine::Kind;
 #[cfg(target_arch = "x86_64")]
 use super::expanded::ExpandedKey;
-use super::key::{Class, GcmKey, KeyRef};
+use super::key::{Class, Key, KeyRef};
 use super::portable::PortableKey;
 use super::{NONCE_LEN, TAG_LEN};
 
@@ -156,14 +156,15 @@ impl<'a> SealJob<'a> {
     /// [`JobError::TagLength`], [`JobError::TooLong`].
     #[inline]
     pub fn in_place(
-        key: &'a GcmKey,
+        key: impl Into<Key<'a>>,
         nonce: [u8; NONCE_LEN],
         aad: Aad<'a>,
         data: &'a mut [u8],
         tag: &'a mut [u8],
     ) -> Result<Self, JobError> {
         let dst = data.as_mut_ptr();
-        Job::new(key, nonce, aad, dst, dst, data.len(), tag.as_mut_ptr(), tag.len()).map(Self)
+        Job::new(key.into(), nonce, aad, dst, dst, data.len(), tag.as_mut_ptr(), tag.len())
+            .map(Self)
     }
 
     /// Encrypts `src` into `dst`, which is as long, and writes the 8, 12 or 16 bytes of `tag`.
@@ -173,7 +174,7 @@ impl<'a> SealJob<'a> {
     /// [`JobError::LengthMismatch`], [`JobError::TagLength`], [`JobError::TooLong`].
     #[inline]
     pub fn out_of_place(
-        key: &'a GcmKey,
+        key: impl Into<Key<'a>>,
         nonce: [u8; NONCE_LEN],
         aad: Aad<'a>,
         src: &'a [u8],
@@ -184,7 +185,7 @@ impl<'a> SealJob<'a> {
             return Err(JobError::LengthMismatch);
         }
         let (from, to) = (src.as_ptr(), dst.as_mut_ptr());
-        Job::new(key, nonce, aad, from, to, dst.len(), tag.as_mut_ptr(), tag.len()).map(Self)
+        Job::new(key.into(), nonce, aad, from, to, dst.len(), tag.as_mut_ptr(), tag.len()).map(Self)
     }
 
     #[inline]
@@ -202,7 +203,7 @@ impl<'a> OpenJob<'a> {
     /// [`JobError::TagLength`], [`JobError::TooLong`].
     #[inline]
     pub fn in_place(
-        key: &'a GcmKey,
+        key: impl Into<Key<'a>>,
         nonce: [u8; NONCE_LEN],
         aad: Aad<'a>,
         data: &'a mut [u8],
@@ -210,7 +211,8 @@ impl<'a> OpenJob<'a> {
     ) -> Result<Self, JobError> {
         let dst = data.as_mut_ptr();
         let tag_len = tag.len();
-        Job::new(key, nonce, aad, dst, dst, data.len(), tag.as_ptr().cast_mut(), tag_len).map(Self)
+        Job::new(key.into(), nonce, aad, dst, dst, data.len(), tag.as_ptr().cast_mut(), tag_len)
+            .map(Self)
     }
 
     /// Decrypts `src` into `dst`, which is as long, if `tag` verifies; zeroes `dst` if not.
@@ -220,7 +222,7 @@ impl<'a> OpenJob<'a> {
     /// [`JobError::LengthMismatch`], [`JobError::TagLength`], [`JobError::TooLong`].
     #[inline]
     pub fn out_of_place(
-        key: &'a GcmKey,
+        key: impl Into<Key<'a>>,
         nonce: [u8; NONCE_LEN],
         aad: Aad<'a>,
         src: &'a [u8],
@@ -232,7 +234,8 @@ impl<'a> OpenJob<'a> {
         }
         let (from, to) = (src.as_ptr(), dst.as_mut_ptr());
         let tag_len = tag.len();
-        Job::new(key, nonce, aad, from, to, dst.len(), tag.as_ptr().cast_mut(), tag_len).map(Self)
+        Job::new(key.into(), nonce, aad, from, to, dst.len(), tag.as_ptr().cast_mut(), tag_len)
+            .map(Self)
     }
 
     /// Whether the packet was authentic; [`Unauthentic`] until [`open_burst`](super::open_burst) says otherwise.
@@ -296,7 +299,7 @@ impl<'a> Job<'a> {
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "private; the public constructors take slices")]
     fn new(
-        key: &'a GcmKey,
+        key: Key<'a>,
         nonce: [u8; NONCE_LEN],
         aad: Aad<'a>,
         src: *const u8,
@@ -315,12 +318,12 @@ impl<'a> Job<'a> {
             src,
             dst,
             tag,
-            key: key.body(),
+            key: key.body,
             aad: aad.bytes,
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,
             j0: first_counter(nonce),
-            class: JobClass { key: key.class(), tag_len: tag_len as u8 },
+            class: JobClass { key: key.class, tag_len: tag_len as u8 },
             authentic: false,
             borrowed: PhantomData,
         })
@@ -348,7 +351,7 @@ impl<'a> Job<'a> {
             matches!(self.class.key.kind, Kind::Portable),
             "a job runs in the engine its key was made for"
         );
-        // SAFETY: `GcmKey::body` gives this member for exactly this class.
+        // SAFETY: a [`Key`] has this member for exactly this class.
         unsafe { self.key.portable }
     }
 
@@ -360,7 +363,7 @@ impl<'a> Job<'a> {
     #[inline]
     #[cfg(target_arch = "x86_64")]
     pub(super) unsafe fn expanded_key(&self) -> &'a ExpandedKey {
-        // SAFETY: `GcmKey::body` gives this member for the classes that the caller vouches for.
+        // SAFETY: a [`Key`] has this member for the classes that the caller vouches for.
         unsafe { self.key.expanded }
     }
 

@@ -57,6 +57,100 @@ enum Body {
     Portable(Box<PortableKey>),
 }
 
+/// A key where it lies: what a job is made with.
+#[derive(Clone, Copy)]
+pub struct Key<'a> {
+    pub(super) class: Class,
+    pub(super) body: KeyRef<'a>,
+}
+
+impl<'a> From<&'a GcmKey> for Key<'a> {
+    #[inline]
+    fn from(key: &'a GcmKey) -> Self {
+        let body = match &key.body {
+            #[cfg(target_arch = "x86_64")]
+            Body::Expanded(key) => KeyRef { expanded: key },
+            Body::Portable(key) => KeyRef { portable: key },
+        };
+        Self { class: key.class, body }
+    }
+}
+
+impl core::fmt::Debug for Key<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Key").field("length", &self.class.length).finish_non_exhaustive()
+    }
+}
+
+/// Room for a key amid what uses it, so that nothing has to be read to know where it is, and both are found in neighbouring lines of
+/// memory. It is zeros while it is empty, and what holds one may be moved only then: moving leaves a copy behind. It is wiped on drop.
+#[repr(transparent)]
+pub struct Lodging {
+    #[cfg(target_arch = "x86_64")]
+    expanded: ExpandedKey,
+}
+
+/// That a [`Lodging`] holds a key, and which kind.
+#[derive(Clone, Copy)]
+pub struct Lodged {
+    class: Class,
+    /// Only vector engines have keys that are taken in.
+    #[cfg(not(target_arch = "x86_64"))]
+    never: core::convert::Infallible,
+}
+
+impl Lodging {
+    /// One without a key.
+    pub const EMPTY: Self = Self {
+        #[cfg(target_arch = "x86_64")]
+        expanded: ExpandedKey::ZERO,
+    };
+
+    /// Takes a key in, and wipes where it was.
+    ///
+    /// # Errors
+    ///
+    /// The key, when it is one of the portable engine, which has a form of its own.
+    pub fn take_in(&mut self, key: GcmKey) -> Result<Lodged, GcmKey> {
+        match key.body {
+            #[cfg(target_arch = "x86_64")]
+            Body::Expanded(expanded) => {
+                self.expanded.copy_from(&expanded);
+                Ok(Lodged { class: key.class })
+            }
+            Body::Portable(_) => Err(key),
+        }
+    }
+
+    /// The key that was taken in.
+    #[inline(always)]
+    pub fn key(&self, lodged: Lodged) -> Key<'_> {
+        #[cfg(target_arch = "x86_64")]
+        return Key { class: lodged.class, body: KeyRef { expanded: &self.expanded } };
+        #[cfg(not(target_arch = "x86_64"))]
+        match lodged.never {}
+    }
+
+    /// The lines of 64 bytes that a packet of `len` bytes needs first, whatever the key. For the rest there is
+    /// [`Lodging::prefetch_rest`].
+    #[inline(always)]
+    pub fn first_lines(len: usize) -> core::ops::Range<usize> {
+        #[cfg(target_arch = "x86_64")]
+        return ExpandedKey::end_lines(len);
+        #[cfg(not(target_arch = "x86_64"))]
+        return 0..len.min(0);
+    }
+
+    /// Asks for the other lines that a packet of `len` bytes needs.
+    #[inline(always)]
+    pub fn prefetch_rest(&self, len: usize, lodged: Lodged) {
+        #[cfg(target_arch = "x86_64")]
+        self.expanded.prefetch_rest(len, lodged.class.length.rounds());
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (len, lodged);
+    }
+}
+
 /// The key as a job carries it: one pointer, and the class says to what.
 #[derive(Clone, Copy)]
 pub(super) union KeyRef<'a> {
@@ -108,20 +202,6 @@ impl GcmKey {
             #[cfg(target_arch = "x86_64")]
             Body::Expanded(key) => key.prefetch(len, self.class.length.rounds()),
             Body::Portable(_) => {}
-        }
-    }
-
-    #[inline]
-    pub(super) fn class(&self) -> Class {
-        self.class
-    }
-
-    #[inline]
-    pub(super) fn body(&self) -> KeyRef<'_> {
-        match &self.body {
-            #[cfg(target_arch = "x86_64")]
-            Body::Expanded(key) => KeyRef { expanded: key },
-            Body::Portable(key) => KeyRef { portable: key },
         }
     }
 }

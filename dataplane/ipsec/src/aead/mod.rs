@@ -16,7 +16,7 @@
 //! |---|---|
 //! | `engine` | which implementations this processor can run: [`Engine`] |
 //! | `dispatch` | [`seal_burst`], [`open_burst`]: from jobs to the kernel of their key |
-//! | `key` | [`GcmKey`], the expanded key of one engine |
+//! | `key` | [`GcmKey`], the expanded key of one engine; [`Lodging`], where its owner may have room for it |
 //! | `job` | [`SealJob`], [`OpenJob`], [`Aad`]: one packet's work and its bounds |
 //! | `expanded` | AES key schedule and powers of H for the vector engines |
 //! | `avx512`, `vaes256`, `aesni`, `portable` | the engines |
@@ -52,7 +52,7 @@ mod vaes256;
 pub use dispatch::{open_burst, seal_burst};
 pub use engine::Engine;
 pub use job::{Aad, JobError, MAX_LEN, OpenJob, SealJob, Unauthentic};
-pub use key::{GcmKey, KeyLength, UnsupportedKeyLength};
+pub use key::{GcmKey, Key, KeyLength, Lodged, Lodging, UnsupportedKeyLength};
 
 /// Bytes of a GCM nonce: the 4-byte salt of the SA and the 8-byte explicit IV (RFC 4106 §4).
 pub const NONCE_LEN: usize = 12;

@@ -6,20 +6,24 @@
 //! ```
 
 use super::serial::Place;
-use super::suite::{self, Sizes, Suite};
+use super::suite::{self, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
+use crate::aead::{Key, Lodging};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
-use crate::flow::{Admission, FlowId};
+use crate::flow::{FlowId, FlowIdV4, QuickV4};
 use crate::packet::PacketBuffer;
+use crate::prefetch::prefetch_lines;
 use crate::replay::{Candidate, Order, ReplayWindow};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
+use crate::sad::Mark;
+use crate::selector::Selector;
 use core::net::IpAddr;
 use wire::ah::Ah;
 use wire::ecn::Ecn;
 use wire::esp::Esp;
 use wire::ip::Ip;
-use wire::{esp, ipv4, ipv6, protocol};
+use wire::{esp, ethernet, ipv4, ipv6, protocol};
 
 pub(crate) mod plain;
 
@@ -33,41 +37,82 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn v4(self) -> Option<u32> {
+    /// The number of an IPv4 address without a port; of others, one that no packet comes from.
+    fn v4(self) -> u32 {
         match self {
-            Self { address: IpAddr::V4(address), port: None } => Some(address.to_bits()),
-            Self { .. } => None,
+            Self { address: IpAddr::V4(address), port: None } => address.to_bits(),
+            Self { .. } => 0,
         }
     }
 }
 
 /// The runtime form of an SA that receives. One worker owns it.
 ///
-/// What every packet looks at lies in front.
+/// ```text
+///  lines  0 .. 13                   14       15 .. 18       19, 20       21 ..
+///         hash powers, round keys │ onward │ window's words │ what moves │ what only some packets look at
+///                  ◄─ a short packet ────►   ◄─ one ─►       ◄────────►
+/// ```
 #[repr(C, align(64))]
 pub struct InboundSa {
+    lodging: Lodging,
+    onward: Onward,
+    replay: ReplayWindow,
     spi: Spi,
+    /// The peer's address, when it is an IPv4 address without a port.
+    peer_v4: u32,
+    lodger: Option<Lodger>,
+    sizes: Sizes,
     esn: bool,
     /// Whether packets may go the way of [`plain`].
-    is_plain: bool,
+    is_straight: bool,
     seen: bool,
-    sizes: Sizes,
-    contribution: Contribution,
     headers: HeaderRules,
-    /// The peer's address, when it is an IPv4 address without a port.
-    peer_v4: Option<u32>,
-    suite: Suite,
-    replay: ReplayWindow,
+    quick: Option<QuickV4>,
+    mark: Mark,
     usage: Usage,
-    selectors: Admission,
+    contribution: Contribution,
+    suite: Suite,
+    selectors: Box<[Selector]>,
     peer: Peer,
     pair: PairId,
 }
 
+/// Where the last packet went that came out of an SA: most that follow are of the same flow, and need not look for it among all flows.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Onward {
+    flow: FlowIdV4,
+    /// Of the decisions that it was made from; 0 for none.
+    version: u32,
+    hop: Hop,
+}
+
+impl Default for Onward {
+    fn default() -> Self {
+        Self { flow: FlowIdV4 { addresses: 0, rest: 0 }, version: 0, hop: Hop::default() }
+    }
+}
+
+/// A way out of the gateway in clear, for whoever runs the table of SAs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hop {
+    /// The number of the port.
+    pub port: u16,
+    /// The longest packet in bytes.
+    pub mtu: u16,
+    /// The Ethernet header.
+    pub header: [u8; ethernet::HEADER_LEN],
+}
+
+// What every packet touches beside the key, a word of the window and where it goes on is two lines.
+const _: () = assert!(InboundSa::HOT.end - InboundSa::HOT.start == 2);
+
 impl InboundSa {
-    /// Cache lines that every packet touches: up to the first selector.
-    pub(crate) const HOT_LINES: usize =
-        (core::mem::offset_of!(Self, selectors) + Admission::HOT_BYTES).div_ceil(64);
+    /// Cache lines that every packet touches beside the key and a word of the window: up to the counters of `usage`.
+    const HOT: core::ops::Range<usize> =
+        (core::mem::offset_of!(Self, replay) + ReplayWindow::HOT_AT) / 64
+            ..(core::mem::offset_of!(Self, usage) + Usage::HOT_BYTES).div_ceil(64);
 
     /// Computes everything that does not change from packet to packet.
     ///
@@ -84,7 +129,11 @@ impl InboundSa {
         Ok(Self {
             spi: parameters.spi,
             esn: parameters.esn,
-            is_plain: false,
+            lodging: Lodging::EMPTY,
+            onward: Onward::default(),
+            mark: Mark::Live,
+            lodger: None,
+            is_straight: false,
             peer_v4: peer.v4(),
             peer,
             sizes,
@@ -94,7 +143,8 @@ impl InboundSa {
             suite,
             replay: ReplayWindow::new(parameters.replay_window, parameters.esn)?,
             usage: Usage::new(&parameters.lifetime),
-            selectors: Admission::new(&parameters.selectors),
+            quick: QuickV4::first_of(&parameters.selectors),
+            selectors: parameters.selectors.clone().into(),
             pair: parameters.pair,
         })
     }
@@ -191,15 +241,77 @@ impl InboundSa {
         Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
     }
 
-    /// Asks for what its next packet of `len` bytes needs beside the SA itself: the words of the window and the key.
+    /// Where packets of a flow go on, if the last packet was of it and that is still so by the `version` of decisions, which is not 0.
+    #[inline(always)]
+    pub fn onward(&self, flow: FlowIdV4, version: u32) -> Option<&Hop> {
+        let Onward { flow: last, version: then, hop } = &self.onward;
+        (*last == flow && *then == version).then_some(hop)
+    }
+
+    /// Remembers where packets of a flow go on.
     #[inline]
-    pub(crate) fn prefetch(&self, header: &Protected, data: &[u8]) {
-        if let Some([n3, n2, n1, n0]) =
-            data.get(usize::from(header.offset) + 4..).and_then(<[u8]>::first_chunk)
-        {
-            self.replay.prefetch(u32::from_be_bytes([*n3, *n2, *n1, *n0]));
+    pub fn set_onward(&mut self, flow: FlowIdV4, version: u32, hop: Hop) {
+        self.onward = Onward { flow, version, hop };
+    }
+
+    /// Moves the key beside the rest, now that the SA lies where it stays.
+    pub(crate) fn settle(&mut self) {
+        self.lodger = self.suite.move_in(&mut self.lodging);
+    }
+
+    /// Asks for what a packet of `len` bytes with this number on the wire needs first. Nothing of the SA, if there is one, is read for
+    /// it: an entry of a table lies as the SA in it.
+    #[inline(always)]
+    pub(crate) fn prefetch_in<T>(entry: &T, low: u32, len: usize) {
+        const { assert!(size_of::<T>() == size_of::<Self>()) };
+        prefetch_lines(entry, Lodging::first_lines(len));
+        let onward = core::mem::offset_of!(Self, onward) / 64;
+        prefetch_lines(entry, onward..onward + 1);
+        let word = core::mem::offset_of!(Self, replay) + ReplayWindow::near_at(low);
+        prefetch_lines(entry, word / 64..word / 64 + 1);
+        prefetch_lines(entry, Self::HOT);
+    }
+
+    /// Asks for what it has carried.
+    pub(crate) fn prefetch_usage_in<T>(entry: &T) {
+        const { assert!(size_of::<T>() == size_of::<Self>()) };
+        prefetch_lines(entry, Self::HOT);
+    }
+
+    /// Asks for the word of a large window.
+    #[inline]
+    pub(crate) fn prefetch_window(&self, low: u32) {
+        self.replay.prefetch_far(low);
+    }
+
+    /// Asks for the rest of the key.
+    #[inline(always)]
+    pub(crate) fn prefetch_rest(&self, len: usize) {
+        if let Some(lodger) = self.lodger {
+            lodger.prefetch_rest(&self.lodging, len);
         }
-        self.suite.prefetch(data.len());
+    }
+
+    /// Key and salt, of an SA of the batched engine.
+    #[inline(always)]
+    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
+        match self.lodger {
+            Some(lodger) => Some(lodger.gcm(&self.lodging)),
+            None => self.suite.gcm(),
+        }
+    }
+
+    /// Whether a packet that arrived is traffic of the SA (RFC 4301 §5.2 step 4).
+    #[inline]
+    fn admits(&self, id: &FlowId) -> bool {
+        let quickly = |(id, quick): (FlowIdV4, QuickV4)| quick.admits_inbound(id);
+        id.v4().zip(self.quick).is_some_and(quickly) || self.asks_all(id)
+    }
+
+    #[cold]
+    fn asks_all(&self, id: &FlowId) -> bool {
+        let key = id.flow().inbound();
+        self.selectors.iter().any(|selector| selector.matches(&key))
     }
 
     #[inline]
@@ -272,7 +384,7 @@ impl InboundSa {
             let start = start.ok_or(DropCause::BadLength)?;
             let packet = buffer.data_mut().get_mut(start..end).ok_or(DropCause::BadPadding)?;
             let id = restore_transport(packet, next_header, header)?;
-            (start, end - start, self.selectors.admits_inbound(&id))
+            (start, end - start, self.admits(&id))
         };
         if !admitted {
             return Err(DropCause::SelectorMismatch);
@@ -307,7 +419,7 @@ impl InboundSa {
     /// traffic flow confidentiality padding (RFC 4303 §2.7).
     #[inline]
     fn read_inner(&self, payload: &[u8], next_header: u8) -> Result<InnerHeader, DropCause> {
-        let admits = |id: &FlowId| self.selectors.admits_inbound(id);
+        let admits = |id: &FlowId| self.admits(id);
         match (next_header, Ip::parse(payload)) {
             (protocol::IPV4, Ok(Ip::V4(ip))) if ip.checksum_ok() => Ok(InnerHeader {
                 len: ip.total_len(),

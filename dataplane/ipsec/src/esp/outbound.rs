@@ -10,14 +10,17 @@
 //! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
 use super::serial::Place;
-use super::suite::{self, Sizes, Suite};
+use super::suite::{self, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
+use crate::aead::{Key, Lodging};
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::packet::PacketBuffer;
+use crate::prefetch::prefetch_lines;
 use crate::sa::{
     DfRule, DscpRule, HeaderRules, Lifetime, PairId, SaError, SaParameters, Spi, TfcRule, UdpEncap,
 };
+use crate::sad::Mark;
 use crate::selector::Selector;
 use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,28 +46,37 @@ const IPV6_MIN_MTU: u16 = 1280;
 
 /// The runtime form of an SA that sends. One worker owns it, and so its sequence numbers.
 ///
-/// What every packet looks at lies in front.
+/// ```text
+///  lines  0 .. 13                 14        15              16 ..
+///         hash powers, round keys │ headers │ what moves    │ what only some packets look at
+///                  ◄─── a short packet ────────────────────►
+/// ```
 #[repr(C, align(64))]
 pub struct OutboundSa {
+    lodging: Lodging,
     template: Template,
-    rules: Rules,
-    spi: Spi,
     path_mtu: u16,
-    esn: bool,
+    spi: Spi,
+    rules: Rules,
     sizes: Sizes,
+    lodger: Option<Lodger>,
+    esn: bool,
+    /// Whether packets may go the way of [`plain`].
+    is_straight: bool,
+    /// The last sequence number used. A cell, as a job that borrows the key is made while it counts.
+    sequence: Cell<u64>,
+    last_sequence: u64,
+    mark: Mark,
+    usage: Usage,
     contribution: Contribution,
     headers: HeaderRules,
     /// Bytes between the IP header and what is carried: UDP, clear header and IV, or AH.
     middle: u8,
     /// Bytes behind the padding: none with AH.
     trailer: u8,
-    /// Whether packets may go the way of [`plain`].
-    is_plain: bool,
-    /// The last sequence number used. A cell, as a job that borrows the key is made while it counts.
-    sequence: Cell<u64>,
+    /// Whether the port and the Ethernet header in the template are those that its packets leave by.
+    is_linked: bool,
     suite: Suite,
-    last_sequence: u64,
-    usage: Usage,
     encap: Option<UdpEncap>,
     /// For the one packet of [`OutboundSa::for_known_answer`].
     given: Option<Box<Given>>,
@@ -117,9 +129,9 @@ impl Endpoints {
 }
 
 impl OutboundSa {
-    /// Cache lines that every packet touches: up to the counters of `usage`.
-    pub(crate) const HOT_LINES: usize =
-        (core::mem::offset_of!(Self, usage) + Usage::HOT_BYTES).div_ceil(64);
+    /// Cache lines that every packet touches beside the key: from the headers up to the counters of `usage`.
+    const HOT: core::ops::Range<usize> = core::mem::offset_of!(Self, template) / 64
+        ..(core::mem::offset_of!(Self, usage) + Usage::HOT_BYTES).div_ceil(64);
 
     /// Computes everything that does not change from packet to packet.
     ///
@@ -138,7 +150,11 @@ impl OutboundSa {
             path_mtu: DEFAULT_PATH_MTU,
             middle: 0,
             trailer: 0,
-            is_plain: false,
+            is_straight: false,
+            is_linked: false,
+            lodging: Lodging::EMPTY,
+            mark: Mark::Live,
+            lodger: None,
             suite,
             sequence: Cell::new(0),
             last_sequence: if parameters.esn { u64::MAX } else { u64::from(u32::MAX) },
@@ -174,7 +190,7 @@ impl OutboundSa {
         let mut given = Given { iv: [0; MAX_IV_LEN], iv_len, pad_len, identification };
         given.iv[..iv_len].copy_from_slice(&iv[..iv_len]);
         self.given = Some(Box::new(given));
-        self.is_plain = false;
+        self.judge();
         self
     }
 
@@ -232,6 +248,8 @@ impl OutboundSa {
     ) -> Result<(), SaError> {
         self.endpoints = Endpoints::new(local, remote)?;
         self.encap = encap;
+        // That way is found anew.
+        self.is_linked = false;
         self.measure();
         Ok(())
     }
@@ -285,15 +303,55 @@ impl OutboundSa {
         self.middle = (udp + header) as u8;
         self.trailer = trailer as u8;
         if let Endpoints::V4 { local, remote } = self.endpoints {
-            self.template = Template::new(local, remote, self.outer_protocol(), self.spi);
+            self.template.write(local, remote, self.outer_protocol(), self.spi);
         }
-        self.is_plain = self.contribution.tunnel
+        self.judge();
+    }
+
+    /// Finds out whether packets may go the way of [`plain`].
+    fn judge(&mut self) {
+        self.is_straight = self.is_linked
+            && self.contribution.tunnel
             && self.encap.is_none()
             && self.given.is_none()
             && self.headers.tfc == TfcRule::None
             && !self.headers.clamp_mss
             && matches!(self.endpoints, Endpoints::V4 { .. })
             && matches!(self.suite, Suite::Gcm { .. });
+    }
+
+    /// Moves the key beside the rest, now that the SA lies where it stays.
+    pub(crate) fn settle(&mut self) {
+        self.lodger = self.suite.move_in(&mut self.lodging);
+    }
+
+    /// Asks for what a packet of `len` bytes needs first. Nothing of the SA, if there is one, is read for it.
+    #[inline(always)]
+    pub(crate) fn prefetch_in(entry: &Option<Self>, len: usize) {
+        prefetch_lines(entry, Lodging::first_lines(len));
+        prefetch_lines(entry, Self::HOT);
+    }
+
+    /// Asks for what it has carried.
+    pub(crate) fn prefetch_usage_in(entry: &Option<Self>) {
+        prefetch_lines(entry, Self::HOT);
+    }
+
+    /// Asks for the rest of what it needs.
+    #[inline(always)]
+    pub(crate) fn prefetch_rest(&self, len: usize) {
+        if let Some(lodger) = self.lodger {
+            lodger.prefetch_rest(&self.lodging, len);
+        }
+    }
+
+    /// Key and salt, of an SA of the batched engine.
+    #[inline(always)]
+    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
+        match self.lodger {
+            Some(lodger) => Some(lodger.gcm(&self.lodging)),
+            None => self.suite.gcm(),
+        }
     }
 
     #[inline]
@@ -617,6 +675,10 @@ impl OutboundSa {
         }
     }
 }
+
+// What every packet touches beside the key is two lines, and an entry of the table lies as the SA in it.
+const _: () = assert!(OutboundSa::HOT.end - OutboundSa::HOT.start == 2);
+const _: () = assert!(size_of::<Option<OutboundSa>>() == size_of::<OutboundSa>());
 
 impl core::fmt::Debug for OutboundSa {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

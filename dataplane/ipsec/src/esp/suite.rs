@@ -3,7 +3,7 @@
 use super::serial::{Salt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
-use crate::aead::{Aad, GcmKey, NONCE_LEN};
+use crate::aead::{Aad, GcmKey, Key, Lodged, Lodging, NONCE_LEN};
 use crate::ah::Ah;
 use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
@@ -15,8 +15,8 @@ pub(crate) const GCM_IV_LEN: usize = 8;
 pub(crate) enum Suite {
     /// RFC 4106, by the batched engine.
     Gcm {
-        /// The expanded key.
-        key: GcmKey,
+        /// The expanded key, while it does not lie beside the SA's other values.
+        key: Option<GcmKey>,
         /// First four bytes of every nonce.
         salt: [u8; 4],
     },
@@ -24,6 +24,27 @@ pub(crate) enum Suite {
     Serial(Box<Serial>),
     /// RFC 4302.
     Ah(Box<Ah>),
+}
+
+/// The key of [`Suite::Gcm`] that lies beside the SA's other values, and its salt.
+#[derive(Clone, Copy)]
+pub(crate) struct Lodger {
+    key: Lodged,
+    salt: [u8; 4],
+}
+
+impl Lodger {
+    /// Key and salt.
+    #[inline(always)]
+    pub(crate) fn gcm(self, lodging: &Lodging) -> (Key<'_>, [u8; 4]) {
+        (lodging.key(self.key), self.salt)
+    }
+
+    /// Asks for the lines of the key that [`Lodging::prefetch`] has not asked for.
+    #[inline(always)]
+    pub(crate) fn prefetch_rest(self, lodging: &Lodging, len: usize) {
+        lodging.prefetch_rest(len, self.key);
+    }
 }
 
 /// What the transforms add to a packet, in bytes.
@@ -68,7 +89,7 @@ impl Suite {
             Cipher::AesGcm(icv) => {
                 let key = GcmKey::new(key).map_err(|_| wrong_length)?;
                 let salt = salt.try_into().map_err(|_| wrong_length)?;
-                (Self::Gcm { key, salt }, sizes(icv, 4))
+                (Self::Gcm { key: Some(key), salt }, sizes(icv, 4))
             }
             Cipher::AesCcm(icv) => {
                 let salt = Salt::Three(salt.try_into().map_err(|_| wrong_length)?);
@@ -108,11 +129,23 @@ impl Suite {
         Ok((suite, sizes))
     }
 
-    /// Asks for the lines of the key that a packet of `len` bytes needs.
-    #[inline]
-    pub(crate) fn prefetch(&self, len: usize) {
-        if let Self::Gcm { key, .. } = self {
-            key.prefetch(len);
+    /// Moves the key beside the SA's other values, where it has a form for that.
+    pub(crate) fn move_in(&mut self, lodging: &mut Lodging) -> Option<Lodger> {
+        let Self::Gcm { key, salt } = self else { return None };
+        match lodging.take_in(key.take()?) {
+            Ok(lodged) => Some(Lodger { key: lodged, salt: *salt }),
+            Err(its) => {
+                *key = Some(its);
+                None
+            }
+        }
+    }
+
+    /// Key and salt of the batched engine, unless the key has moved.
+    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
+        match self {
+            Self::Gcm { key: Some(key), salt } => Some((key.into(), *salt)),
+            _ => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::inbound::InboundSa;
-use crate::prefetch::prefetch_lines;
+use crate::large_pages;
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
 use core::ops::Range;
@@ -57,7 +57,7 @@ impl InboundSad {
     /// The same over a range of slots, for who knows in advance which SPIs there will be.
     pub fn over(core: CoreId, slots: Range<usize>) -> Self {
         let (first, slots) = (slots.start, slots.len().min(MAX_SLOTS));
-        Self { core, entries: Vec::with_capacity(slots), first, slots, live: 0 }
+        Self { core, entries: large_pages::with_capacity(slots), first, slots, live: 0 }
     }
 
     /// Makes `spi` known as larval. Repeating it changes nothing.
@@ -86,38 +86,44 @@ impl InboundSad {
             Ok(entry) if !entry.is_free_for(spi) => Err((SadError::InUse, sa)),
             Ok(entry) => {
                 *entry = Entry::Live(*sa);
+                if let Entry::Live(sa) = entry {
+                    sa.settle();
+                }
                 self.live += 1;
                 Ok(())
             }
         }
     }
 
-    /// Forgets an SPI, larval or live, and gives the SA back.
-    pub fn remove(&mut self, spi: Spi) -> Option<Box<InboundSa>> {
+    /// Forgets an SPI, larval or live, and removes the SA where it lies, so that nothing of its key is left; whether there was one.
+    pub fn remove(&mut self, spi: Spi) -> bool {
         let place = self.place(spi);
-        let entry = self.entries.get_mut(place)?;
-        let is_it = match entry {
-            Entry::Free => false,
-            Entry::Larval(there) => *there == spi,
-            Entry::Live(sa) => sa.spi() == spi,
+        let Some(entry) = self.entries.get_mut(place) else { return false };
+        let (is_it, is_live) = match entry {
+            Entry::Free => (false, false),
+            Entry::Larval(there) => (*there == spi, false),
+            Entry::Live(sa) => (sa.spi() == spi, true),
         };
-        if !is_it {
-            return None;
+        if is_it {
+            *entry = Entry::Free;
         }
-        match core::mem::replace(entry, Entry::Free) {
-            Entry::Live(sa) => {
-                self.live -= 1;
-                Some(Box::new(sa))
-            }
-            Entry::Free | Entry::Larval(_) => None,
+        self.live -= usize::from(is_it && is_live);
+        is_it && is_live
+    }
+
+    /// Asks for what a packet of `len` bytes needs of the SA that its SPI and number on the wire stand for. Nothing is read for it.
+    #[inline(always)]
+    pub fn prefetch(&self, spi: u32, low: u32, len: usize) {
+        if let Some(entry) = self.entries.get(self.place(Spi::for_known_answer(spi))) {
+            InboundSa::prefetch_in(entry, low, len);
         }
     }
 
-    /// Asks for the SA of an SPI as it stands in a packet.
+    /// Asks for what the SA of `spi` has carried.
     #[inline]
-    pub fn prefetch(&self, spi: u32) {
-        if let Some(entry) = self.entries.get(self.place(Spi::for_known_answer(spi))) {
-            prefetch_lines(entry, InboundSa::HOT_LINES);
+    pub fn prefetch_usage(&self, spi: Spi) {
+        if let Some(entry) = self.entries.get(self.place(spi)) {
+            InboundSa::prefetch_usage_in(entry);
         }
     }
 

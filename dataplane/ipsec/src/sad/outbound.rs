@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::outbound::OutboundSa;
-use crate::prefetch::prefetch_lines;
+use crate::large_pages;
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,7 +20,7 @@ pub struct OutboundSad {
 impl OutboundSad {
     /// An empty table for `slots` SAs. The addresses are taken now, the memory as it is used.
     pub fn new(slots: usize) -> Self {
-        Self { entries: Vec::with_capacity(slots), slots, live: 0 }
+        Self { entries: large_pages::with_capacity(slots), slots, live: 0 }
     }
 
     /// Puts an SA into a free slot.
@@ -45,23 +45,33 @@ impl OutboundSad {
         if entry.is_some() {
             return Err((SadError::InUse, sa));
         }
-        *entry = Some(*sa);
+        entry.insert(*sa).settle();
         self.live += 1;
         Ok(())
     }
 
-    /// Takes an SA out of its slot.
-    pub fn remove(&mut self, slot: Slot) -> Option<Box<OutboundSa>> {
-        let sa = self.entries.get_mut(slot.0 as usize)?.take()?;
+    /// Removes the SA in `slot`, where it lies, so that nothing of its key is left; whether there was one.
+    pub fn remove(&mut self, slot: Slot) -> bool {
+        let entry = self.entries.get_mut(slot.0 as usize).filter(|entry| entry.is_some());
+        let Some(entry) = entry else { return false };
+        *entry = None;
         self.live -= 1;
-        Some(Box::new(sa))
+        true
     }
 
-    /// Asks for the SA in `slot`.
-    #[inline]
-    pub fn prefetch(&self, slot: Slot) {
+    /// Asks for what a packet of `len` bytes needs of the SA in `slot`. Nothing is read for it.
+    #[inline(always)]
+    pub fn prefetch(&self, slot: Slot, len: usize) {
         if let Some(entry) = self.entries.get(slot.0 as usize) {
-            prefetch_lines(entry, OutboundSa::HOT_LINES);
+            OutboundSa::prefetch_in(entry, len);
+        }
+    }
+
+    /// Asks for what the SA in `slot` has carried.
+    #[inline]
+    pub fn prefetch_usage(&self, slot: Slot) {
+        if let Some(entry) = self.entries.get(slot.0 as usize) {
+            OutboundSa::prefetch_usage_in(entry);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a worker remembers of its flows, so that databases are asked once per flow and not once per packet.
 
 use crate::flow::{FlowId, FlowIdV4};
+use crate::large_pages;
 use crate::prefetch::prefetch;
 use core::hash::BuildHasher;
 
@@ -44,10 +45,10 @@ impl<V: Copy + Default> FlowCache<V> {
     pub fn new(flows: usize) -> Self {
         let random = std::hash::RandomState::new();
         let empty = Entry { addresses: [0; 4], rest: 0, version: 0, value: V::default() };
-        Self {
-            buckets: vec![[empty; 2]; flows.div_ceil(2).next_power_of_two()].into(),
-            keys: [0u8, 1, 2, 3].map(|n| random.hash_one(n)),
-        }
+        let buckets = flows.div_ceil(2).next_power_of_two();
+        let mut table = large_pages::with_capacity(buckets);
+        table.resize(buckets, [empty; 2]);
+        Self { buckets: table.into(), keys: [0u8, 1, 2, 3].map(|n| random.hash_one(n)) }
     }
 
     /// Where a flow would be, and asks for that memory.

@@ -6,6 +6,7 @@ use crate::round_trip::ipv4_checksum;
 use ipsec::aead::{GcmKey, seal_one};
 use ipsec::classify::{Class, LocalAddresses, classify};
 use ipsec::drop_cause::{DropCause, QuickModeRow};
+use ipsec::esp::inbound::InboundSa;
 use ipsec::inbound::{self, InboundPacket};
 use ipsec::packet::{OwnedPacket, PacketBuffer};
 use ipsec::sa::{DscpRule, HeaderRules};
@@ -332,7 +333,8 @@ fn larval_and_unknown_spis_are_told_apart() {
     let sealed = tunnel.sealed(&tunnel.shape.packet(8));
     let header = tunnel.classify(&sealed).unwrap();
     let spi = ipsec::sa::Spi::new(header.spi).unwrap();
-    let sa = tunnel.inbound.remove(spi).unwrap();
+    assert!(tunnel.inbound.remove(spi));
+    let sa = Box::new(InboundSa::new(&tunnel.shape.receiving()).unwrap());
     assert_eq!(tunnel.refused(&sealed), DropCause::UnknownSpi);
     tunnel.inbound.reserve(spi).unwrap();
     let mut burst = [InboundPacket::new(OwnedPacket::new(&sealed, 0, 0), header)];

@@ -1,7 +1,7 @@
 //! Out of a tunnel.
 
 use super::{Note, Notes};
-use crate::config::Side;
+use crate::config::{PortId, Side};
 use crate::packet::{Origin, Packet};
 use crate::sa_usage::Due;
 use crate::worker::Worker;
@@ -9,7 +9,7 @@ use af_xdp::Frame;
 use ipsec::classify::Protected;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::FlowIdV4;
-use ipsec::inbound::{Entered, InboundPacket, Leaving, Left, Opened, Opener, Verdicts};
+use ipsec::inbound::{Entered, Hop, InboundPacket, Leaving, Left, Opened, Opener, Verdicts};
 use ipsec::packet::PacketBuffer;
 use ipsec::sa::Spi;
 use wire::ethernet;
@@ -19,7 +19,6 @@ impl Worker {
     /// Opens ESP, and finds out where what was in it goes.
     #[inline]
     pub(super) fn open_direct(&mut self, frames: &mut [Frame], notes: &mut Notes) {
-        self.ask_for_keys(frames, notes);
         let verdicts = self.enter_direct(frames, notes);
         self.leave_direct(frames, notes, verdicts);
         self.forward_direct(frames, notes);
@@ -29,9 +28,12 @@ impl Worker {
     #[inline(never)]
     fn enter_direct(&self, frames: &mut [Frame], notes: &mut Notes) -> Verdicts {
         let mut opener = Opener::new(&self.sad);
+        let mut run = None;
         for (frame, note) in frames.iter_mut().zip(notes.iter_mut()) {
             let Note::Protected(spi) = *note else { continue };
-            *note = match opener.take(spi, frame.data_mut()) {
+            let asks = run != Some(spi);
+            run = Some(spi);
+            *note = match opener.take(spi, frame.data_mut(), asks) {
                 Some(entered) => Note::Entered(spi, entered, false),
                 None => Note::Other,
             };
@@ -39,22 +41,7 @@ impl Worker {
         opener.finish()
     }
 
-    /// Asks for windows and keys, once per run of packets of one SA.
-    #[inline(never)]
-    fn ask_for_keys(&self, frames: &[Frame], notes: &Notes) {
-        let mut run = None;
-        for (frame, note) in frames.iter().zip(notes) {
-            let Note::Protected(spi) = *note else { continue };
-            if run != Some(spi)
-                && let Some(sa) = self.sad.get(spi)
-            {
-                sa.prefetch_frame(frame.data());
-            }
-            run = Some(spi);
-        }
-    }
-
-    /// What follows decryption, packet by packet in the order of arrival.
+    /// What follows decryption, packet by packet in the order of arrival. What goes the same way as the last one out of its SA is sent on.
     #[inline(never)]
     fn leave_direct(&mut self, frames: &mut [Frame], notes: &mut Notes, mut verdicts: Verdicts) {
         let mut leaving = Leaving::default();
@@ -65,22 +52,32 @@ impl Worker {
                 continue;
             }
             let spi = *spi;
-            match leaving.leave(&mut self.sad, spi, entered, frame.data()) {
+            let Some(sa) = self.sad.get_mut(spi) else {
+                *note = Note::Drop(DropCause::UnknownSpi.into());
+                continue;
+            };
+            match leaving.leave(sa, entered, frame.data()) {
                 Ok(Opened { at, len, flow }) => {
+                    if run != Some(spi) {
+                        run = Some(spi);
+                        if sa.usage().fall_due() {
+                            self.due.push_back(Due::Inbound(spi));
+                        }
+                    }
                     // The frame holds both.
                     let _ = frame.trim_front(at);
                     frame.truncate(len);
+                    if let Some(hop) = sa.onward(flow, self.decisions)
+                        && send_on(frame, hop)
+                    {
+                        *note = Note::Send(PortId(hop.port));
+                        continue;
+                    }
                     let place = match flows {
                         Some((run, place)) if run == flow => place,
                         _ => self.flows.place_v4(flow),
                     };
                     flows = Some((flow, place));
-                    if run != Some(spi) {
-                        run = Some(spi);
-                        if self.sad.get(spi).is_some_and(|sa| sa.usage().fall_due()) {
-                            self.due.push_back(Due::Inbound(spi));
-                        }
-                    }
                     *note = Note::Opened(spi, flow, place);
                 }
                 Err(Left::Dropped(cause)) => *note = Note::Drop(cause.into()),
@@ -90,28 +87,18 @@ impl Worker {
         self.account.opened(&leaving.finish());
     }
 
-    /// Sends on what belongs to flows that are known.
+    /// Sends on what belongs to flows that are known, and remembers where.
     #[inline(never)]
-    fn forward_direct(&self, frames: &mut [Frame], notes: &mut Notes) {
-        let mut run: Option<(FlowIdV4, _)> = None;
+    fn forward_direct(&mut self, frames: &mut [Frame], notes: &mut Notes) {
         for (frame, note) in frames.iter_mut().zip(notes.iter_mut()) {
-            let Note::Opened(_, flow, place) = *note else { continue };
-            let hop = match run {
-                Some((last, hop)) if last == flow => hop,
-                _ => self.next_hop_of(flow, place),
-            };
-            run = Some((flow, hop));
-            let Some((port, mtu, header)) = hop else { continue };
-            if frame.len() > usize::from(mtu)
-                || frame.headroom() < ethernet::HEADER_LEN
-                || wire::ipv4::decrement_ttl(frame.data_mut()).is_none()
-            {
-                continue;
+            let Note::Opened(spi, flow, place) = *note else { continue };
+            let Some(hop) = self.next_hop_of(flow, place) else { continue };
+            if send_on(frame, &hop) {
+                *note = Note::Send(PortId(hop.port));
             }
-            if let Some(front) = frame.push_front(ethernet::HEADER_LEN) {
-                front.copy_from_slice(header);
+            if let Some(sa) = self.sad.get_mut(spi) {
+                sa.set_onward(flow, self.decisions, hop);
             }
-            *note = Note::Send(port);
         }
     }
 
@@ -160,4 +147,19 @@ impl Worker {
             self.due.push_back(Due::Inbound(spi));
         }
     }
+}
+
+/// Makes a frame of a packet that is forwarded; false, and the packet as it was, where that is not all there is to do.
+#[inline(always)]
+fn send_on(frame: &mut Frame, hop: &Hop) -> bool {
+    if frame.len() > usize::from(hop.mtu)
+        || frame.headroom() < ethernet::HEADER_LEN
+        || wire::ipv4::decrement_ttl(frame.data_mut()).is_none()
+    {
+        return false;
+    }
+    if let Some(front) = frame.push_front(ethernet::HEADER_LEN) {
+        front.copy_from_slice(&hop.header);
+    }
+    true
 }

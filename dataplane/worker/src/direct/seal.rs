@@ -13,9 +13,9 @@ use ipsec::sad::Slot;
 impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
-    pub(super) fn choose_sas(&self, side: Side, notes: &mut Notes) {
+    pub(super) fn choose_sas(&self, frames: &[Frame], side: Side, notes: &mut Notes) {
         let mut run: Option<(FlowIdV4, Option<Slot>)> = None;
-        for note in notes {
+        for (frame, note) in frames.iter().zip(notes) {
             let Note::Plain(flow, place) = *note else { continue };
             let slot = match run {
                 Some((last, slot)) if last == flow => slot,
@@ -24,7 +24,7 @@ impl Worker {
                     if let Some(slot) = slot
                         && before.is_none_or(|(_, last)| last != Some(slot))
                     {
-                        self.outbound_sad.prefetch(slot);
+                        self.outbound_sad.prefetch(slot, frame.len());
                     }
                     run = Some((flow, slot));
                     slot
@@ -46,7 +46,7 @@ impl Worker {
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
             if run != Some(slot) {
                 run = Some(slot);
-                plan.prefetch();
+                plan.prefetch_rest();
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }

@@ -90,21 +90,11 @@ pub enum Left {
 impl InboundSa {
     /// Says whether its packets are forwarded. Without, none goes the straight way.
     pub fn set_forwarded(&mut self, forwarded: bool) {
-        self.is_plain = forwarded
+        self.is_straight = forwarded
             && self.contribution.tunnel
             && !self.headers.clamp_mss
             && matches!(self.suite, Suite::Gcm { .. })
             && matches!(self.headers.dscp, DscpRule::Out | DscpRule::None);
-    }
-
-    /// Asks for what a frame needs beside the SA itself: the words of the window and the key.
-    #[inline(always)]
-    pub fn prefetch_frame(&self, frame: &[u8]) {
-        if let Some(front) = frame.first_chunk::<INNER_AT>() {
-            let [.., n3, n2, n1, n0, _, _, _, _, _, _, _, _] = *front;
-            self.replay.prefetch(u32::from_be_bytes([n3, n2, n1, n0]));
-        }
-        self.suite.prefetch(frame.len());
     }
 
     /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3) of an untagged frame for us that holds ESP over IPv4 without options;
@@ -115,12 +105,12 @@ impl InboundSa {
         frame: &'a mut [u8],
         jobs: &mut ArrayVec<OpenJob<'a>, BURST>,
     ) -> Option<Entered> {
-        let Suite::Gcm { key, salt } = &self.suite else { return None };
+        let (key, salt) = self.gcm()?;
         let (front, rest) = frame.split_first_chunk_mut::<INNER_AT>()?;
         let outer_len = usize::from(u16::from_be_bytes([front[16], front[17]]));
         let icv = usize::from(self.sizes.icv);
         let text_len = outer_len.checked_sub(PLAIN_HEADERS + icv)?;
-        let is_plain = self.is_plain
+        let is_plain = self.is_straight
             && text_len >= ipv4::MIN_HEADER_LEN + 4
             && text_len.is_multiple_of(GCM_ALIGN);
         if !is_plain {
@@ -131,7 +121,7 @@ impl InboundSa {
         let [.., n3, n2, n1, n0, i7, i6, i5, i4, i3, i2, i1, i0] = *front;
         let candidate = self.replay.check(u32::from_be_bytes([n3, n2, n1, n0])).ok()?;
         let aad = aad(self.spi.get(), candidate.sequence(), self.esn);
-        let nonce = nonce(*salt, [i7, i6, i5, i4, i3, i2, i1, i0]);
+        let nonce = nonce(salt, [i7, i6, i5, i4, i3, i2, i1, i0]);
         jobs.push(OpenJob::in_place(key, nonce, aad, text, icv).ok()?);
         Some(Entered { candidate, text_len: text_len as u16 })
     }
@@ -165,7 +155,7 @@ impl InboundSa {
         let (outer_ecn, inner_ecn) = (front[15] & 3, header[1] & 3);
         let source = u32::from_be_bytes(*front[26..].first_chunk()?);
         let is_plain = self.seen
-            && self.peer_v4 == Some(source)
+            && self.peer_v4 == source
             && (trailer ^ expected) & mask == 0
             && header[0] == V4_WITHOUT_OPTIONS
             && len >= inner.len()
@@ -176,7 +166,7 @@ impl InboundSa {
             // Where the outer field says nothing or the same, the inner one stays (RFC 6040 §4.2).
             && (outer_ecn == 0 || outer_ecn == inner_ecn || !self.headers.ecn)
             && self.usage.is_far(len as u64)
-            && self.selectors.admits_quickly(flow);
+            && self.quick.is_some_and(|quick| quick.admits_inbound(flow));
         is_plain.then_some((len, flow))
     }
 }

@@ -11,7 +11,7 @@
 use super::{OUTER_TTL, OutboundSa};
 use crate::aead::SealJob;
 use crate::esp::BURST;
-use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, aad, nonce};
 use crate::sa::{DfRule, DscpRule, HeaderRules, Spi};
 use arrayvec::ArrayVec;
 use core::net::Ipv4Addr;
@@ -45,16 +45,16 @@ const PLAIN_TRAILERS: [[u8; 8]; GCM_ALIGN] = {
 #[repr(C)]
 pub(super) struct Template {
     front: [u8; INNER_AT],
-    /// The number of the port, when the Ethernet header is in it.
-    egress: Option<u16>,
-    sum: checksum::Sum,
+    /// The number of the port whose Ethernet header is in it.
+    egress: u16,
+    sum: u16,
 }
 
 impl Template {
-    pub(super) const NONE: Self =
-        Self { front: [0; INNER_AT], egress: None, sum: checksum::Sum::ZERO };
+    pub(super) const NONE: Self = Self { front: [0; INNER_AT], egress: 0, sum: 0 };
 
-    pub(super) fn new(local: Ipv4Addr, remote: Ipv4Addr, protocol: u8, spi: Spi) -> Self {
+    /// Writes the headers anew. What is of the link stays.
+    pub(super) fn write(&mut self, local: Ipv4Addr, remote: Ipv4Addr, protocol: u8, spi: Spi) {
         let fixed = ipv4::Header {
             traffic_class: 0,
             total_len: 0,
@@ -67,11 +67,15 @@ impl Template {
         };
         let mut header = fixed.emit();
         [header[10], header[11]] = [0, 0];
-        let mut front = [0; INNER_AT];
-        front[ethernet::HEADER_LEN..][..ipv4::MIN_HEADER_LEN].copy_from_slice(&header);
-        front[ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN..][..4]
-            .copy_from_slice(&spi.get().to_be_bytes());
-        Self { front, egress: None, sum: checksum::Sum::ZERO.add_bytes(&header) }
+        let (_, front) = self.front.split_at_mut(ethernet::HEADER_LEN);
+        front[..ipv4::MIN_HEADER_LEN].copy_from_slice(&header);
+        front[ipv4::MIN_HEADER_LEN..][..4].copy_from_slice(&spi.get().to_be_bytes());
+        self.sum = checksum::Sum::ZERO.add_bytes(&header).fold();
+    }
+
+    #[inline(always)]
+    fn sum(&self) -> checksum::Sum {
+        checksum::Sum::ZERO.add_u16(self.sum)
     }
 
     /// The tunnel header of a packet. With `dont_fragment` there is no fragment offset either.
@@ -86,7 +90,7 @@ impl Template {
     ) {
         out.copy_from_slice(&self.front[ethernet::HEADER_LEN..][..ipv4::MIN_HEADER_LEN]);
         let flags = if df { 0x4000 } else { 0 };
-        let sum = self.sum.add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
+        let sum = self.sum().add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
         out[1] = tos;
         [out[2], out[3]] = len.to_be_bytes();
         [out[4], out[5]] = id.to_be_bytes();
@@ -99,7 +103,7 @@ impl Template {
     fn fill_all(&self, out: &mut [u8; INNER_AT], header: &Outer, sequence: u64) {
         *out = self.front;
         let Outer { tos, len, id, flags } = *header;
-        let sum = self.sum.add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
+        let sum = self.sum().add_u16(tos.into()).add_u16(len).add_u16(id).add_u16(flags);
         out[15] = tos;
         [out[16], out[17]] = len.to_be_bytes();
         [out[18], out[19]] = id.to_be_bytes();
@@ -114,32 +118,43 @@ impl Template {
     }
 }
 
-/// What of an inner header shows in the outer one, as masks.
+/// What of an inner header shows in the outer one: bits, so that it takes no more room than it is worth.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Rules {
-    /// Of DSCP and ECN.
-    tos_kept: u8,
-    /// Of DF,
-    df_kept: u16,
-    /// and what is set besides.
-    df_set: u16,
-}
+pub(super) struct Rules(u8);
 
 const DF: u16 = 0x4000;
 
 impl Rules {
+    const ECN: u8 = 3;
+    const DSCP: u8 = 4;
+    const DF_COPY: u8 = 8;
+    const DF_SET: u8 = 16;
+
     /// DSCP by the SA's rule and ECN by RFC 6040 §4.1: normal mode copies, otherwise not-ECT.
     pub(super) fn new(headers: &HeaderRules) -> Self {
         let dscp = match headers.dscp {
-            DscpRule::Out | DscpRule::Both => 0xfc,
+            DscpRule::Out | DscpRule::Both => Self::DSCP,
             DscpRule::In | DscpRule::None => 0,
         };
-        let (df_kept, df_set) = match headers.df {
-            DfRule::Copy => (DF, 0),
-            DfRule::Set => (0, DF),
-            DfRule::Clear => (0, 0),
+        let df = match headers.df {
+            DfRule::Copy => Self::DF_COPY,
+            DfRule::Set => Self::DF_SET,
+            DfRule::Clear => 0,
         };
-        Self { tos_kept: dscp | if headers.ecn { 3 } else { 0 }, df_kept, df_set }
+        Self(dscp | df | if headers.ecn { Self::ECN } else { 0 })
+    }
+
+    /// What of DSCP and ECN is copied.
+    #[inline(always)]
+    fn tos_kept(self) -> u8 {
+        self.0 & Self::ECN | if self.0 & Self::DSCP != 0 { 0xfc } else { 0 }
+    }
+
+    /// The flags of the outer header.
+    #[inline(always)]
+    fn flags(self, inner: u16) -> u16 {
+        let copied = if self.0 & Self::DF_COPY != 0 { inner & DF } else { 0 };
+        copied | if self.0 & Self::DF_SET != 0 { DF } else { 0 }
     }
 }
 
@@ -180,7 +195,7 @@ impl<'a> Plan<'a> {
         jobs: &mut ArrayVec<SealJob<'a>, BURST>,
     ) -> Option<()> {
         let Self { sa, len, text_len, outer_len } = *self;
-        let Suite::Gcm { key, salt } = &sa.suite else { return None };
+        let (key, salt) = sa.gcm()?;
         let sequence = sa.sequence.get() + 1;
         sa.sequence.set(sequence);
         sa.usage.charge_far(len as u64);
@@ -190,10 +205,9 @@ impl<'a> Plan<'a> {
         *rest.get_mut(len..)?.first_chunk_mut()? = PLAIN_TRAILERS[pad_len & (GCM_ALIGN - 1)];
         ipv4::decrement_ttl(rest);
         let inner: &[u8; ipv4::MIN_HEADER_LEN] = rest.first_chunk()?;
-        let rules = &sa.rules;
-        let flags = u16::from_be_bytes([inner[6], inner[7]]) & rules.df_kept | rules.df_set;
+        let flags = sa.rules.flags(u16::from_be_bytes([inner[6], inner[7]]));
         let header = Outer {
-            tos: inner[1] & rules.tos_kept,
+            tos: inner[1] & sa.rules.tos_kept(),
             len: outer_len as u16,
             // A packet that may be fragmented needs an identification of its own (RFC 6864 §4).
             id: if flags == 0 { sequence as u16 } else { 0 },
@@ -202,21 +216,21 @@ impl<'a> Plan<'a> {
         sa.template.fill_all(front, &header, sequence);
         let (text, icv) = rest.split_at_mut_checked(text_len)?;
         let aad = aad(sa.spi.get(), sequence, sa.esn);
-        let nonce = nonce(*salt, sequence.to_be_bytes());
+        let nonce = nonce(salt, sequence.to_be_bytes());
         jobs.push(SealJob::in_place(key, nonce, aad, text, icv).ok()?);
         Some(())
     }
 
-    /// Asks for the key.
+    /// Asks for what of the key was not asked for.
     #[inline(always)]
-    pub fn prefetch(&self) {
-        self.sa.suite.prefetch(self.text_len);
+    pub fn prefetch_rest(&self) {
+        self.sa.prefetch_rest(self.text_len);
     }
 
     /// The port that it leaves by.
     #[inline(always)]
     pub fn egress(&self) -> u16 {
-        self.sa.template.egress.unwrap_or_default()
+        self.sa.template.egress
     }
 
     /// Notes that the SA's usage has changed; whether that is new.
@@ -235,9 +249,11 @@ impl<'a> Plan<'a> {
 impl OutboundSa {
     /// Tells by which port its packets leave and behind which Ethernet header, where that is known. Without, none goes the straight way.
     pub fn set_link(&mut self, link: Option<(u16, [u8; ethernet::HEADER_LEN])>) {
-        self.template.egress = link.map(|(port, _)| port);
-        let (_, header) = link.unwrap_or_default();
+        self.is_linked = link.is_some();
+        let (port, header) = link.unwrap_or_default();
+        self.template.egress = port;
         self.template.front[..ethernet::HEADER_LEN].copy_from_slice(&header);
+        self.judge();
     }
 
     /// Whether this frame, an untagged one for us with an IPv4 packet that is to be forwarded, goes the straight way. Nothing changes.
@@ -248,8 +264,7 @@ impl OutboundSa {
         let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
         let text_len = (len + esp::TRAILER_LEN).next_multiple_of(GCM_ALIGN);
         let outer_len = PLAIN_HEADERS + text_len + usize::from(self.sizes.icv);
-        let is_plain = self.is_plain
-            && self.template.egress.is_some()
+        let is_plain = self.is_straight
             && inner[0] == V4_WITHOUT_OPTIONS
             // One goes off before the packet enters the tunnel, and zero is never sent.
             && inner[8] > 1
