@@ -32,6 +32,7 @@ mod traffic;
 mod tunnels;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use alone::{Cipher, Device};
@@ -115,7 +116,9 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
 
 /// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
 fn pin(worker: usize) {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    // Asked once, before anything is pinned: a thread has no other cores than the one that began it, and so would all share one.
+    static CORES: OnceLock<Vec<core_affinity::CoreId>> = OnceLock::new();
+    let cores = CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default());
     if let Some(core) = cores.iter().rev().nth(worker) {
         // A core that is not ours to take only makes figures less quiet.
         core_affinity::set_for_current(*core);
