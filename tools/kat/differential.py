@@ -2,17 +2,21 @@
 """ESP and AH of Culvert against an independent codec (`codec.py`): what one seals the other opens, byte by byte.
 
   differential.py [--binary CULVERT] [--seed N] [--lengths N] [--each N] [--mangle N]
+  differential.py --whole [--jobs N] [--binary CULVERT] [--seed N]
 
 Every transform × mode × inner and outer family × UDP encapsulation × ESN. `--each N` seals N packets of random length from
 0 to 1500 for each of these; `--lengths N` seals every N-th length from 0 to 1500 for each transform, over shapes at random
-(`--lengths 1`: all of them). Each packet goes both ways: the codec seals and Culvert opens, and Culvert seals the same and
+(`--lengths 1`: all of them). `--whole` leaves nothing to chance: each of the lengths 0 to 1500 for each of these, three million
+packets, in N processes at once (all cores by default); it says how far it is. Each packet goes both ways: the codec seals and Culvert opens, and Culvert seals the same and
 must make the same octets. `--mangle N` breaks the packets of N cases in every octet and to every length. Needs
 python3-cryptography. The status is 1 if anything differs.
 """
 
 import argparse
 import collections
+import concurrent.futures
 import itertools
+import os
 import random
 import struct
 import sys
@@ -144,6 +148,55 @@ def mangled(rng, record):
             yield None, bytes(cut)
 
 
+def compare(binary, suite, cases, counts, shown=10):
+    """Each case both ways; how many were wrong."""
+    requests, expected, wrong = [], [], 0
+    for record, tfc in cases:
+        given = {key: value for key, value in record.items() if key != "plain"}
+        requests.append({**given, "op": f"{record['proto']}_open"})
+        expected.append(("plain", record["plain"]))
+        if not tfc:
+            requests.append({**record, "op": f"{record['proto']}_seal"})
+            expected.append(("packet", record["packet"]))
+    for request, answer, (field, value) in zip(requests, runner.ask(binary, requests), expected):
+        counts[request["op"]] += 1
+        if not answer["ok"] or answer[field] != value:
+            wrong += 1
+            if wrong <= shown:
+                print(f"WRONG {suite[1]} {request['op']} {request['mode']} esn={request['esn']} encap={request['udp_encap']}"
+                      f" iv={request['iv']}\n  {str(answer)[:300]}\n  wanted {field} {value[:300]}\n  packet {request['packet'][:300]}")
+    return wrong
+
+
+LENGTHS = 1501
+
+
+def every_length(binary, seed, suite, shape):
+    """Every length of one transform in one shape, under keys of their own."""
+    rng, counts = random.Random(f"{seed} {suite} {shape}"), collections.Counter()
+    cases = [case(rng, suite, shape, length) for length in range(LENGTHS)]
+    return counts, compare(binary, suite, cases, counts, shown=1)
+
+
+def whole(binary, seed, jobs):
+    """Every length of every transform in every shape."""
+    counts, wrong, started, said = collections.Counter(), 0, time.monotonic(), 0
+    todo = [(suite, shape) for suite in suites() for shape in shapes(suite[0])]
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        running = [pool.submit(every_length, binary, seed, suite, shape) for suite, shape in todo]
+        for done, future in enumerate(concurrent.futures.as_completed(running), 1):
+            more, bad = future.result()
+            counts += more
+            wrong += bad
+            if time.monotonic() - said > 60:
+                said = time.monotonic()
+                print(f"  {done} of {len(todo)} shapes, {sum(counts.values())} operations, wrong {wrong}, {said - started:.0f} s", flush=True)
+    total = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    print(f"differential: seed {seed}: {len(todo)} shapes of {len(list(suites()))} transforms, {LENGTHS} lengths each: {total};"
+          f" wrong {wrong}; {time.monotonic() - started:.0f} s")
+    return 1 if wrong else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path)
@@ -151,9 +204,13 @@ def main():
     parser.add_argument("--lengths", type=int, default=0)
     parser.add_argument("--each", type=int, default=1)
     parser.add_argument("--mangle", type=int, default=12)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     binary = args.binary or runner.default_binary()
     seed = args.seed if args.seed is not None else time.time_ns() % 1_000_000_007
+    if args.whole:
+        return whole(binary, seed, args.jobs)
     rng, started = random.Random(seed), time.monotonic()
     counts, wrong, sample = collections.Counter(), 0, []
     for suite in suites():
@@ -161,21 +218,7 @@ def main():
         if args.lengths:
             todo += [(rng.choice(list(shapes(suite[0]))), length) for length in range(0, 1501, args.lengths)]
         cases = [case(rng, suite, shape, length) for shape, length in todo]
-        requests, expected = [], []
-        for record, tfc in cases:
-            given = {key: value for key, value in record.items() if key != "plain"}
-            requests.append({**given, "op": f"{record['proto']}_open"})
-            expected.append(("plain", record["plain"]))
-            if not tfc:
-                requests.append({**record, "op": f"{record['proto']}_seal"})
-                expected.append(("packet", record["packet"]))
-        for request, answer, (field, value) in zip(requests, runner.ask(binary, requests), expected):
-            counts[request["op"]] += 1
-            if not answer["ok"] or answer[field] != value:
-                wrong += 1
-                if wrong <= 10:
-                    print(f"WRONG {suite[1]} {request['op']} {request['mode']} esn={request['esn']} encap={request['udp_encap']}"
-                          f" iv={request['iv']}\n  {str(answer)[:300]}\n  wanted {field} {value[:300]}\n  packet {request['packet'][:300]}")
+        wrong += compare(binary, suite, cases, counts)
         short = [record for record, _ in cases if len(record["packet"]) < 400]
         sample += short[:1] or [cases[0][0]]
     rng.shuffle(sample)
