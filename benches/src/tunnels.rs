@@ -132,6 +132,7 @@ impl Tunnels {
             esn: plan.esn,
             replay_window: plan.window,
             selectors: vec![selector(sa)],
+            later_fragments: false,
             lifetime: Lifetime::default(),
             headers: HeaderRules::default(),
         }

@@ -1,6 +1,7 @@
 """Ports whose devices change, and the frames on them: carrier, MTU, address, queues, deletion and return."""
 
 import json
+import re
 import struct
 import sys
 import time
@@ -364,52 +365,109 @@ def short_frames_options_and_extension_headers(lab):
     watch.end()
 
 
-@test
-def lan_fragments_against_ports(lab):
-    """RFC 4301 §7: a child for one port carries no fragments but the first; nothing of the packet leaves in clear."""
-    children = {
-        n: f"""
-      dns {{
-        local_ts = 10.77.{n}.0/24[udp{'' if n == 1 else '/53'}]
-        remote_ts = 10.77.{3 - n}.0/24[udp{'/53' if n == 1 else ''}]
-        esp_proposals = aes128gcm16
-        start_action = trap
-      }}
-"""
-        for n in (1, 2)
-    }
-    client, left, right, server = lab.chain()
-    gateways = [
-        Culvert(host, site(n, 3 - n, children=children[n]), PORTS.format(workers=1)) for host, n in ((left, 1), (right, 2))
-    ]
-    watch = Watch(lab, gateways, right)
-    # In clear there would be a way.
-    left.route("10.77.2.0/24", "via", "192.168.77.2")
-    answer = server.start(sys.executable, "-c", """
+ANSWER = """
 import socket
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.bind(("10.77.2.10", 53))
 while True:
     data, peer = s.recvfrom(65536)
     s.sendto(b"%d" % len(data), peer)
-""")
-    ask = """
+"""
+ASK = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(2)
+s.settimeout(1)
 s.sendto(bytes(int(sys.argv[1])), ("10.77.2.10", 53))
 print(s.recv(100).decode())
 """
-    eventually("an answer", lambda: client.run(sys.executable, "-c", ask, 100, ok=False).stdout.strip() == "100", 6)
-    before = gateways[0].drops()
-    done = client.run(sys.executable, "-c", ask, 4000, ok=False)
-    check("TimeoutError" in done.stderr or "timed out" in done.stderr, f"4000 bytes got an answer: {done.stdout} {done.stderr}")
-    after = gateways[0].drops()
-    more = {cause: after[cause] - before.get(cause, 0) for cause in after if after[cause] != before.get(cause, 0)}
-    check(more.get("policy_discard") == 2, f"the two later fragments: {more}")
-    check("policy_discard" not in gateways[1].drops(), f"they came to the other gateway: {gateways[1].drops()}")
+
+
+def asked(client, size):
+    """Whether a DNS server behind the other gateway got this many bytes whole."""
+    return client.run(sys.executable, "-c", ASK, size, ok=False).stdout.strip() == str(size)
+
+
+def child_with_ports(n, name, ports):
+    """One end of a child for these ports of the server's."""
+    near, far = ("", f"/{ports}") if n == 1 else (f"/{ports}", "")
+    return f"""
+      {name} {{
+        local_ts = 10.77.{n}.0/24[udp{near}]
+        remote_ts = 10.77.{3 - n}.0/24[udp{far}]
+        esp_proposals = aes128gcm16
+        start_action = trap
+      }}
+"""
+
+
+def packets_of(gateway, child):
+    """What a child's inbound SAs have carried."""
+    said = sh("swanctl", "--list-sas", "--uri", f"unix://{gateway.socket}").stdout
+    return sum(int(n) for n in re.findall(rf"{child}: #(?:(?!: #).)*?in +\S+, +\d+ bytes, +(\d+) packets", said, re.DOTALL))
+
+
+def more_drops(gateway, before):
+    after = gateway.drops()
+    return {cause: after[cause] - before.get(cause, 0) for cause in after if after[cause] != before.get(cause, 0)}
+
+
+@test
+def lan_fragments_against_ports(lab):
+    """RFC 4301 §7: later fragments take the SA of the first where both ends agree, or one of their own; else they go nowhere."""
+    client, left, right, server = lab.chain()
+    # In clear there would be a way.
+    left.route("10.77.2.0/24", "via", "192.168.77.2")
+    answer = server.start(sys.executable, "-c", ANSWER)
+
+    def gateways(children, version=2):
+        made = []
+        for host, n in ((left, 1), (right, 2)):
+            conf = site(n, 3 - n, children="".join(child_with_ports(n, *child) for child in children))
+            if version == 1:
+                conf = conf.replace("version = 2", "version = 1").replace("aes128gcm16-prfsha256-x25519", "aes128-sha256-modp2048")
+            made.append(Culvert(host, conf, PORTS.format(workers=1)))
+        watch = Watch(lab, made, right)
+        eventually("an answer", lambda: asked(client, 100), 6)
+        return *made, watch
+
+    # §7.3: agreed on (NON_FIRST_FRAGMENTS_ALSO).
+    near, far, watch = gateways([("dns", "53")])
+    check(asked(client, 4000) and asked(client, 9000), f"fragments after their first: {near.drops()} {far.drops()}")
+    lonely = frames.ethernet(address_of(client, "eth0"), address_of(left, "lan0"), [], 0x0800,
+                             frames.ipv4(NEAR, FAR, bytes(800), protocol=17, identification=99, flags=185))
+    before, there = near.drops(), far.drops()
+    send_frames(client, "eth0", [lonely], count=1, seconds=0.5)
+    check(more_drops(near, before).get("policy_discard") == 1, f"one without a first: {more_drops(near, before)}")
+    check(not more_drops(far, there), f"it came to the other gateway: {more_drops(far, there)}")
+    watch.end()
+    for gateway in (near, far):
+        gateway.stop()
+
+    # §7.2: in an SA of their own.
+    near, far, watch = gateways([("dns", "53"), ("rest", "opaque")])
+    eventually("the child for later fragments", lambda: asked(client, 4000), 6)
+    check(asked(client, 4000), "fragments in an SA of their own")
+    carried = {child: packets_of(far, child) for child in ("dns", "rest")}
+    check(carried["rest"] >= 4, f"{carried}")
+    send_frames(client, "eth0", [lonely], count=1, seconds=0.5)
+    check(packets_of(far, "rest") == carried["rest"] + 1, "one without a first goes there as well")
+    early = frames.ethernet(address_of(client, "eth0"), address_of(left, "lan0"), [], 0x0800,
+                            frames.ipv4(NEAR, FAR, bytes(800), protocol=17, identification=99, flags=1))
+    there = far.drops()
+    send_frames(client, "eth0", [early], count=1, seconds=0.5)
+    check(more_drops(far, there).get("fragment_overlap") == 1, f"over the ports: {more_drops(far, there)}")
+    watch.end()
+    for gateway in (near, far):
+        gateway.stop()
+
+    # IKEv1 has no word for either.
+    near, far, watch = gateways([("dns", "53")], version=1)
+    before = near.drops()
+    check(not asked(client, 4000), "4000 bytes got an answer")
+    check(more_drops(near, before).get("policy_discard") == 2, f"the two later fragments: {more_drops(near, before)}")
+    check("policy_discard" not in far.drops(), f"they came to the other gateway: {far.drops()}")
     # The first one, with what protects it longer than the link, is not cut before it is sealed: its rest would show no ports.
-    check("selector_mismatch" not in gateways[1].drops(), f"cut before it was sealed: {gateways[1].drops()}")
+    check("selector_mismatch" not in far.drops(), f"cut before it was sealed: {far.drops()}")
     stop(answer)
     watch.end()
 

@@ -229,6 +229,7 @@ fn parameters(pair: PairId, spi: Spi, tunnel: u32) -> SaParameters {
         esn: true,
         replay_window: 1024,
         selectors: vec![selector(tunnel)],
+        later_fragments: false,
         lifetime: Lifetime::default(),
         headers: HeaderRules::default(),
     }

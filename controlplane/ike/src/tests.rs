@@ -5,6 +5,7 @@ mod attacks;
 mod certificates;
 mod collisions;
 mod exchanges;
+mod fragments;
 mod harness;
 mod ikev1;
 mod ikev1_attacks;

@@ -90,6 +90,7 @@ fn parameters(local: IpAddr, peer: IpAddr, selector: Selector) -> SaParameters {
         esn: false,
         replay_window: 1024,
         selectors: vec![selector],
+        later_fragments: false,
         lifetime: Lifetime::default(),
         headers: HeaderRules::default(),
     }

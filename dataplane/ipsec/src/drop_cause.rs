@@ -90,6 +90,10 @@ causes! {
         "The protected packet's own header is wrong, or claims more bytes than there are.";
     SelectorMismatch, "selector_mismatch", NOT_DECRYPTED,
         "The protected packet is not traffic that its SA may carry (RFC 4301 §5.2 step 4).";
+    FragmentAlone, "fragment_alone", None,
+        "A later fragment in an SA for some ports, whose first one did not come before it by such an SA (RFC 4301 §7.3).";
+    FragmentOverlap, "fragment_overlap", None,
+        "A later fragment in an SA for some or for hidden ports that could lie over the ports of its packet (RFC 4301 §7.2).";
     CongestionNotEct, "congestion_not_ect", None,
         "Congestion was marked on a tunnel packet whose inner packet is not ECN-capable (RFC 6040 §4.2).";
     Dummy, "dummy", None,

@@ -17,6 +17,7 @@
 //! | [`inbound`], [`outbound`] | the two burst functions, in the order of RFC 4301 §5.2 and §5.1 |
 //! | [`sad`] | SAs of one worker, by SPI and by policy |
 //! | [`spd`] | policies, compiled, and the flow cache |
+//! | [`fragments`] | later fragments by the ports of the first |
 //! | [`esp`], `ah` | what is done to a packet under one SA |
 //! | [`replay`] | anti-replay windows |
 //! | [`aead`], [`legacy`] | the batched AES-GCM engine; 3DES and MD5 |
@@ -36,6 +37,7 @@ pub mod classify;
 pub mod drop_cause;
 pub mod esp;
 pub mod flow;
+pub mod fragments;
 pub mod inbound;
 #[expect(unsafe_code, reason = "advice to the kernel about memory of our own")]
 pub mod large_pages;

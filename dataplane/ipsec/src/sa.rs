@@ -181,6 +181,9 @@ pub struct SaParameters {
     /// Traffic the SA may carry, seen from this gateway: `local` is our side's inner address.
     /// Inbound packets are checked against it after decryption (RFC 4301 §5.2 step 4).
     pub selectors: Vec<Selector>,
+    /// Whether later fragments, which show no ports, may take the SA although it is for some ports: agreed with the peer
+    /// (RFC 4301 §7.3, NON_FIRST_FRAGMENTS_ALSO of RFC 7296 §1.3.1).
+    pub later_fragments: bool,
     /// Byte and packet lifetimes.
     pub lifetime: Lifetime,
     /// Tunnel header rules.

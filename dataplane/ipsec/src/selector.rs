@@ -89,6 +89,20 @@ pub struct Selector {
     pub remote_ports: Ports,
 }
 
+impl Ports {
+    /// Whether these are some ports, so that packets without any do not match.
+    pub fn are_named(&self) -> bool {
+        !self.matches(None)
+    }
+}
+
+impl Selector {
+    /// Whether it is for some ports of either side.
+    pub fn names_ports(&self) -> bool {
+        self.local_ports.are_named() || self.remote_ports.are_named()
+    }
+}
+
 /// A policy's number, unique in the SPD and stable while the policy is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyId(pub u32);

@@ -22,6 +22,7 @@ mod tests;
 
 pub use flow_cache::{Context, FlowCache, Place};
 pub use fragments::guard_fragments;
+pub(crate) use fragments::with_hidden_ports;
 
 use crate::flow::FlowKey;
 use crate::selector::{Action, AddressRange, Policy, PolicyId, Selector};

@@ -25,6 +25,15 @@ pub enum Fragment {
     Later,
 }
 
+/// What a fragment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Identification of the packet that it is of, unique for its addresses and, over IPv4, its protocol (RFC 791 §3.2, RFC 8200 §4.5).
+    pub id: u32,
+    /// Where its bytes belong in that packet's payload.
+    pub offset: usize,
+}
+
 /// Where the upper layer of a packet begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upper<'a> {
@@ -109,6 +118,19 @@ impl<'a> Ip<'a> {
         }
     }
 
+    /// What it says as a fragment; `None` for a whole packet, and for extension headers that cannot be walked over.
+    pub fn piece(&self) -> Option<Piece> {
+        match self {
+            Self::V4(ip) => {
+                ip.is_fragment().then(|| Piece { id: ip.id().into(), offset: ip.fragment_offset() })
+            }
+            Self::V6(ip) => {
+                let upper = ip.upper_layer().ok()?;
+                upper.fragment.map(|(offset, _)| Piece { id: upper.id, offset })
+            }
+        }
+    }
+
     /// Finds the upper layer, over IPv4 options and IPv6 extension headers.
     ///
     /// # Errors
@@ -160,6 +182,25 @@ impl Upper<'_> {
         }
         let [s1, s0, d1, d0] = *self.bytes.first_chunk::<4>()?;
         Some((u16::from_be_bytes([s1, s0]), u16::from_be_bytes([d1, d0])))
+    }
+}
+
+/// Whether a packet may be a fragment: of IPv4 it is one, of IPv6 it has an extension header.
+#[inline]
+pub fn may_be_fragment(packet: &[u8]) -> bool {
+    match *packet {
+        [version, _, _, _, _, _, high, low, ..] if version >> 4 == 4 => (high & 0x3f) | low != 0,
+        [version, _, _, _, _, _, next, ..] if version >> 4 == 6 => matches!(
+            next,
+            protocol::FRAGMENT
+                | protocol::HOP_BY_HOP
+                | protocol::ROUTING
+                | protocol::DESTINATION_OPTIONS
+                | protocol::MOBILITY
+                | protocol::HIP
+                | protocol::SHIM6
+        ),
+        _ => false,
     }
 }
 

@@ -38,6 +38,8 @@ pub struct UpperLayer {
     /// Fragment offset in bytes and the more-fragments flag, when there is a fragment header and it is
     /// not an atomic one (RFC 6946).
     pub fragment: Option<(usize, bool)>,
+    /// Identification of the packet that this is a fragment of; 0 when it is none.
+    pub id: u32,
 }
 
 impl<'a> Ipv6<'a> {
@@ -123,6 +125,7 @@ impl<'a> Ipv6<'a> {
             offset: HEADER_LEN,
             named_at: NEXT_HEADER_AT,
             fragment: None,
+            id: 0,
         };
         let mut rest = self.payload;
         for _ in 0..=MAX_EXTENSION_HEADERS {
@@ -142,6 +145,7 @@ impl<'a> Ipv6<'a> {
                     let (offset, more) = (usize::from(field & 0xfff8), field & 1 != 0);
                     if offset != 0 || more {
                         upper.fragment = Some((offset, more));
+                        upper.id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
                     }
                     if offset != 0 {
                         upper.protocol = h[0];
@@ -174,6 +178,7 @@ impl<'a> Ipv6<'a> {
             offset: HEADER_LEN,
             named_at: NEXT_HEADER_AT,
             fragment: None,
+            id: 0,
         };
         let mut rest = self.payload;
         for _ in 0..=MAX_EXTENSION_HEADERS {

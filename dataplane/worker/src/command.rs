@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
+use ipsec::fragments::LaterFragments;
 use ipsec::sa::{PairId, Spi, UdpEncap};
 use ipsec::selector::{PolicyId, Selector};
 use ipsec::spd::Spd;
@@ -60,6 +61,8 @@ pub(crate) struct Binding {
     pub(crate) sa: SaRef,
     /// What the SA may carry: narrower than the policy, perhaps.
     pub(crate) selectors: Arc<[Selector]>,
+    /// Whether later fragments may take it although it is for some ports.
+    pub(crate) later_fragments: bool,
     /// A: set by the owner of the inbound SA, read by every worker. Relaxed: a packet that still takes the old SA is
     /// as right as one that already takes the new one.
     pub(crate) active: Arc<AtomicBool>,
@@ -105,6 +108,7 @@ pub(crate) struct NewInbound {
     pub(crate) pair: PairId,
     pub(crate) sa: Box<InboundSa>,
     pub(crate) delivery: Delivery,
+    pub(crate) later: LaterFragments,
     pub(crate) usage: Arc<SaUsage>,
     pub(crate) active: Arc<AtomicBool>,
 }

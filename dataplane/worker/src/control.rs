@@ -11,6 +11,7 @@ use crate::waiting::Key;
 use crate::worker::Worker;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::esp::inbound::Peer;
+use ipsec::fragments::LaterFragments;
 use ipsec::sa::{PairId, Spi};
 use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
@@ -25,6 +26,7 @@ pub(crate) struct InboundSide {
     pub(crate) delivery: Delivery,
     /// What connections that come out of the tunnel are told that it has room for the other way; 0 for nothing.
     pub(crate) clamp_mss: u16,
+    pub(crate) later: LaterFragments,
     pub(crate) usage: Arc<SaUsage>,
     /// A: see [`Binding::active`].
     pub(crate) active: Arc<AtomicBool>,
@@ -149,7 +151,7 @@ impl Worker {
     }
 
     fn add_inbound(&mut self, new: NewInbound) {
-        let NewInbound { pair, mut sa, delivery, usage, active } = new;
+        let NewInbound { pair, mut sa, delivery, later, usage, active } = new;
         let spi = sa.spi();
         sa.set_forwarded(matches!(delivery, Delivery::Forward | Delivery::Device(_)));
         // The SPI was larval on this worker, and the control thread keys it once.
@@ -158,7 +160,7 @@ impl Worker {
         }
         self.larval.remove(&spi);
         let clamp_mss = 0;
-        let side = InboundSide { pair, delivery, clamp_mss, usage, active };
+        let side = InboundSide { pair, delivery, clamp_mss, later, usage, active };
         place(&mut self.inbound, spi.slot(), side);
         self.pairs.entry(pair).or_default().inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));

@@ -14,7 +14,7 @@ use crate::command::{HandedOff, SaRef};
 use crate::config::{PortId, Side};
 use crate::packet::{Origin, Packet, put};
 use crate::worker::Worker;
-use ipsec::flow::{FlowId, FlowIdV4};
+use ipsec::flow::{Flow, FlowId, FlowIdV4};
 use ipsec::inbound::Hop;
 use ipsec::prefetch::prefetch;
 use ipsec::sad::Slot;
@@ -128,6 +128,11 @@ impl Worker {
         }
         let mut plain = core::mem::take(&mut self.plain);
         for Plain { packet, flow, place, origin, to_us, side } in plain.drain(..) {
+            if !to_us && let Some(whole) = self.as_the_first(&packet) {
+                // Nothing is remembered of it: whole packets of its flow may take SAs that it may not.
+                self.ask(packet, whole, None, origin, to_us, side);
+                continue;
+            }
             let context = context(origin, side);
             // What is addressed to us is decided anew each time: little is.
             let known = if to_us { None } else { self.known(place, &flow, context) };
@@ -135,7 +140,7 @@ impl Worker {
                 Some(decision) => self.follow(packet, &flow, decision, origin),
                 None => {
                     let question = Question { flow, place, context };
-                    self.ask(packet, question, origin, to_us, side);
+                    self.ask(packet, flow.flow(), Some(question), origin, to_us, side);
                 }
             }
         }
@@ -205,13 +210,20 @@ impl Worker {
     }
 
     #[cold]
-    fn ask(&mut self, packet: Packet, question: Question, origin: Origin, to_us: bool, side: Side) {
-        let flow = question.flow.flow();
+    fn ask(
+        &mut self,
+        packet: Packet,
+        flow: Flow,
+        question: Option<Question>,
+        origin: Origin,
+        to_us: bool,
+        side: Side,
+    ) {
         match origin {
             Origin::Port => self.clear(packet, flow, to_us, side, question),
             Origin::Decapsulated(pair) => self.decapsulated(packet, flow, pair, question),
             Origin::Host | Origin::Device | Origin::Generated | Origin::Resumed => {
-                self.outbound(packet, flow, origin, false, Some(question));
+                self.outbound(packet, flow, origin, false, question);
             }
         }
     }

@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::classify::{Class, Protected, classify};
 use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
+use ipsec::fragments::LaterFragments;
 use ipsec::sa::{PairId, SaError, SaParameters, Spi};
 use ipsec::selector::{Policy, PolicyId, Selector};
 use ipsec::spd::{Spd, guard_fragments};
@@ -88,6 +89,7 @@ struct Outbound {
     at: SaRef,
     usage: Arc<SaUsage>,
     selectors: Arc<[Selector]>,
+    later_fragments: bool,
 }
 
 /// A pair whose delete was sent and is not complete.
@@ -389,7 +391,8 @@ impl Dataplane {
             outbound: None,
         };
         self.pairs.insert(id, pair);
-        let new = NewInbound { pair: id, sa, delivery, usage: inbound_usage, active };
+        let later = LaterFragments::of(parameters);
+        let new = NewInbound { pair: id, sa, delivery, later, usage: inbound_usage, active };
         Ok(self.send(spi.core(), Command::AddInbound(Box::new(new))))
     }
 
@@ -421,7 +424,12 @@ impl Dataplane {
         let usage = Arc::new(SaUsage::default());
         let selectors = parameters.selectors.as_slice().into();
         if let Some(pair) = self.pairs.get_mut(&id) {
-            pair.outbound = Some(Outbound { at, usage: Arc::clone(&usage), selectors });
+            pair.outbound = Some(Outbound {
+                at,
+                usage: Arc::clone(&usage),
+                selectors,
+                later_fragments: parameters.later_fragments,
+            });
         }
         let new = NewOutbound { pair: id, at, sa, usage };
         Ok(self.send(core, Command::AddOutbound(Box::new(new))))
@@ -450,6 +458,7 @@ impl Dataplane {
             pair,
             sa: outbound.at,
             selectors: Arc::clone(&outbound.selectors),
+            later_fragments: outbound.later_fragments,
             active: Arc::clone(&known.active),
         };
         Ok(self.send_all(|| Command::Bind(Box::new(binding.clone()))))

@@ -215,7 +215,7 @@ impl Worker {
                     Some(flow) => self.resume_tunnel_packet(packet, flow, policy),
                     None => self.drop_packet(packet, DropCause::MalformedHeader),
                 },
-                Key::Policy(..) => match flow_of(&packet) {
+                Key::Policy(..) => match self.as_the_first(&packet).or_else(|| flow_of(&packet)) {
                     Some(flow) => self.outbound(packet, flow, Origin::Resumed, false, None),
                     None => self.drop_packet(packet, DropCause::MalformedHeader),
                 },

@@ -28,6 +28,7 @@
 //! | `seal` | the outbound burst |
 //! | `forward` | TTL, MTU, next hop, ICMP errors; the host port; transmission |
 //! | `fragment` | IPv4 fragments before encryption |
+//! | `later` | fragments that came as such: later ones by the ports of the first |
 //! | `waiting` | the side pool of packets that wait |
 //! | `forwarding` | routes, neighbours and links, made by the control thread |
 //! | `account` | the accounting identity, and the drop causes |
@@ -52,6 +53,7 @@ mod fragment;
 mod handle;
 mod host;
 mod ingress;
+mod later;
 mod open;
 mod packet;
 mod policy;

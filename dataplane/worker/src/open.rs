@@ -13,10 +13,11 @@ use ipsec::accounting::{Events, Totals};
 use ipsec::classify::Protected;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::{Flow, FlowId};
+use ipsec::fragments::LaterFragments;
 use ipsec::inbound::{InboundPacket, Outcome, process_burst};
 use ipsec::sa::{PairId, Spi};
 use ipsec::selector::Action;
-use wire::ip::Ip;
+use wire::ip::{Ip, may_be_fragment};
 
 impl Worker {
     /// Opens the packets in hand, all SAs together.
@@ -68,7 +69,15 @@ impl Worker {
             return self.deliver_to_host(packet);
         };
         let (delivery, pair, clamp) = (side.delivery, side.pair, side.clamp_mss);
+        let later = side.later;
         self.note_use(spi);
+        packet.set_origin(Origin::Decapsulated(pair));
+        if later != LaterFragments::AsOthers
+            && may_be_fragment(&packet)
+            && let Some(cause) = self.refuse_fragment(&packet, spi, later)
+        {
+            return self.drop_packet(packet, cause);
+        }
         if clamp != 0 {
             wire::ip::clamp_mss(&mut packet, clamp);
         }
@@ -97,7 +106,7 @@ impl Worker {
         packet: Packet,
         flow: Flow,
         pair: PairId,
-        question: Question,
+        question: Option<Question>,
     ) {
         let to_us = self.forwarding.addresses.contains(flow.destination);
         if to_us || is_of_a_link(flow.destination) {
@@ -110,7 +119,7 @@ impl Worker {
         let origin = Origin::Decapsulated(pair);
         match self.spd.lookup(&flow.outbound()) {
             Some(found) if found.action == Action::Discard => {
-                self.discard(packet, DropCause::PolicyDiscard, Some(question));
+                self.discard(packet, DropCause::PolicyDiscard, question);
             }
             // A policy that covers both directions of its own traffic would send it back to where it came from. What hangs on the
             // pair is not remembered of the flow.
@@ -121,7 +130,7 @@ impl Worker {
                     self.protect(packet, flow, found.policy, origin, None);
                 }
             }
-            _ => self.forward(packet, &flow, origin, Some(question)),
+            _ => self.forward(packet, &flow, origin, question),
         }
     }
 

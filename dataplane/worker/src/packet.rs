@@ -80,6 +80,11 @@ impl Packet {
         }
     }
 
+    /// Which fragments belong together with it: those that came the same way.
+    pub(crate) fn context(&self) -> u8 {
+        self.0.mark[1] as u8
+    }
+
     pub(crate) fn set_arrival(&mut self, core: CoreId) {
         self.0.mark[0] = core.index() as u64;
     }

@@ -6,6 +6,7 @@ use crate::config::Side;
 use crate::event::Event;
 use crate::flows::{Decision, Question};
 use crate::ingress::flow_of;
+use crate::later::{is_later, without_ports};
 use crate::packet::{Origin, Packet};
 use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
@@ -26,7 +27,7 @@ impl Worker {
         flow: Flow,
         to_us: bool,
         side: Side,
-        question: Question,
+        question: Option<Question>,
     ) {
         if to_us && is_udp_port(&flow, |f| f.1, &[self.ike_port]) {
             return self.deliver_to_host(packet);
@@ -35,10 +36,10 @@ impl Worker {
         if side != Side::Protected {
             match self.spd.lookup(&flow.inbound()).map(|found| found.action) {
                 Some(Action::Protect) => {
-                    return self.discard(packet, DropCause::ClearNotProtected, Some(question));
+                    return self.discard(packet, DropCause::ClearNotProtected, question);
                 }
                 Some(Action::Discard) => {
-                    return self.discard(packet, DropCause::PolicyDiscard, Some(question));
+                    return self.discard(packet, DropCause::PolicyDiscard, question);
                 }
                 Some(Action::Bypass) => bypassed = true,
                 None => {}
@@ -48,7 +49,7 @@ impl Worker {
         if to_us {
             return self.deliver_to_host(packet);
         }
-        self.outbound(packet, flow, Origin::Port, bypassed, Some(question));
+        self.outbound(packet, flow, Origin::Port, bypassed, question);
     }
 
     /// A plain packet on its way out. `bypassed`: a policy lets its kind come in in clear, so it may go on.
@@ -94,12 +95,19 @@ impl Worker {
         origin: Origin,
         question: Option<Question>,
     ) {
+        let key = flow.outbound();
+        // With ports it is one whose first fragment is known.
+        let is_later = key.ports.is_some() && is_later(&packet);
+        let chosen =
+            if is_later { self.choose_for_later(policy, &key) } else { self.choose(policy, &key) };
+        if is_later && chosen.is_none() && self.bindings.contains_key(&policy) {
+            // The peer takes none in this SA: another may be for packets without ports.
+            return self.outbound(packet, without_ports(flow), origin, false, None);
+        }
         packet.set_origin(origin);
         if origin.is_hop() && !self.decrement_hop_limit(&mut packet) {
             return self.time_exceeded(packet);
         }
-        let key = flow.outbound();
-        let chosen = self.choose(policy, &key);
         if let Some(Chosen { sa, settled: true }) = chosen {
             self.remember_sa(question, policy, sa);
         }

@@ -8,8 +8,11 @@ use crate::sa_usage::Due;
 use crate::worker::Worker;
 use ipsec::accounting::{Events, Totals};
 use ipsec::drop_cause::DropCause;
+use ipsec::esp::outbound::OutboundSa;
 use ipsec::outbound::{OutboundPacket, Outcome, process_burst};
 use ipsec::sad::Slot;
+use wire::ip::may_be_fragment;
+use wire::ipv4::Ipv4;
 use wire::{ethernet, icmp};
 
 impl Worker {
@@ -19,7 +22,24 @@ impl Worker {
         if self.sealing.last().is_none_or(|last| last.sa != slot) {
             self.ask_for_outbound(slot, packet.len());
         }
+        if may_be_fragment(&packet) {
+            return self.seal_piece(packet, slot);
+        }
         self.sealing.push(OutboundPacket::new(packet, slot));
+    }
+
+    /// A fragment that is too long is cut before the ones behind it are sealed: a receiver that checks them asks for the first one first.
+    #[cold]
+    fn seal_piece(&mut self, packet: Packet, slot: Slot) {
+        let mtu = self.outbound_sad.get(slot).and_then(OutboundSa::cuts_at);
+        match (mtu, Ipv4::parse(&packet)) {
+            (Some(mtu), Ok(ip)) if ip.total_len() > usize::from(mtu) && !ip.dont_fragment() => {
+                self.fragment(packet, mtu, |worker, piece| {
+                    worker.sealing.push(OutboundPacket::new(piece, slot));
+                });
+            }
+            _ => self.sealing.push(OutboundPacket::new(packet, slot)),
+        }
     }
 
     /// Sees to it that the next hop and path MTU of every SA in hand are those of the present forwarding table.

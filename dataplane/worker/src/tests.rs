@@ -4,6 +4,7 @@ mod accounting;
 mod bed;
 mod direct;
 mod forwarding;
+mod fragments;
 mod frames;
 mod handoff;
 mod policy;

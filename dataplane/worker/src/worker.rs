@@ -20,6 +20,7 @@ use af_xdp::{Frame, FramePool, PoolGauges, Port, PortStatistics, Retired};
 use core::hash::{BuildHasherDefault, Hasher};
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering;
+use ipsec::fragments::{FRAGMENTED_PACKETS, FragmentTable};
 use ipsec::inbound::InboundPacket;
 use ipsec::large_pages;
 use ipsec::outbound::OutboundPacket;
@@ -190,6 +191,8 @@ pub struct Worker {
     /// Changes with everything that decisions are made from but bindings; never 0.
     pub(crate) decisions: u32,
     pub(crate) epochs: BindingEpochs,
+    /// What first fragments showed.
+    pub(crate) fragments: FragmentTable,
     pub(crate) forwarding: Arc<ForwardingTable>,
     /// Changes with `forwarding`, so that what was made from it can tell that it is old.
     pub(crate) forwarding_version: u64,
@@ -298,6 +301,7 @@ impl Worker {
             flows: FlowCache::new((2 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
             decisions: 1,
             epochs: BindingEpochs::new(),
+            fragments: FragmentTable::new(FRAGMENTED_PACKETS),
             forwarding: Arc::new(ForwardingTable::default()),
             forwarding_version: 0,
             errors: Budget::new(limits.icmp_per_second, limits.icmp_burst, epoch),

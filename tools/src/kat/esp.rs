@@ -434,6 +434,7 @@ impl Record {
             esn,
             replay_window: 64,
             selectors: vec![any([0, 0, 0, 0].into())?, any([0u16; 8].into())?],
+            later_fragments: false,
             lifetime: Lifetime::default(),
             headers: HeaderRules { dscp: DscpRule::None, ecn: false, ..HeaderRules::default() },
         };

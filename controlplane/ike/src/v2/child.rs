@@ -17,7 +17,7 @@ use ipsec::algorithm::Cipher;
 use ipsec::sa::{
     Lifetime, Limits, Mode, PairId, Protocol, SaParameters, Spi, TfcRule, Transform, UdpEncap,
 };
-use ipsec::selector::Selector;
+use ipsec::selector::{Ports, Selector};
 use keyexchange::SharedSecret;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,6 +107,8 @@ pub(crate) struct ChildRequest {
     pub(crate) acquired: bool,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
+    /// Whether later fragments are to take it, although it is for some ports.
+    later_fragments: bool,
 }
 
 impl ChildRequest {
@@ -131,13 +133,26 @@ impl ChildRequest {
             remote_ts.insert(0, remote);
         }
         let replaces = replaces.map(|old| old.pair);
-        Ok(Self { config, spi, ke, replaces, acquired: false, local_ts, remote_ts })
+        let later_fragments = takes_later_fragments(head, &config);
+        Ok(Self {
+            config,
+            spi,
+            ke,
+            replaces,
+            acquired: false,
+            local_ts,
+            remote_ts,
+            later_fragments,
+        })
     }
 
     /// SA with what belongs to it; the nonce and KE payload come between it and the selectors.
     pub(crate) fn push_sa(&self, list: &mut PayloadList) {
         if matches!(self.config.mode, ChildMode::Protect(Mode::Transport)) {
             list.push(&Notify::new(NotifyType::UseTransportMode, &[]));
+        }
+        if self.later_fragments {
+            list.push(&Notify::new(NotifyType::NonFirstFragmentsAlso, &[]));
         }
         let spi = self.spi.get().to_be_bytes();
         let proposals = select::to_wire(&self.config.proposals, &spi, self.ke);
@@ -187,6 +202,7 @@ impl ChildRequest {
                 Mode::Tunnel
             }
         };
+        let selectors_name_ports = selectors.iter().any(Selector::names_ports);
         Ok(Agreed {
             config: Arc::clone(&self.config),
             spi_in: self.spi,
@@ -200,6 +216,9 @@ impl ChildRequest {
             replaces: self.replaces,
             acquired: self.acquired,
             no_tfc: payloads.notify(NotifyType::EspTfcPaddingNotSupported).is_some(),
+            later_fragments: self.later_fragments
+                && selectors_name_ports
+                && payloads.notify(NotifyType::NonFirstFragmentsAlso).is_some(),
         })
     }
 }
@@ -219,6 +238,8 @@ pub(crate) struct Agreed {
     pub(crate) acquired: bool,
     /// The peer takes no padding behind packets (RFC 7296 §1.3.1).
     pub(crate) no_tfc: bool,
+    /// Later fragments may take it, although it is for some ports.
+    pub(crate) later_fragments: bool,
 }
 
 /// Which end of the exchange that makes a Child SA we are.
@@ -294,6 +315,9 @@ impl Agreed {
             ChildMode::Protect(Mode::Transport) if asked => Mode::Transport,
             ChildMode::Protect(_) | ChildMode::Pass | ChildMode::Drop => Mode::Tunnel,
         };
+        let later_fragments = takes_later_fragments(head, config)
+            && selectors.iter().any(Selector::names_ports)
+            && payloads.notify(NotifyType::NonFirstFragmentsAlso).is_some();
         let config = Arc::clone(config);
         let inherit = replaces.map(|old| old.spi_in);
         let spi_in = cx.allocate(head.path.remote.ip(), inherit)?;
@@ -310,6 +334,7 @@ impl Agreed {
             replaces: replaces.map(|old| old.pair),
             acquired: false,
             no_tfc: payloads.notify(NotifyType::EspTfcPaddingNotSupported).is_some(),
+            later_fragments,
         })
     }
 
@@ -401,6 +426,7 @@ impl Agreed {
         Ok(Prepared {
             child,
             number: self.number,
+            later_fragments: self.later_fragments,
             tsi: self.tsi,
             tsr: self.tsr,
             inbound: Box::new(inbound),
@@ -446,6 +472,7 @@ impl Agreed {
             esn: self.chosen.esn,
             replay_window: config.replay_window,
             selectors: self.selectors.clone(),
+            later_fragments: self.later_fragments,
             lifetime: Lifetime {
                 soft: jittered(cx, config.rekey_limits, config.rand_limits),
                 hard: config.life_limits,
@@ -477,6 +504,7 @@ pub(crate) struct Values<'a> {
 pub(crate) struct Prepared {
     pub(crate) child: ChildSa,
     number: u8,
+    later_fragments: bool,
     tsi: Vec<TrafficSelector>,
     tsr: Vec<TrafficSelector>,
     pub(crate) inbound: Box<SaParameters>,
@@ -489,6 +517,9 @@ impl Prepared {
         if self.child.mode == Mode::Transport {
             list.push(&Notify::new(NotifyType::UseTransportMode, &[]));
         }
+        if self.later_fragments {
+            list.push(&Notify::new(NotifyType::NonFirstFragmentsAlso, &[]));
+        }
         let spi = self.child.spi_in.get().to_be_bytes();
         let proposal = select::answer(&self.child.suite, self.number, &spi);
         list.push(&SaPayload { proposals: &[proposal] });
@@ -498,6 +529,17 @@ impl Prepared {
         list.push(&TrafficSelectorsI(&self.tsi));
         list.push(&TrafficSelectorsR(&self.tsr));
     }
+}
+
+/// Whether later fragments may take the SAs of a child for some ports, which they do not show, if the peer says the same (RFC 7296
+/// §1.3.1, RFC 4301 §7.3). Where a child of the connection is for hidden ports, they are meant to take that (§7.2).
+fn takes_later_fragments(head: &Head, child: &config::Child) -> bool {
+    let any = |child: &config::Child, is: fn(&Ports) -> bool| {
+        child.local_ts.iter().chain(&child.remote_ts).any(|ts| is(&ts.ports))
+    };
+    child.mode == ChildMode::Protect(Mode::Tunnel)
+        && any(child, Ports::are_named)
+        && !head.connection.children.iter().any(|c| any(c, |ports| *ports == Ports::Opaque))
 }
 
 /// Hands over the inbound half.

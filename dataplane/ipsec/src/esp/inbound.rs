@@ -12,6 +12,7 @@ use crate::aead::{Key, Lodging};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{FlowId, FlowIdV4, QuickV4};
+use crate::fragments::admitted;
 use crate::packet::PacketBuffer;
 use crate::prefetch::prefetch_lines;
 use crate::replay::{Candidate, Order, ReplayWindow};
@@ -122,6 +123,7 @@ impl InboundSa {
     pub fn new(parameters: &SaParameters) -> Result<Self, SaError> {
         let contribution = suite::check(parameters)?;
         let (suite, sizes) = Suite::new(parameters)?;
+        let selectors = admitted(parameters);
         let peer = Peer {
             address: parameters.remote,
             port: parameters.encap.map(|encap| encap.remote_port),
@@ -143,8 +145,8 @@ impl InboundSa {
             suite,
             replay: ReplayWindow::new(parameters.replay_window, parameters.esn)?,
             usage: Usage::new(&parameters.lifetime),
-            quick: QuickV4::first_of(&parameters.selectors),
-            selectors: parameters.selectors.clone().into(),
+            quick: QuickV4::first_of(&selectors),
+            selectors: selectors.into(),
             pair: parameters.pair,
         })
     }
@@ -303,7 +305,7 @@ impl InboundSa {
 
     /// Whether a packet that arrived is traffic of the SA (RFC 4301 §5.2 step 4).
     #[inline]
-    fn admits(&self, id: &FlowId) -> bool {
+    pub fn admits(&self, id: &FlowId) -> bool {
         let quickly = |(id, quick): (FlowIdV4, QuickV4)| quick.admits_inbound(id);
         id.v4().zip(self.quick).is_some_and(quickly) || self.asks_all(id)
     }

@@ -15,6 +15,7 @@ use crate::accounting::{Contribution, Events, Run, Totals, Usage};
 use crate::aead::{Key, Lodging};
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
+use crate::fragments::admitted;
 use crate::packet::PacketBuffer;
 use crate::prefetch::prefetch_lines;
 use crate::sa::{
@@ -22,6 +23,7 @@ use crate::sa::{
 };
 use crate::sad::Mark;
 use crate::selector::Selector;
+use crate::spd::with_hidden_ports;
 use core::cell::Cell;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use plain::{Rules, Template};
@@ -161,7 +163,7 @@ impl OutboundSa {
             endpoints: Endpoints::new(parameters.local, parameters.remote)?,
             encap: parameters.encap,
             usage: Usage::new(&parameters.lifetime),
-            selectors: parameters.selectors.clone().into(),
+            selectors: admitted(parameters).into(),
             pair: parameters.pair,
             given: None,
             template: Template::NONE,
@@ -278,6 +280,20 @@ impl OutboundSa {
         let carried =
             (room - room % u16::from(self.sizes.align)).saturating_sub(u16::from(self.trailer));
         if self.contribution.tunnel { carried } else { carried + ip_len }
+    }
+
+    /// What IPv4 packets that are longer are fragmented to before they are sealed, where the SA takes what comes of that.
+    #[cold]
+    pub fn cuts_at(&self) -> Option<u16> {
+        (self.contribution.tunnel && self.takes_later_fragments()).then(|| self.inner_mtu())
+    }
+
+    /// Whether fragments that show no ports may take it whenever the whole packet may (RFC 4301 §7).
+    fn takes_later_fragments(&self) -> bool {
+        let admits_fragments = |selector: &Selector| {
+            with_hidden_ports(selector).is_none_or(|hidden| self.selectors.contains(&hidden))
+        };
+        self.selectors.iter().all(admits_fragments)
     }
 
     /// The most bytes that the SA puts in front of a packet.
@@ -506,15 +522,12 @@ impl OutboundSa {
     }
 
     /// Whether a packet that is too long is protected whole, and the protected packet fragmented: IPv6 that no sender makes smaller,
-    /// and IPv4 whose later fragments would show no ports to an SA that asks for some (RFC 4301 §7).
+    /// and IPv4 whose later fragments would show no ports to an SA that asks for some and takes no others (RFC 4301 §7).
     #[cold]
     fn stays_whole(&self, plan: &Plan) -> bool {
-        let admits_fragments = |selector: &Selector| {
-            selector.local_ports.matches(None) && selector.remote_ports.matches(None)
-        };
         self.contribution.tunnel
             && if plan.is_v4 {
-                !plan.dont_fragment && !self.selectors.iter().all(admits_fragments)
+                !plan.dont_fragment && !self.takes_later_fragments()
             } else {
                 plan.len <= usize::from(IPV6_MIN_MTU)
             }

@@ -36,6 +36,7 @@ fn parameters(spi: Spi) -> SaParameters {
             local_ports: Ports::Any,
             remote_ports: Ports::Any,
         }],
+        later_fragments: false,
         lifetime: Lifetime::default(),
         headers: HeaderRules::default(),
     }

@@ -28,13 +28,11 @@ pub fn guard_fragments(policies: &[Policy]) -> Vec<Policy> {
 }
 
 /// The same for packets that show no ports; `None` for a selector that they match as it is.
-fn with_hidden_ports(selector: &Selector) -> Option<Selector> {
-    let named = |ports: &Ports| matches!(ports, Ports::Range(_));
-    let (local, remote) = (named(&selector.local_ports), named(&selector.remote_ports));
-    let hide = |named, ports: &Ports| if named { Ports::Opaque } else { ports.clone() };
-    (local || remote).then(|| Selector {
-        local_ports: hide(local, &selector.local_ports),
-        remote_ports: hide(remote, &selector.remote_ports),
+pub(crate) fn with_hidden_ports(selector: &Selector) -> Option<Selector> {
+    let hide = |ports: &Ports| if ports.are_named() { Ports::Opaque } else { ports.clone() };
+    selector.names_ports().then(|| Selector {
+        local_ports: hide(&selector.local_ports),
+        remote_ports: hide(&selector.remote_ports),
         ..selector.clone()
     })
 }

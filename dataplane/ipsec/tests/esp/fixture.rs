@@ -112,6 +112,7 @@ impl Shape {
             esn: self.esn,
             replay_window: self.window,
             selectors: self.selectors.clone().unwrap_or_else(|| vec![any(inner_v6)]),
+            later_fragments: false,
             lifetime: self.lifetime,
             headers: self.headers,
         }

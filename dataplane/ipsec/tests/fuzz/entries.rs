@@ -169,6 +169,7 @@ impl Shape {
             esn: self.esn,
             replay_window: 64,
             selectors: vec![all([0, 0, 0, 0].into()), all([0u16; 8].into())],
+            later_fragments: false,
             lifetime: Lifetime::default(),
             headers: HeaderRules::default(),
         }

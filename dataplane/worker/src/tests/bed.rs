@@ -307,6 +307,7 @@ impl Gateway {
             esn: false,
             replay_window: 1024,
             selectors: self.selectors(),
+            later_fragments: false,
             lifetime: Lifetime::default(),
             headers: HeaderRules::default(),
         }

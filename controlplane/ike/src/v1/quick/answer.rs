@@ -245,6 +245,7 @@ impl Established {
             acquired: false,
             // IKEv1 has no word for it.
             no_tfc: true,
+            later_fragments: false,
         };
         let values = Values { ni: &ni, nr: &nr, shared: made.map(|(_, shared)| shared) };
         let life = super::ask::shorter(offered, ours);

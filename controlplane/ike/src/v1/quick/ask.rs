@@ -338,6 +338,7 @@ impl Established {
             acquired: asking.acquired,
             // IKEv1 has no word for it.
             no_tfc: true,
+            later_fragments: false,
         };
         let life = shorter(choice.life, responder_lifetime);
         let values = Values { ni: &asking.nonce, nr: &nr, shared };
