@@ -4,8 +4,8 @@
 //!  [Policy] ──compile, off the worker──► Spd ── lookup(&FlowKey) ──► first match
 //!                                         │
 //!        tuples, by (local prefix, remote prefix) length, best rank first
-//!          └─ hash of the two prefixes ─► bucket: one rule, a few in rank order, or
-//!                                           by protocol ─► by ports (spd/ports.rs)
+//!          └─ hash of the two prefixes ─► filter ─► bucket: one rule, a few in rank order, or
+//!                                                    by protocol ─► by ports (spd/ports.rs)
 //! ```
 //!
 //! Every selector becomes rules of address prefixes; ranges that are none are cut into some. A lookup tries one bucket for each pair
@@ -14,6 +14,7 @@
 //! how many different pairs of lengths lie above one address pair, hardly on how many policies there are: [`Spd::worst_case`] says
 //! what the worst packet costs.
 
+mod filter;
 mod flow_cache;
 mod fragments;
 mod ports;
@@ -29,6 +30,7 @@ use crate::selector::{Action, AddressRange, Policy, PolicyId, Selector};
 use core::fmt::Debug;
 use core::hash::Hash;
 use core::net::IpAddr;
+use filter::{Filter, Keys};
 use foldhash::quality::RandomState; // its seed is random: who sends packets cannot make them collide
 use ports::{Bucket, PortSpan, Rule};
 use std::collections::{HashMap, HashSet};
@@ -157,6 +159,9 @@ impl Spd {
 /// Two prefixes as what a bucket is found by.
 trait Pair: Copy + Debug + Eq + Hash {
     fn of(local: u128, remote: u128) -> Self;
+
+    /// For the filters.
+    fn mixed(self, keys: &Keys) -> u64;
 }
 
 impl Pair for u64 {
@@ -165,6 +170,11 @@ impl Pair for u64 {
     fn of(local: u128, remote: u128) -> Self {
         ((local >> 96) as Self) << 32 | (remote >> 96) as Self
     }
+
+    #[inline(always)]
+    fn mixed(self, keys: &Keys) -> u64 {
+        keys.hash([self])
+    }
 }
 
 impl Pair for [u128; 2] {
@@ -172,18 +182,27 @@ impl Pair for [u128; 2] {
     fn of(local: u128, remote: u128) -> Self {
         [local, remote]
     }
+
+    #[inline]
+    fn mixed(self, keys: &Keys) -> u64 {
+        let [local, remote] = self;
+        let high = |bits: u128| (bits >> 64) as u64;
+        keys.hash([high(local), local as u64, high(remote), remote as u64])
+    }
 }
 
 #[derive(Debug)]
 struct Family<P> {
     tuples: Vec<Tuple<P>>,
+    keys: Keys,
     local: Side,
     remote: Side,
 }
 
 impl<P> Default for Family<P> {
     fn default() -> Self {
-        Self { tuples: Vec::new(), local: Side::default(), remote: Side::default() }
+        let (local, remote) = (Side::default(), Side::default());
+        Self { tuples: Vec::new(), keys: Keys::default(), local, remote }
     }
 }
 
@@ -229,6 +248,8 @@ struct Tuple<P> {
     local_len: u8,
     remote_len: u8,
     best_rank: u32,
+    /// What `buckets` may have.
+    filter: Filter,
     buckets: HashMap<P, Bucket, RandomState>,
 }
 
@@ -261,8 +282,13 @@ impl<P: Pair> Family<P> {
             .iter()
             .position(|t| (t.local_len, t.remote_len) == (local_len, remote_len))
             .unwrap_or_else(|| {
-                let buckets = HashMap::default();
-                self.tuples.push(Tuple { local_len, remote_len, best_rank: rule.rank, buckets });
+                self.tuples.push(Tuple {
+                    local_len,
+                    remote_len,
+                    best_rank: rule.rank,
+                    filter: Filter::default(),
+                    buckets: HashMap::default(),
+                });
                 self.tuples.len() - 1
             });
         self.local.insert(local, local_len);
@@ -274,6 +300,9 @@ impl<P: Pair> Family<P> {
 
     fn finish(&mut self) {
         self.tuples.sort_by_key(|tuple| tuple.best_rank);
+        for tuple in &mut self.tuples {
+            tuple.filter = Filter::of(tuple.buckets.keys().map(|pair| pair.mixed(&self.keys)));
+        }
         for bucket in self.tuples.iter_mut().flat_map(|tuple| tuple.buckets.values_mut()) {
             bucket.finish();
         }
@@ -294,7 +323,9 @@ impl<P: Pair> Family<P> {
                 continue;
             }
             let at = P::of(prefix(local, near), prefix(remote, far));
-            if let Some(bucket) = tuple.buckets.get(&at) {
+            if tuple.filter.may_have(at.mixed(&self.keys))
+                && let Some(bucket) = tuple.buckets.get(&at)
+            {
                 best = bucket.search(key, best);
             }
         }

@@ -140,8 +140,8 @@ impl<V: Copy + Default> FlowCache<V> {
 }
 
 /// Both halves of the product.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
+#[inline(always)]
+pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }
