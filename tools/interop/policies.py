@@ -156,6 +156,8 @@ def soft_sa(lab):
     check(answered == 15, f"{answered} of 15: the first ones wait, then all go in clear; {ours.drops()}")
     check(ours.rows(*rows) == [1, 1, 0, 1, 0], f"{dict(zip(rows, ours.rows(*rows)))}")
     check("UNPROTECTED" in ours.log.read_text(), "the log does not say it")
+    listed = [sh("swanctl", *what, "--uri", f"unix://{ours.socket}").stdout for what in (["--list-sas"], ["--list-pols"])]
+    check("net: #0, reqid 0, UNPROTECTED, PASS" in listed[0] and "gw/net, PASS" in listed[1], f"not marked: {listed}")
     # The soft SA ends, and with it the permission: the next packet asks again.
     eventually("the soft SA to end", lambda: ours.rows("quick_mode.active_sas") == [0])
     before = ours.rows("quick_mode.key_additions")
@@ -282,6 +284,28 @@ def icmp_selectors(lab):
     a.ping("10.77.1.1", "10.77.2.1")
     check(ours.rows("quick_mode.tunnel_bytes_sent", "quick_mode.tunnel_bytes_received") == [252, 252], "three pings of 84 bytes")
     accounted(ours)
+
+
+@test
+def opaque_selectors(lab):
+    """`[udp/opaque]` opposite charon, begun by either: RFC 7296 §3.13.1 as both write and read it."""
+    a, b = lab.pair()
+    confs = {side: scenario("ikev2-psk", side) for side in "ab"}
+    for side, (local, remote) in (("a", (1, 2)), ("b", (2, 1))):
+        for n, key in ((local, "local_ts"), (remote, "remote_ts")):
+            old = f"{key} = 10.77.{n}.0/24\n"
+            check(old in confs[side], "the scenario's selectors are not as they were")
+            confs[side] = confs[side].replace(old, f"{key} = 10.77.{n}.0/24[udp/opaque]\n")
+    for ours_begins in (True, False):
+        peer, ours = Charon(b, confs["b"]), Culvert(a, confs["a"])
+        if ours_begins:
+            ours.initiate()
+        else:
+            peer.swanctl("--initiate", "--child", "net")
+        for said in (peer.swanctl("--list-sas").stdout, sh("swanctl", "--list-sas", "--uri", f"unix://{ours.socket}").stdout):
+            check("10.77.1.0/24[udp/opaque]" in said.lower() and "10.77.2.0/24[udp/opaque]" in said.lower(), f"narrowed otherwise: {said}")
+        ours.stop()
+        peer.stop()
 
 
 # --- a neighbour among hosts -------------------------------------------------------------------------------------

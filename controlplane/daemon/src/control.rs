@@ -198,6 +198,9 @@ impl Control {
                     let message = reply::sa(&sa, |pair| gateway.traffic(pair, now));
                     self.server.stream(client, "list-sa", &message);
                 }
+                for message in soft_sas(gateway, now, &list.filter) {
+                    self.server.stream(client, "list-sa", &message);
+                }
                 Message::new()
             }
             Request::ListConns(name) => {
@@ -211,7 +214,10 @@ impl Control {
             Request::ListPolicies(_) => {
                 for connection in &gateway.engine().config().connections {
                     for child in &connection.children {
-                        let message = reply::policy(&connection.name, child);
+                        let message = {
+                            let soft = gateway.soft_sas().has(&connection.name, &child.name);
+                            reply::policy(&connection.name, child, soft)
+                        };
                         self.server.stream(client, "list-policy", &message);
                     }
                 }
@@ -352,6 +358,22 @@ fn target(filter: SaFilter) -> Target {
 }
 
 /// The SAs that a filter lets through, with their children that it lets through.
+/// The soft SAs that a filter by names means; those by number mean none.
+fn soft_sas(gateway: &Gateway, now: Instant, filter: &SaFilter) -> Vec<Message> {
+    let is_meant = |of: &Option<String>, name: &str| of.as_ref().is_none_or(|of| of == name);
+    let by_number = filter.ike_id.is_some() || filter.child_id.is_some();
+    let connections = &gateway.engine().config().connections;
+    let all = gateway.soft_sas().iter(now).filter(|(key, _)| {
+        !by_number && is_meant(&filter.ike, &key.connection) && is_meant(&filter.child, &key.child)
+    });
+    all.filter_map(|(key, left)| {
+        let connection = connections.iter().find(|c| c.name == key.connection)?;
+        let child = connection.children.iter().find(|c| c.name == key.child)?;
+        Some(reply::soft_sa(connection, child, left))
+    })
+    .collect()
+}
+
 fn selected(mut sas: Vec<IkeSaView>, filter: &SaFilter) -> Vec<IkeSaView> {
     sas.retain_mut(|sa| {
         let children = filter.child.is_some() || filter.child_id.is_some();

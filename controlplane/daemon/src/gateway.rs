@@ -322,6 +322,11 @@ impl Gateway {
         }
     }
 
+    /// The soft SAs.
+    pub(crate) fn soft_sas(&self) -> &SoftSas {
+        &self.soft
+    }
+
     /// The policies in force.
     pub fn policies(&self) -> &Policies {
         &self.policies

@@ -61,6 +61,16 @@ impl SoftSas {
         self.0.values().min().copied()
     }
 
+    /// All of them: the child, and how long its packets go in clear yet.
+    pub(crate) fn iter(&self, now: Instant) -> impl Iterator<Item = (&ChildKey, Duration)> {
+        self.0.iter().map(move |(key, until)| (key, until.saturating_duration_since(now)))
+    }
+
+    /// Whether a child has one.
+    pub(crate) fn has(&self, connection: &str, child: &str) -> bool {
+        self.0.keys().any(|key| key.connection == connection && key.child == child)
+    }
+
     /// How many there are.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64

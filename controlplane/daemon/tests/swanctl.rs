@@ -108,7 +108,7 @@ fn serve(mut server: Server, stop: &AtomicBool) {
                 Ok(Request::ListPolicies(_)) => {
                     for connection in store.connections() {
                         for child in &connection.children {
-                            let policy = reply::policy(&connection.name, child);
+                            let policy = reply::policy(&connection.name, child, false);
                             server.stream(client, "list-policy", &policy);
                         }
                     }

@@ -3,7 +3,7 @@
 use super::message::Message;
 use crate::config::{display, identity};
 use core::time::Duration;
-use ike::config::{AuthMethod, AuthRound, Child, Connection, Identity, Unique, Version};
+use ike::config::{AuthMethod, AuthRound, Child, ChildMode, Connection, Identity, Unique, Version};
 use ike::proposal::{Chosen, encryption_name, group_name, integrity_name, prf_name};
 use ike::view::{ChildSaView, IkeSaView, Role};
 use ipsec::sa::{Mode, PairId, Protocol};
@@ -247,12 +247,14 @@ fn child(child: &Child) -> Message {
         .with_list("remote-ts", child.remote_ts.iter().map(display::configured))
 }
 
-/// The event `list-policy`: an installed policy of a child.
-pub fn policy(connection: &str, child: &Child) -> Message {
+/// The event `list-policy`: an installed policy of a child. That of a `soft` SA lets pass.
+pub fn policy(connection: &str, child: &Child, soft: bool) -> Message {
+    let mode = if soft { ChildMode::Pass } else { child.mode };
     let section = Message::new()
         .with("child", &child.name)
         .with("ike", connection)
-        .with("mode", display::mode(child.mode).to_uppercase())
+        .with("mode", display::mode(mode).to_uppercase())
+        .with_flag("unprotected", soft)
         .with_list("local-ts", child.local_ts.iter().map(display::configured))
         .with_list("remote-ts", child.remote_ts.iter().map(display::configured));
     Message::new().with_section(&format!("{connection}/{}", child.name), section)
@@ -285,6 +287,49 @@ pub fn sa(view: &IkeSaView, traffic: impl Fn(PairId) -> PairTraffic) -> Message 
     let children = view.children.iter().map(|c| (c, child_sa(c, &traffic)));
     named(view, with_children(ike_sa(view), children))
 }
+
+/// The event `list-sa` of a soft SA, of which charon knows nothing: an IKE SA that is none, with one child in the state `UNPROTECTED`.
+/// `left` is how long its packets go in clear yet.
+pub fn soft_sa(connection: &Connection, child: &Child, left: Duration) -> Message {
+    let version = match connection.version {
+        Version::Ikev1 => 1,
+        Version::Any | Version::Ikev2 => 2,
+    };
+    let section = Message::new()
+        .with("name", &child.name)
+        .with("uniqueid", 0)
+        .with("reqid", 0)
+        .with("state", UNPROTECTED)
+        .with("mode", "PASS")
+        .with("protocol", "NONE")
+        .with("spi-in", "00000000")
+        .with("spi-out", "00000000")
+        .with("bytes-in", 0)
+        .with("packets-in", 0)
+        .with("bytes-out", 0)
+        .with("packets-out", 0)
+        .with("install-time", 0)
+        .with("life-time", left.as_secs())
+        .with_list("local-ts", child.local_ts.iter().map(display::configured))
+        .with_list("remote-ts", child.remote_ts.iter().map(display::configured));
+    let ike = Message::new()
+        .with("uniqueid", 0)
+        .with("version", version)
+        .with("state", UNPROTECTED)
+        .with("local-host", display::endpoints(&connection.local_addrs))
+        .with("local-port", connection.local_port)
+        .with("local-id", identity::display(&connection.local.id))
+        .with("remote-host", display::endpoints(&connection.remote_addrs))
+        .with("remote-port", connection.remote_port)
+        .with("remote-id", identity::display(&connection.remote.id))
+        .with("initiator-spi", "0000000000000000")
+        .with("responder-spi", "0000000000000000");
+    let children = Message::new().with_section(&format!("{}-soft", child.name), section);
+    Message::new().with_section(&connection.name, ike.with_section("child-sas", children))
+}
+
+/// What a soft SA is in.
+const UNPROTECTED: &str = "UNPROTECTED";
 
 /// The event `ike-updown`.
 pub fn ike_updown(up: bool, view: &IkeSaView) -> Message {
