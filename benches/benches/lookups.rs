@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench -p benches --bench lookups                 the tables of docs/benchmarking.md
 //! cargo bench -p benches --bench lookups -- --quick      a tenth of it
+//! cargo bench -p benches --bench lookups -- --million    SAs up to a million as well: 6 GB of memory
 //! ```
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
@@ -214,7 +215,12 @@ fn lookups(quick: bool) {
 
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    lookups(quick);
-    println!();
-    churn::run(quick);
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    if !has("--churn") {
+        lookups(quick);
+        println!();
+    }
+    if !has("--lookups") {
+        churn::run(quick, if has("--million") { 1_000_000 } else { 100_000 });
+    }
 }
