@@ -24,7 +24,7 @@ use ipsec::spi::CoreId;
 use wire::ethernet;
 
 /// Epochs of bindings: a policy has that of its number modulo this, so a change makes a few other policies be asked again.
-const EPOCHS: usize = 1 << 12;
+const EPOCHS: usize = 1 << 16;
 
 /// How often what is bound to policies has changed.
 pub(crate) struct BindingEpochs(Box<[u32; EPOCHS]>);
