@@ -104,10 +104,15 @@ impl<'a> Sealer<'a> {
     }
 
     /// Runs the cipher over all that was taken; what was sealed.
+    ///
+    /// It is not taken by value: moving it would copy room for a whole burst, however short that is.
     #[inline]
-    pub fn finish(mut self) -> Totals {
+    pub fn finish(&mut self) -> Totals {
         seal_burst(&mut self.jobs);
-        Totals::of_plain(self.packets, self.bytes)
+        self.jobs.clear();
+        let (packets, bytes) =
+            (core::mem::take(&mut self.packets), core::mem::take(&mut self.bytes));
+        Totals::of_plain(packets, bytes)
     }
 }
 

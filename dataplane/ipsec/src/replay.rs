@@ -136,7 +136,7 @@ impl ReplayWindow {
     /// # Errors
     ///
     /// [`Replayed`].
-    #[inline]
+    #[inline(always)]
     pub fn accept(&mut self, candidate: &Candidate) -> Result<Order, Replayed> {
         let Candidate(sequence) = *candidate;
         self.examine(sequence)?;

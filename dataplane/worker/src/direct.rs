@@ -71,7 +71,7 @@ impl Worker {
         let mut notes = Notes::new();
         let kinds = self.note(frames, station, &mut notes);
         if kinds.plain {
-            self.choose_sas(frames, side, &mut notes);
+            self.choose_sas(side, &mut notes);
             self.seal_direct(frames, &mut notes);
         }
         if kinds.protected {
@@ -117,7 +117,7 @@ impl Worker {
                         {
                             if spis != Some(spi) {
                                 let number = esp::sequence_at(frame.data(), ESP_AT);
-                                self.sad.prefetch(spi.get(), number, frame.len());
+                                self.sad.prefetch(spi.get(), number);
                             }
                             spis = Some(spi);
                             kinds.protected = true;

@@ -249,10 +249,10 @@ impl Worker {
         self.decisions = self.decisions.wrapping_add(1).max(1);
     }
 
-    /// Asks for what sealing a packet of `len` bytes with an SA needs first.
+    /// Asks for what sealing with an SA needs first.
     #[inline]
-    pub(crate) fn ask_for_outbound(&self, slot: Slot, len: usize) {
-        self.outbound_sad.prefetch(slot, len);
+    pub(crate) fn ask_for_outbound(&self, slot: Slot) {
+        self.outbound_sad.prefetch(slot);
         if let Some(side) = self.outbound.get(slot.0 as usize) {
             prefetch(side);
         }

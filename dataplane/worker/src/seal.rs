@@ -20,7 +20,7 @@ impl Worker {
     #[inline]
     pub(crate) fn seal_with(&mut self, packet: Packet, slot: Slot) {
         if self.sealing.last().is_none_or(|last| last.sa != slot) {
-            self.ask_for_outbound(slot, packet.len());
+            self.ask_for_outbound(slot);
         }
         if may_be_fragment(&packet) {
             return self.seal_piece(packet, slot);

@@ -123,13 +123,10 @@ impl ExpandedKey {
         self.ask_for(first_line(len)..=line_of_round(rounds));
     }
 
-    /// Those of them at the end, as far as they are the same for all keys.
-    #[inline(always)]
-    pub(super) fn end_lines(len: usize) -> core::ops::Range<usize> {
-        first_line(len).max(END)..line_of_round(10) + 1
-    }
+    /// Those that a packet of 64 bytes needs, as far as they are the same for all keys.
+    pub(super) const END_LINES: core::ops::Range<usize> = END..line_of_round(10) + 1;
 
-    /// Asks for those that are not [`ExpandedKey::end_lines`].
+    /// Asks for those that are not [`ExpandedKey::END_LINES`].
     #[inline(always)]
     pub(super) fn prefetch_rest(&self, len: usize, rounds: usize) {
         let first = first_line(len);
@@ -159,7 +156,7 @@ fn first_line(len: usize) -> usize {
 
 /// The line of a round key.
 #[inline(always)]
-fn line_of_round(round: usize) -> usize {
+const fn line_of_round(round: usize) -> usize {
     (POWERS + round) * size_of::<u128>() / 64
 }
 

@@ -131,15 +131,12 @@ impl Lodging {
         match lodged.never {}
     }
 
-    /// The lines of 64 bytes that a packet of `len` bytes needs first, whatever the key. For the rest there is
-    /// [`Lodging::prefetch_rest`].
-    #[inline(always)]
-    pub fn first_lines(len: usize) -> core::ops::Range<usize> {
-        #[cfg(target_arch = "x86_64")]
-        return ExpandedKey::end_lines(len);
-        #[cfg(not(target_arch = "x86_64"))]
-        return 0..len.min(0);
-    }
+    /// The lines of 64 bytes that a short packet needs, whatever the key. For the rest there is [`Lodging::prefetch_rest`].
+    #[cfg(target_arch = "x86_64")]
+    pub const FIRST_LINES: core::ops::Range<usize> = ExpandedKey::END_LINES;
+    /// None.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub const FIRST_LINES: core::ops::Range<usize> = 0..0;
 
     /// Asks for the other lines that a packet of `len` bytes needs.
     #[inline(always)]

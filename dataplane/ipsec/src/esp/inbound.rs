@@ -261,12 +261,12 @@ impl InboundSa {
         self.lodger = self.suite.move_in(&mut self.lodging);
     }
 
-    /// Asks for what a packet of `len` bytes with this number on the wire needs first. Nothing of the SA, if there is one, is read for
+    /// Asks for what a packet with this number on the wire needs first. Nothing of the SA, if there is one, is read for
     /// it: an entry of a table lies as the SA in it.
     #[inline(always)]
-    pub(crate) fn prefetch_in<T>(entry: &T, low: u32, len: usize) {
+    pub(crate) fn prefetch_in<T>(entry: &T, low: u32) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
-        prefetch_lines(entry, Lodging::first_lines(len));
+        prefetch_lines(entry, Lodging::FIRST_LINES);
         let onward = core::mem::offset_of!(Self, onward) / 64;
         prefetch_lines(entry, onward..onward + 1);
         let word = core::mem::offset_of!(Self, replay) + ReplayWindow::near_at(low);

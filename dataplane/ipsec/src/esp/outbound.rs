@@ -341,10 +341,10 @@ impl OutboundSa {
         self.lodger = self.suite.move_in(&mut self.lodging);
     }
 
-    /// Asks for what a packet of `len` bytes needs first. Nothing of the SA, if there is one, is read for it.
+    /// Asks for what a packet needs first. Nothing of the SA, if there is one, is read for it.
     #[inline(always)]
-    pub(crate) fn prefetch_in(entry: &Option<Self>, len: usize) {
-        prefetch_lines(entry, Lodging::first_lines(len));
+    pub(crate) fn prefetch_in(entry: &Option<Self>) {
+        prefetch_lines(entry, Lodging::FIRST_LINES);
         prefetch_lines(entry, Self::HOT);
     }
 

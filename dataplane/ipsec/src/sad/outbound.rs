@@ -59,11 +59,11 @@ impl OutboundSad {
         true
     }
 
-    /// Asks for what a packet of `len` bytes needs of the SA in `slot`. Nothing is read for it.
+    /// Asks for what a packet needs of the SA in `slot`. Nothing is read for it.
     #[inline(always)]
-    pub fn prefetch(&self, slot: Slot, len: usize) {
+    pub fn prefetch(&self, slot: Slot) {
         if let Some(entry) = self.entries.get(slot.0 as usize) {
-            OutboundSa::prefetch_in(entry, len);
+            OutboundSa::prefetch_in(entry);
         }
     }
 

@@ -13,9 +13,9 @@ use ipsec::sad::Slot;
 impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
-    pub(super) fn choose_sas(&self, frames: &[Frame], side: Side, notes: &mut Notes) {
+    pub(super) fn choose_sas(&self, side: Side, notes: &mut Notes) {
         let mut run: Option<(FlowIdV4, Option<Slot>)> = None;
-        for (frame, note) in frames.iter().zip(notes) {
+        for note in notes {
             let Note::Plain(flow, place) = *note else { continue };
             let slot = match run {
                 Some((last, slot)) if last == flow => slot,
@@ -24,7 +24,7 @@ impl Worker {
                     if let Some(slot) = slot
                         && before.is_none_or(|(_, last)| last != Some(slot))
                     {
-                        self.outbound_sad.prefetch(slot, frame.len());
+                        self.outbound_sad.prefetch(slot);
                     }
                     run = Some((flow, slot));
                     slot
