@@ -17,7 +17,7 @@ use core::net::IpAddr;
 use foldhash::quality::RandomState; // its seed is random: who sends fragments cannot aim at the notes of others
 use wire::ip::{Ip, Piece};
 
-/// Notes a worker keeps, in sets of [`WAYS`]. Fragments of a packet follow each other at once: this is 25 ms of a link that carries
+/// Notes a worker keeps, in sets of `WAYS`. Fragments of a packet follow each other at once: this is 25 ms of a link that carries
 /// 4 Gbit/s in fragmented packets of 3,000 bytes and nothing else. A flood of first fragments makes later ones be judged as what they
 /// show, which lets through no more than without the table.
 pub const FRAGMENTED_PACKETS: usize = 4096;
