@@ -478,6 +478,13 @@ impl Engine {
     ) {
         let there = self.table.get(to).filter(|sa| sa.is_active());
         let name = there.map(|sa| sa.head().connection.name.clone());
+        self.step(now, spis, from, |sa, cx| {
+            if let Sa::V1(sa) = sa
+                && let StateV1::Established(state) = &mut sa.state
+            {
+                state.release_all(&sa.head, cx);
+            }
+        });
         let mut moved = None;
         if let Some(Sa::V1(sa)) = self.table.get_mut(from)
             && let StateV1::Established(state) = &mut sa.state

@@ -143,12 +143,27 @@ fn quick_modes_at_once() {
     assert!(more(&pair.a) >= 2 && more(&pair.a) == more(&pair.b));
 }
 
+/// What each pair of a host does, oldest first.
+fn sending(pair: &mut Pair, who: Who) -> Vec<bool> {
+    pair.host(who).sad.values().map(|slot| slot.active).collect()
+}
+
 #[test]
 fn a_child_is_rekeyed_make_before_break() {
     for who in [Who::A, Who::B] {
         let mut pair = established();
         pair.command(who, Command::RekeyChild(named("net")));
+        pair.deliver_next(who.other());
+        pair.deliver_next(who);
+        // The third message is under way, and what is sent now may overtake it.
+        assert_eq!(sending(&mut pair, who), [true, false]);
         pair.settle();
+        assert_eq!(sending(&mut pair, who), [true, false]);
+        assert_eq!(sending(&mut pair, who.other()), [false, true]);
+        assert!(pair.send_data(who.other()));
+        assert_eq!(sending(&mut pair, who), [true, true], "the newest is taken");
+        pair.advance(Duration::ZERO);
+        assert_eq!(sending(&mut pair, who), [false, true]);
         pair.advance(Duration::from_secs(60));
         pair.assert_in_use(1, 1);
         for host in [&pair.a, &pair.b] {
@@ -157,6 +172,74 @@ fn a_child_is_rekeyed_make_before_break() {
         }
         let rekeyed = "child net up rekeyed".to_owned();
         assert!(pair.host(who).events.contains(&rekeyed));
+    }
+}
+
+/// Packets of both sides between all messages of a rekey, and of one side alone; with the third message lost too: all arrive, also where
+/// the responder takes nothing on a new pair before the third message.
+#[test]
+fn packets_overtake_the_third_message() {
+    for who in [Who::A, Who::B] {
+        for (senders, lose) in [
+            (vec![who, who.other()], false),
+            (vec![who], false),
+            (vec![who.other()], false),
+            (vec![who], true),
+            (vec![who.other()], true),
+            (vec![who, who.other()], true),
+        ] {
+            let mut pair = established();
+            let send = |pair: &mut Pair| {
+                for who in &senders {
+                    assert!(pair.send_data(*who), "{:?} {:?}", pair.a.events, pair.b.events);
+                }
+            };
+            pair.command(who, Command::RekeyChild(named("net")));
+            send(&mut pair);
+            pair.deliver_next(who.other());
+            send(&mut pair);
+            pair.deliver_next(who);
+            send(&mut pair);
+            if lose {
+                pair.lose_next(who.other());
+            }
+            send(&mut pair);
+            for _ in 0..600 {
+                pair.advance(Duration::from_millis(100));
+                send(&mut pair);
+            }
+            // A flow of one direction does not stay on the old pair for ever.
+            pair.assert_in_use(1, 1);
+            assert_eq!(sending(&mut pair, who), [true]);
+        }
+    }
+}
+
+/// What was to take over goes before it does: the old pair is renewed again. And the old pair goes first: the new one takes over at once.
+#[test]
+fn one_of_two_goes_before_the_new_one_takes_over() {
+    for (goes, stays) in [(0, 1), (1, 0)] {
+        let long = |who| {
+            v1_with(who, IKE, |c| {
+                super::harness::change_child(c, |child| {
+                    child.rekey_time = Duration::from_secs(1000);
+                    child.life_time = Duration::from_secs(1200);
+                });
+            })
+        };
+        let mut pair = Pair::new(long(Who::A), long(Who::B));
+        pair.initiate(Who::A);
+        pair.settle();
+        pair.command(Who::A, Command::RekeyChild(named("net")));
+        pair.settle();
+        let pairs: Vec<_> = pair.a.sad.keys().copied().collect();
+        let target = |at: usize| ChildTarget::Pair(pairs[at]);
+        pair.command(Who::A, Command::TerminateChild { target: target(goes), force: false });
+        pair.settle();
+        assert_eq!(sending(&mut pair, Who::A), [true], "{goes}");
+        assert_eq!(pair.a.sad.keys().copied().collect::<Vec<_>>(), [pairs[stays]]);
+        let state = pair.a.states(pair.now)[0].1.clone();
+        assert_eq!(state, [crate::view::ChildState::Installed]);
     }
 }
 

@@ -40,6 +40,9 @@ const HANDED_OVER: Duration = Duration::from_secs(5);
 /// How long a deleted ISAKMP SA is remembered for a repeat of its delete.
 const REMEMBERED: Duration = Duration::from_secs(12);
 
+/// How long a pair still receives after the peer was told that it goes.
+const TOLD: Duration = Duration::from_secs(2);
+
 /// What an established ISAKMP SA begins with.
 pub(crate) struct NewSa {
     pub(crate) session: Session,
@@ -291,6 +294,7 @@ impl Established {
     pub(crate) fn inbound_traffic(&mut self, now: Instant, pair: PairId) -> Option<Event> {
         self.last_inbound = now;
         self.probe = None;
+        self.exchanges.values_mut().for_each(|exchange| exchange.traffic(now, pair));
         let child = self.children.get_mut(&pair)?;
         let waiting = core::mem::replace(&mut child.waits_for_traffic, false);
         waiting.then_some(Event::ActivateOutbound { pair })
@@ -503,7 +507,7 @@ impl Established {
             let Some(child) = self.children.get(&pair) else { continue };
             if let Phase::Lingering { until } = child.phase {
                 if until <= now {
-                    self.delete_child(head, cx, pair, Failure::Replaced);
+                    self.part(head, cx, pair);
                 }
                 continue;
             }
@@ -608,6 +612,18 @@ impl Established {
         State::Gone
     }
 
+    /// A replaced pair has received long enough: the peer is told, and only then, when what it sent before it heard that has come,
+    /// the pair goes.
+    fn part(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
+        let Some(child) = self.children.get_mut(&pair) else { return };
+        if core::mem::replace(&mut child.told, true) {
+            return self.remove_child(head, cx, pair, Failure::Replaced);
+        }
+        child.phase = Phase::Lingering { until: cx.now + TOLD };
+        let (protocol, spi) = (child.protocol, child.spi_in);
+        self.send_delete(head, cx, protocol, &[spi]);
+    }
+
     /// Takes a Child SA away at once and tells the peer.
     pub(crate) fn delete_child(
         &mut self,
@@ -631,8 +647,11 @@ impl Established {
         pair: PairId,
         reason: Failure,
     ) {
+        self.release_heirs(head, cx, pair);
         let Some(child) = self.children.remove(&pair) else { return };
-        self.exchanges.values_mut().for_each(|exchange| exchange.lost(cx.now, pair));
+        let lost = |exchange: &mut Exchange| exchange.lost(cx.now, pair);
+        let spared: Vec<PairId> = self.exchanges.values_mut().flat_map(lost).collect();
+        self.retry_rekeys(cx, spared);
         cx.remove_pair(pair);
         if child.acquired {
             head.acquired(cx, &child.config.name, Err(reason));
@@ -654,6 +673,7 @@ impl Established {
             && !matches!(child.phase, Phase::Lingering { .. })
         {
             child.phase = Phase::Lingering { until: cx.now + after };
+            child.waits_for_traffic = false;
             cx.event(Event::RemoveOutbound { pair });
         }
     }

@@ -8,7 +8,8 @@
 //!
 //! Nothing is lost when a Child SA is replaced (design.md §2): the responder has its inbound half before it answers, the
 //! initiator both halves before it confirms, the responder's outbound half follows the confirmation, and the inbound half
-//! of the pair that was replaced stays for a while.
+//! of the pair that was replaced stays for a while. What the initiator sends could overtake the third message, before which many
+//! a responder does not receive on the new pair: so it goes on with the old one until something comes in on the new one.
 //!
 //! | module | what |
 //! |---|---|
@@ -66,6 +67,10 @@ const ANSWERER_LINGERS: Duration = Duration::from_secs(30);
 /// How long the commit bit holds back traffic (RFC 2408 §3.1: "MUST wait for CONNECTED").
 const COMMIT_AWAITED: Duration = Duration::from_secs(10);
 
+/// How long the side that asked for a replacement goes on sending on the old pair when nothing comes in on the new one: longer than
+/// it takes a peer to repeat the second message (charon: 4 s) when the third one was lost, so that one way alone loses nothing.
+const THIRD_ARRIVES: Duration = Duration::from_secs(5);
+
 /// The lifetime of an SA whose offer names none (RFC 2407 §4.5).
 const DEFAULT_LIFE: Duration = Duration::from_secs(28_800);
 
@@ -101,16 +106,16 @@ pub(crate) enum Quick {
     /// Done or failed; remembered for repeats.
     Over {
         until: Instant,
-        /// What the peer's commit bit holds back.
+        /// What the peer's commit bit, or the third message on its way, holds back.
         held: Option<Held>,
     },
 }
 
-/// A pair whose outbound half waits for the peer's CONNECTED, or for what comes in on it (RFC 2408 §3.1). Until then the pairs
-/// that it replaces go on.
+/// A pair whose outbound half waits for the peer's CONNECTED (RFC 2408 §3.1) or, where it replaces another, for what comes in on it.
+/// Until then the pairs that it replaces go on.
 pub(crate) struct Held {
     pair: PairId,
-    /// A peer that never sends the notify would have an SA for nothing.
+    /// A peer that never sends the notify, or never sends anything, would have an SA for nothing.
     until: Instant,
     replaces: Vec<PairId>,
     /// How long the replaced ones still receive.
@@ -158,10 +163,47 @@ impl Exchange {
         }
     }
 
-    /// The pair that was being made is gone.
-    pub(crate) fn lost(&mut self, now: Instant, pair: PairId) {
-        if self.pair() == Some(pair) {
-            self.quick = over(now);
+    /// A pair is gone. When it was the one that is made here, the pairs that it was to replace are returned.
+    pub(crate) fn lost(&mut self, now: Instant, pair: PairId) -> Vec<PairId> {
+        if self.made() != Some(pair) {
+            return Vec::new();
+        }
+        match core::mem::replace(&mut self.quick, over(now)) {
+            Quick::Confirming(state) => state.replaces,
+            Quick::Over { until, held: Some(held) } => {
+                self.quick = Quick::Over { until, held: None };
+                held.replaces
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The pair that is being made, or waits to be used.
+    const fn made(&self) -> Option<PairId> {
+        match &self.quick {
+            Quick::Over { held: Some(held), .. } => Some(held.pair),
+            _ => self.pair(),
+        }
+    }
+
+    /// Whether it is a quick mode of ours that is to replace a pair.
+    fn replaces(&self, pair: PairId) -> bool {
+        match &self.quick {
+            Quick::Generating(Generating { asking, .. })
+            | Quick::Sent(QuickSent { asking, .. })
+            | Quick::Agreeing(Agreeing { asking, .. }) => asking.rekeys == Some(pair),
+            Quick::Confirming(state) => state.replaces.contains(&pair),
+            Quick::Over { held: Some(held), .. } => held.replaces.contains(&pair),
+            _ => false,
+        }
+    }
+
+    /// Something came in on a pair, which is in use then.
+    pub(crate) fn traffic(&mut self, now: Instant, pair: PairId) {
+        if let Quick::Over { held: Some(held), .. } = &mut self.quick
+            && held.pair == pair
+        {
+            held.until = now;
         }
     }
 
@@ -489,7 +531,33 @@ impl Established {
         }
     }
 
-    /// Puts to use what the commit bit held back.
+    /// A pair goes: what waits to take over from it alone does so now.
+    pub(crate) fn release_heirs(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
+        let stays = |other: &PairId| {
+            *other != pair
+                && self.children.get(other).is_some_and(|c| !matches!(c.phase, Phase::Lingering { .. }))
+        };
+        let is_heir = |(_, exchange): &(&u32, &Exchange)| match &exchange.quick {
+            Quick::Over { held: Some(held), .. } => {
+                held.replaces.contains(&pair) && !held.replaces.iter().any(stays)
+            }
+            _ => false,
+        };
+        let ids: Vec<u32> = self.exchanges.iter().filter(is_heir).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.release(head, cx, MessageId(id));
+        }
+    }
+
+    /// Puts to use everything that waits.
+    pub(crate) fn release_all(&mut self, head: &Head, cx: &mut Cx<'_>) {
+        let ids: Vec<u32> = self.exchanges.keys().copied().collect();
+        for id in ids {
+            self.release(head, cx, MessageId(id));
+        }
+    }
+
+    /// Puts to use what was held back.
     fn release(&mut self, head: &Head, cx: &mut Cx<'_>, id: MessageId) {
         let exchange = self.exchanges.get_mut(&id.0);
         let Some(Quick::Over { held, .. }) = exchange.map(|exchange| &mut exchange.quick) else {
@@ -508,21 +576,29 @@ impl Established {
     /// The end of a quick mode: the pair is in use, or waits for the peer's word.
     fn finish(
         &mut self,
+        head: &Head,
         cx: &mut Cx<'_>,
         id: MessageId,
         mut exchange: Exchange,
         (pair, replaces): (PairId, Vec<PairId>),
         linger: Duration,
     ) {
-        let until = cx.now + REMEMBERED;
-        if exchange.committed {
-            let held = Held { pair, until: cx.now + COMMIT_AWAITED, replaces, linger };
-            exchange.quick = Quick::Over { until, held: Some(held) };
+        let live = |pair: &PairId| {
+            self.children.get(pair).is_some_and(|c| !matches!(c.phase, Phase::Lingering { .. }))
+        };
+        let waits = self.children.get(&pair).is_some_and(|child| child.waits_for_traffic);
+        let awaited = if exchange.committed {
+            Some(COMMIT_AWAITED)
         } else {
-            exchange.quick = Quick::Over { until, held: None };
-            self.replaced(cx, &replaces, linger);
-        }
+            Some(THIRD_ARRIVES).filter(|_| waits && replaces.iter().any(live))
+        };
+        let until = cx.now + awaited.unwrap_or_default();
+        let held = Some(Held { pair, until, replaces, linger });
+        exchange.quick = Quick::Over { until: cx.now + REMEMBERED, held };
         self.exchanges.insert(id.0, exchange);
+        if awaited.is_none() {
+            self.release(head, cx, id);
+        }
     }
 
     /// RESPONDER-LIFETIME in an informational exchange of its own, for the SPI that it names.
@@ -648,6 +724,15 @@ impl Established {
             }
         }
         Some(())
+    }
+
+    /// What was to replace these pairs is gone: another try, unless there is one already.
+    pub(crate) fn retry_rekeys(&mut self, cx: &mut Cx<'_>, pairs: Vec<PairId>) {
+        for pair in pairs {
+            if !self.exchanges.values().any(|exchange| exchange.replaces(pair)) {
+                self.retry_rekey(cx, pair);
+            }
+        }
     }
 
     /// A replacement came to nothing: another try while the old pair lives.

@@ -69,6 +69,8 @@ pub(crate) struct ChildSa {
     pub(crate) acquired: bool,
     /// Whether the first inbound packet puts the outbound half to use.
     pub(crate) waits_for_traffic: bool,
+    /// IKEv1, lingering: whether the peer has been told that it goes.
+    pub(crate) told: bool,
 }
 
 impl ChildSa {
@@ -420,6 +422,7 @@ impl Agreed {
             up: (false, false),
             acquired: self.acquired,
             waits_for_traffic: false,
+            told: false,
             config,
         };
         cx.effect(Effect::Own(pair, head.id));

@@ -316,7 +316,7 @@ impl Established {
         child.waits_for_traffic = exchange.committed;
         let activate = if exchange.committed { Activate::WhenTold } else { Activate::Now };
         install_outbound(cx, head, child, outbound, activate);
-        self.finish(cx, id, exchange, (pair, replaces), super::ANSWERER_LINGERS);
+        self.finish(head, cx, id, exchange, (pair, replaces), super::ANSWERER_LINGERS);
     }
 }
 

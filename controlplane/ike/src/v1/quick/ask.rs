@@ -35,7 +35,7 @@ pub(crate) struct Asking {
     local: TrafficSelector,
     remote: TrafficSelector,
     /// The pair that is to be replaced.
-    rekeys: Option<PairId>,
+    pub(super) rekeys: Option<PairId>,
     /// Every pair for the same traffic when we began.
     replaces: Vec<PairId>,
     tag: Option<RequestId>,
@@ -110,8 +110,11 @@ impl Established {
         if let Some(pair) = replaces.iter().copied().find(held)
             && let Some(child) = self.children.get_mut(&pair)
         {
-            // What the peer's commit bit holds back is an outcome soon.
+            // What is held back is an outcome soon, or another carries the traffic until then.
             child.acquired = true;
+            if child.replaces.is_some() {
+                self.answer_acquire(head, cx, pair);
+            }
             return;
         }
         self.ask(head, cx, config, (local, remote), None, replaces, None, true);
@@ -361,8 +364,12 @@ impl Established {
         let pair = child.pair;
         let commit = exchange.committed;
         install_inbound(cx, head, &child, inbound);
-        let activate = if commit { Activate::WhenTold } else { Activate::Now };
-        child.waits_for_traffic = commit;
+        let activate = match (commit, replaces.is_empty()) {
+            (true, _) => Activate::WhenTold,
+            (false, true) => Activate::Now,
+            (false, false) => Activate::OnInboundTraffic,
+        };
+        child.waits_for_traffic = activate != Activate::Now;
         install_outbound(cx, head, &child, outbound, activate);
         self.children.insert(pair, child);
         let Asking { nonce, tag, .. } = asking;

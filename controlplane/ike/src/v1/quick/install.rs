@@ -98,7 +98,7 @@ impl Established {
             exchange.iv = iv;
             exchange.reply = Some(third);
         }
-        self.finish(cx, MessageId(id), exchange, (pair, replaces), ASKER_LINGERS);
+        self.finish(head, cx, MessageId(id), exchange, (pair, replaces), ASKER_LINGERS);
         let pair = Some(pair);
         cx.tag_done(tag, Ok(Outcome { matched: 1, ike: Some(head.id), pair }));
     }
@@ -124,7 +124,8 @@ impl Established {
         let name = child.name(head);
         let selectors = child.selectors.clone();
         cx.event(Event::ChildUp { name, selectors, replaces: child.replaces });
-        if !child.waits_for_traffic {
+        // While it waits to take over from another, that one carries the traffic.
+        if !child.waits_for_traffic || child.replaces.is_some() {
             self.answer_acquire(head, cx, pair);
         }
     }
