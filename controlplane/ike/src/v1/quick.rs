@@ -535,7 +535,10 @@ impl Established {
     pub(crate) fn release_heirs(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
         let stays = |other: &PairId| {
             *other != pair
-                && self.children.get(other).is_some_and(|c| !matches!(c.phase, Phase::Lingering { .. }))
+                && self
+                    .children
+                    .get(other)
+                    .is_some_and(|c| !matches!(c.phase, Phase::Lingering { .. }))
         };
         let is_heir = |(_, exchange): &(&u32, &Exchange)| match &exchange.quick {
             Quick::Over { held: Some(held), .. } => {
