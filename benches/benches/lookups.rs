@@ -5,6 +5,7 @@
 //! cargo bench -p benches --bench lookups                 the tables of docs/benchmarking.md
 //! cargo bench -p benches --bench lookups -- --quick      a tenth of it
 //! cargo bench -p benches --bench lookups -- --million    SAs up to a million as well: 6 GB of memory
+//! cargo bench -p benches --bench lookups -- --churn --worst 60000    turns that took longer, one by one
 //! ```
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
@@ -221,6 +222,8 @@ fn main() {
         println!();
     }
     if !has("--lookups") {
-        churn::run(quick, if has("--million") { 1_000_000 } else { 100_000 });
+        let worst = std::env::args().skip_while(|a| a != "--worst").nth(1);
+        let worst = worst.and_then(|cycles| cycles.parse().ok());
+        churn::run(quick, if has("--million") { 1_000_000 } else { 100_000 }, worst);
     }
 }
