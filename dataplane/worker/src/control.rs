@@ -162,7 +162,7 @@ impl Worker {
         let clamp_mss = 0;
         let side = InboundSide { pair, delivery, clamp_mss, later, usage, active };
         place(&mut self.inbound, spi.slot(), side);
-        self.pairs.entry(pair).or_default().inbound = Some(spi);
+        self.pairs.or_default(pair).inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
     }
 
@@ -182,16 +182,16 @@ impl Worker {
             hop_version: 0,
         };
         place(&mut self.outbound, at.slot as usize, side);
-        self.pairs.entry(pair).or_default().outbound = Some(slot);
+        self.pairs.or_default(pair).outbound = Some(slot);
         self.refresh_hop(slot);
     }
 
     fn bind(&mut self, binding: Binding) {
         let (policy, pair) = (binding.policy, binding.pair);
         self.epochs.advance(policy);
-        let bound = self.bindings.entry(policy).or_default();
+        let bound = self.bindings.or_default(policy);
         bound.retain(|b| b.pair != pair);
-        let served = self.served.entry(pair).or_default();
+        let served = self.served.or_default(pair);
         served.retain(|p| *p != policy);
         served.push(policy);
         bound.push(binding);

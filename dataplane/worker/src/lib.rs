@@ -33,6 +33,7 @@
 //! | `forwarding` | routes, neighbours and links, made by the control thread |
 //! | `account` | the accounting identity, and the drop causes |
 //! | `port_counters` | what the ports and the kernel under them have counted |
+//! | `numbers` | maps from numbers that the control plane chose |
 //! | `wake` | the protocol by which a sleeping worker is woken |
 //!
 //! On the packet path nothing is allocated, locked, logged or asked of the clock: time is read once per turn. A worker never
@@ -54,6 +55,7 @@ mod handle;
 mod host;
 mod ingress;
 mod later;
+mod numbers;
 mod open;
 mod packet;
 mod policy;

@@ -8,7 +8,9 @@ use crate::event::Event;
 use crate::flows::{BindingEpochs, Decision, Plain};
 use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
+use crate::handle::Tables;
 use crate::host::HostPort;
+use crate::numbers::{LargeMap, NumberMap, NumberSet};
 use crate::packet::Packet;
 use crate::port_counters::PortReport;
 use crate::sa_usage::Due;
@@ -17,12 +19,11 @@ use crate::waiting::Waiting;
 use crate::wake::Slept;
 use af_xdp::wait::EventFd;
 use af_xdp::{Frame, FramePool, PoolGauges, Port, PortStatistics, Retired};
-use core::hash::{BuildHasherDefault, Hasher};
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering;
 use ipsec::fragments::{FRAGMENTED_PACKETS, FragmentTable};
 use ipsec::inbound::InboundPacket;
-use ipsec::large_pages;
+use ipsec::large_pages::{self, Extent};
 use ipsec::outbound::OutboundPacket;
 use ipsec::sa::{PairId, Spi};
 use ipsec::sad::{InboundSad, OutboundSad, Slot};
@@ -30,7 +31,7 @@ use ipsec::selector::PolicyId;
 use ipsec::spd::{FlowCache, Spd};
 use ipsec::spi::CoreId;
 use stats::{BlockWriter, Worker as Row};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -113,34 +114,6 @@ pub(crate) struct PortState {
     report: Option<PortReport>,
 }
 
-/// Hashes numbers that the control plane chose, which nobody outside can make collide.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(u64::from(n));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        // Fibonacci hashing: the top bits, which the table looks at, depend on all of the number's.
-        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-}
-
-pub(crate) type NumberMap<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
-pub(crate) type NumberSet<K> = HashSet<K, BuildHasherDefault<NumberHasher>>;
-
 /// One core's run-to-completion loop. Made by [`Dataplane::new`](crate::Dataplane::new).
 pub struct Worker {
     pub(crate) core: CoreId,
@@ -173,12 +146,12 @@ pub struct Worker {
     pub(crate) outbound_sad: OutboundSad,
     /// By slot, beside `outbound_sad`; long as far as slots were used.
     pub(crate) outbound: Vec<Option<OutboundSide>>,
-    pub(crate) pairs: NumberMap<PairId, PairPlaces>,
+    pub(crate) pairs: LargeMap<PairId, PairPlaces>,
     pub(crate) larval: NumberSet<Spi>,
     /// Bound SAs of all workers, by policy, newest last.
-    pub(crate) bindings: NumberMap<PolicyId, Vec<Binding>>,
+    pub(crate) bindings: LargeMap<PolicyId, Vec<Binding>>,
     /// The policies of `bindings` by pair.
-    pub(crate) served: NumberMap<PairId, Vec<PolicyId>>,
+    pub(crate) served: LargeMap<PairId, Vec<PolicyId>>,
     /// Policies whose acquires were raised: for which of their selectors, and when.
     pub(crate) acquires: NumberMap<PolicyId, Vec<(u16, Instant)>>,
     pub(crate) closing: VecDeque<Closing>,
@@ -289,10 +262,10 @@ impl Worker {
             inbound: large_pages::with_capacity(limits.sas),
             outbound_sad: OutboundSad::new(limits.sas),
             outbound: large_pages::with_capacity(limits.sas),
-            pairs: NumberMap::default(),
+            pairs: LargeMap::default(),
             larval: NumberSet::default(),
-            bindings: NumberMap::default(),
-            served: NumberMap::default(),
+            bindings: LargeMap::default(),
+            served: LargeMap::default(),
             acquires: NumberMap::default(),
             closing: VecDeque::new(),
             sequence: 0,
@@ -313,7 +286,7 @@ impl Worker {
             turned_at: stats::cycles(),
             unpublished: 0,
             is_dirty: false,
-            due: VecDeque::with_capacity(2 * limits.sas),
+            due: ready(2 * limits.sas).into(),
             frames: Vec::with_capacity(2 * BURST),
             left: Vec::with_capacity(2 * BURST),
             plain: Vec::with_capacity(2 * BURST),
@@ -327,6 +300,15 @@ impl Worker {
             long_way: false,
             #[cfg(test)]
             went_straight: 0,
+        }
+    }
+
+    /// Where its tables of SAs lie.
+    pub(crate) fn tables(&self) -> Tables {
+        let sides = (Extent::of(&self.inbound), Extent::of(&self.outbound));
+        Tables {
+            inbound: [self.sad.extent(), sides.0],
+            outbound: [self.outbound_sad.extent(), sides.1],
         }
     }
 
@@ -587,6 +569,14 @@ impl Worker {
         let side = self.outbound.get(sa.slot as usize)?.as_ref()?;
         (sa.core == self.core && side.generation == sa.generation).then_some(Slot(sa.slot))
     }
+}
+
+/// Room whose memory is there already.
+fn ready<T>(capacity: usize) -> Vec<T> {
+    let room = large_pages::with_capacity(capacity);
+    // Otherwise it comes as it is used.
+    let _ = Extent::of(&room).populate(0, capacity);
+    room
 }
 
 fn fragment_seed() -> u32 {

@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::inbound::InboundSa;
-use crate::large_pages;
+use crate::large_pages::{self, Extent};
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
 use core::ops::Range;
@@ -58,6 +58,11 @@ impl InboundSad {
     pub fn over(core: CoreId, slots: Range<usize>) -> Self {
         let (first, slots) = (slots.start, slots.len().min(MAX_SLOTS));
         Self { core, entries: large_pages::with_capacity(slots), first, slots, live: 0 }
+    }
+
+    /// Where its SAs lie, by slot.
+    pub fn extent(&self) -> Extent {
+        Extent::of(&self.entries)
     }
 
     /// Makes `spi` known as larval. Repeating it changes nothing.

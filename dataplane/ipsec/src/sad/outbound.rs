@@ -2,7 +2,7 @@
 
 use super::SadError;
 use crate::esp::outbound::OutboundSa;
-use crate::large_pages;
+use crate::large_pages::{self, Extent};
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +21,11 @@ impl OutboundSad {
     /// An empty table for `slots` SAs. The addresses are taken now, the memory as it is used.
     pub fn new(slots: usize) -> Self {
         Self { entries: large_pages::with_capacity(slots), slots, live: 0 }
+    }
+
+    /// Where its SAs lie, by slot.
+    pub fn extent(&self) -> Extent {
+        Extent::of(&self.entries)
     }
 
     /// Puts an SA into a free slot.
