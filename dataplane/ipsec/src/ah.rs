@@ -9,7 +9,8 @@
 
 use crate::algorithm::Integrity;
 use crate::esp::gmac::{self, Gmac};
-use crate::esp::serial::{Place, Salt, nonce};
+use crate::esp::serial::Place;
+use crate::esp::suite::{Salt, nonce};
 use crate::esp::transform::{Failed, Mac};
 use crate::sa::{SaError, Transform};
 use wire::{ah, ipv4, ipv6, protocol};
@@ -35,7 +36,7 @@ pub(crate) struct Ah {
 #[expect(clippy::large_enum_variant, reason = "each SA has one, behind a pointer")]
 enum Keyed {
     Mac(Mac),
-    Gmac { key: Gmac, salt: [u8; 4] },
+    Gmac { key: Gmac, salt: Salt<4> },
 }
 
 impl Ah {
@@ -48,9 +49,9 @@ impl Ah {
         }
         let icv_len = integrity.icv_len();
         if *integrity == Integrity::AesGmac {
-            let (key, salt) = key.expose().split_last_chunk().ok_or(wrong_length)?;
+            let (key, salt) = key.expose().split_last_chunk::<4>().ok_or(wrong_length)?;
             let key = Gmac::new(key).ok_or(wrong_length)?;
-            let transform = Keyed::Gmac { key, salt: *salt };
+            let transform = Keyed::Gmac { key, salt: Salt::new(salt).ok_or(wrong_length)? };
             return Ok(Self { transform, field_len: GMAC_IV_LEN + icv_len, iv_len: GMAC_IV_LEN });
         }
         let mac = Mac::new(*integrity, key.expose());
@@ -77,7 +78,7 @@ impl Ah {
             Keyed::Mac(mac) => mac.tag(&pieces).0,
             Keyed::Gmac { key, salt } => {
                 let mut tag = [0; crate::esp::transform::MAX_TAG_LEN];
-                let nonce = self.nonce(*salt, packet, at)?;
+                let nonce = self.nonce(salt, packet, at)?;
                 tag[..gmac::TAG_LEN].copy_from_slice(&key.tag(nonce, &pieces));
                 tag
             }
@@ -98,18 +99,18 @@ impl Ah {
         let icv = field.and_then(|field| field.get(self.iv_len..)).ok_or(Failed)?;
         match &self.transform {
             Keyed::Mac(mac) => mac.verify(&pieces, icv),
-            Keyed::Gmac { key, salt } => key.verify(self.nonce(*salt, packet, at)?, &pieces, icv),
+            Keyed::Gmac { key, salt } => key.verify(self.nonce(salt, packet, at)?, &pieces, icv),
         }
     }
 
     fn nonce(
         &self,
-        salt: [u8; 4],
+        salt: &Salt<4>,
         packet: &[u8],
         at: Place,
     ) -> Result<[u8; gmac::NONCE_LEN], Failed> {
         let iv = packet.get(at.esp + ah::FIXED_LEN..).and_then(|rest| rest.first_chunk());
-        Ok(nonce(Salt::Four(salt), *iv.ok_or(Failed)?).0)
+        Ok(nonce(salt.bytes(), *iv.ok_or(Failed)?))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::esp::BURST;
 pub use crate::esp::inbound::Hop;
 pub use crate::esp::inbound::plain::{Entered, Left, Opened};
 use crate::esp::inbound::{Admitted, InboundSa, Inner};
-use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
 use crate::sa::Spi;
 use crate::sad::{InboundSad, Lookup};

@@ -6,7 +6,7 @@ use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 pub use crate::esp::outbound::plain::Plan;
 use crate::esp::outbound::{Prepared, Refusal};
-use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
 use crate::sad::{OutboundSad, Slot};
 use arrayvec::ArrayVec;

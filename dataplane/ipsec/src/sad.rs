@@ -10,6 +10,7 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+pub use crate::esp::suite::Spent;
 pub use inbound::{InboundSad, Lookup};
 pub use outbound::{OutboundSad, Slot};
 

@@ -121,8 +121,13 @@ mod tests {
     fn parts_are_even() {
         for step in [1u64, 256, 1 << 20] {
             let mut counts = vec![0; PARTS];
-            (0..64 * PARTS as u64).for_each(|n| counts[LargeMap::<u64, ()>::index(&(n * step))] += 1);
-            assert!(counts.iter().all(|count| *count < 2 * 64), "{step}: {:?}", counts.iter().max());
+            (0..64 * PARTS as u64)
+                .for_each(|n| counts[LargeMap::<u64, ()>::index(&(n * step))] += 1);
+            assert!(
+                counts.iter().all(|count| *count < 2 * 64),
+                "{step}: {:?}",
+                counts.iter().max()
+            );
         }
     }
 }

@@ -106,19 +106,15 @@ impl Lodging {
         expanded: ExpandedKey::ZERO,
     };
 
-    /// Takes a key in, and wipes where it was.
-    ///
-    /// # Errors
-    ///
-    /// The key, when it is one of the portable engine, which has a form of its own.
-    pub fn take_in(&mut self, key: GcmKey) -> Result<Lodged, GcmKey> {
-        match key.body {
+    /// Takes a key in. `None` for one of the portable engine, which has a form of its own.
+    pub fn take_in(&mut self, key: &GcmKey) -> Option<Lodged> {
+        match &key.body {
             #[cfg(target_arch = "x86_64")]
             Body::Expanded(expanded) => {
-                self.expanded.copy_from(&expanded);
-                Ok(Lodged { class: key.class })
+                self.expanded.copy_from(expanded);
+                Some(Lodged { class: key.class })
             }
-            Body::Portable(_) => Err(key),
+            Body::Portable(_) => None,
         }
     }
 

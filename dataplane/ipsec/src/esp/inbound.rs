@@ -6,9 +6,9 @@
 //! ```
 
 use super::serial::Place;
-use super::suite::{self, Lodger, Sizes, Suite};
+use super::suite::{self, Keyed, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
-use crate::aead::{Key, Lodging};
+use crate::aead::Lodging;
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{FlowId, FlowIdV4, QuickV4};
@@ -256,11 +256,6 @@ impl InboundSa {
         self.onward = Onward { flow, version, hop };
     }
 
-    /// Moves the key beside the rest, now that the SA lies where it stays.
-    pub(crate) fn settle(&mut self) {
-        self.lodger = self.suite.move_in(&mut self.lodging);
-    }
-
     /// Asks for what a packet with this number on the wire needs first. Nothing of the SA, if there is one, is read for
     /// it: an entry of a table lies as the SA in it.
     #[inline(always)]
@@ -284,23 +279,6 @@ impl InboundSa {
     #[inline]
     pub(crate) fn prefetch_window(&self, low: u32) {
         self.replay.prefetch_far(low);
-    }
-
-    /// Asks for the rest of the key.
-    #[inline(always)]
-    pub(crate) fn prefetch_rest(&self, len: usize) {
-        if let Some(lodger) = self.lodger {
-            lodger.prefetch_rest(&self.lodging, len);
-        }
-    }
-
-    /// Key and salt, of an SA of the batched engine.
-    #[inline(always)]
-    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
-        match self.lodger {
-            Some(lodger) => Some(lodger.gcm(&self.lodging)),
-            None => self.suite.gcm(),
-        }
     }
 
     /// Whether a packet that arrived is traffic of the SA (RFC 4301 §5.2 step 4).
@@ -451,6 +429,17 @@ impl InboundSa {
             Ecn::of(inner)
         };
         Ok(dscp | ecn.bits())
+    }
+}
+
+impl Keyed for InboundSa {
+    #[inline(always)]
+    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite) {
+        (&self.lodging, self.lodger.as_ref(), &self.suite)
+    }
+
+    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite) {
+        (&mut self.lodging, &mut self.lodger, &mut self.suite)
     }
 }
 

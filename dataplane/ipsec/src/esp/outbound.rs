@@ -10,9 +10,9 @@
 //! In transport mode the IP header moves to the new front and is told its new length and protocol.
 
 use super::serial::Place;
-use super::suite::{self, Lodger, Sizes, Suite};
+use super::suite::{self, Keyed, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
-use crate::aead::{Key, Lodging};
+use crate::aead::Lodging;
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::fragments::admitted;
@@ -336,11 +336,6 @@ impl OutboundSa {
             && matches!(self.suite, Suite::Gcm { .. });
     }
 
-    /// Moves the key beside the rest, now that the SA lies where it stays.
-    pub(crate) fn settle(&mut self) {
-        self.lodger = self.suite.move_in(&mut self.lodging);
-    }
-
     /// Asks for what a packet needs first. Nothing of the SA, if there is one, is read for it.
     #[inline(always)]
     pub(crate) fn prefetch_in(entry: &Option<Self>) {
@@ -351,23 +346,6 @@ impl OutboundSa {
     /// Asks for what it has carried.
     pub(crate) fn prefetch_usage_in(entry: &Option<Self>) {
         prefetch_lines(entry, Self::HOT);
-    }
-
-    /// Asks for the rest of what it needs.
-    #[inline(always)]
-    pub(crate) fn prefetch_rest(&self, len: usize) {
-        if let Some(lodger) = self.lodger {
-            lodger.prefetch_rest(&self.lodging, len);
-        }
-    }
-
-    /// Key and salt, of an SA of the batched engine.
-    #[inline(always)]
-    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
-        match self.lodger {
-            Some(lodger) => Some(lodger.gcm(&self.lodging)),
-            None => self.suite.gcm(),
-        }
     }
 
     #[inline]
@@ -692,6 +670,17 @@ impl OutboundSa {
 // What every packet touches beside the key is two lines, and an entry of the table lies as the SA in it.
 const _: () = assert!(OutboundSa::HOT.end - OutboundSa::HOT.start == 2);
 const _: () = assert!(size_of::<Option<OutboundSa>>() == size_of::<OutboundSa>());
+
+impl Keyed for OutboundSa {
+    #[inline(always)]
+    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite) {
+        (&self.lodging, self.lodger.as_ref(), &self.suite)
+    }
+
+    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite) {
+        (&mut self.lodging, &mut self.lodger, &mut self.suite)
+    }
+}
 
 impl core::fmt::Debug for OutboundSa {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

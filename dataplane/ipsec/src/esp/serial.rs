@@ -5,6 +5,7 @@
 //!  open:  MAC over the same, compared in constant time ─► only then the cipher
 //! ```
 
+use super::suite::{self, Salt};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::aead::{self, GcmKey, OpenJob, SealJob};
 use wire::esp::HEADER_LEN;
@@ -37,22 +38,21 @@ impl Place {
 /// The transforms of one SA.
 pub(crate) enum Serial {
     /// RFC 7634, RFC 4309.
-    Combined { cipher: Combined, salt: Salt },
+    Combined { cipher: Combined, salt: AeadSalt },
     /// RFC 4543.
-    Gmac { key: GcmKey, salt: [u8; 4] },
+    Gmac { key: GcmKey, salt: Salt<4> },
     /// RFC 3602, RFC 2451.
     Cbc { cipher: BlockMode, mac: SeparateMac },
     /// RFC 3686, whose nonce is negotiated with the key.
-    Ctr { cipher: BlockMode, nonce: [u8; 4], mac: SeparateMac },
+    Ctr { cipher: BlockMode, nonce: Salt<4>, mac: SeparateMac },
     /// RFC 2410.
     Null { mac: SeparateMac },
 }
 
-/// The constant part of a nonce.
-#[derive(Clone, Copy)]
-pub(crate) enum Salt {
-    Three([u8; 3]),
-    Four([u8; 4]),
+/// The salt of a combined mode.
+pub(crate) enum AeadSalt {
+    Three(Salt<3>),
+    Four(Salt<4>),
 }
 
 /// An integrity transform and the length it is cut to.
@@ -89,12 +89,12 @@ impl Serial {
         let Parts { clear, text, icv } = Parts::of(packet, at)?;
         match self {
             Self::Combined { cipher, salt } => {
-                let (nonce, len) = nonce(*salt, explicit_iv(clear)?);
+                let (nonce, len) = nonce(salt, explicit_iv(clear)?);
                 let aad = Header::new(clear, at)?;
                 return cipher.seal(&nonce[..len], aad.as_bytes(), text, icv);
             }
             Self::Gmac { key, salt } => {
-                let nonce = gmac_nonce(*salt, explicit_iv(clear)?);
+                let nonce = suite::nonce(salt.bytes(), explicit_iv(clear)?);
                 return with_contiguous_header(packet, at, |covered, icv| {
                     let aad = aead::Aad::new(covered);
                     let tag = icv.get_mut(..aead::TAG_LEN).ok_or(Failed)?;
@@ -104,7 +104,7 @@ impl Serial {
             }
             Self::Cbc { cipher, .. } => cipher.encrypt(behind_header(clear)?, text)?,
             Self::Ctr { cipher, nonce, .. } => {
-                cipher.encrypt(&counter_block(*nonce, explicit_iv(clear)?), text)?;
+                cipher.encrypt(&counter_block(nonce.bytes(), explicit_iv(clear)?), text)?;
             }
             Self::Null { .. } => {}
         }
@@ -130,12 +130,12 @@ impl Serial {
         let Parts { clear, text, icv } = Parts::of(packet, at)?;
         match self {
             Self::Combined { cipher, salt } => {
-                let (nonce, len) = nonce(*salt, explicit_iv(clear)?);
+                let (nonce, len) = nonce(salt, explicit_iv(clear)?);
                 let aad = Header::new(clear, at)?;
                 cipher.open(&nonce[..len], aad.as_bytes(), text, icv)
             }
             Self::Gmac { key, salt } => {
-                let nonce = gmac_nonce(*salt, explicit_iv(clear)?);
+                let nonce = suite::nonce(salt.bytes(), explicit_iv(clear)?);
                 with_contiguous_header(packet, at, |covered, icv| {
                     let aad = aead::Aad::new(covered);
                     let tag = icv.get(..aead::TAG_LEN).ok_or(Failed)?;
@@ -146,7 +146,7 @@ impl Serial {
             }
             Self::Cbc { cipher, .. } => cipher.decrypt(behind_header(clear)?, text),
             Self::Ctr { cipher, nonce, .. } => {
-                cipher.decrypt(&counter_block(*nonce, explicit_iv(clear)?), text)
+                cipher.decrypt(&counter_block(nonce.bytes(), explicit_iv(clear)?), text)
             }
             Self::Null { .. } => Ok(()),
         }
@@ -187,20 +187,23 @@ fn explicit_iv<const N: usize>(clear: &[u8]) -> Result<[u8; N], Failed> {
 }
 
 /// Salt and explicit IV, and how many bytes they are together.
-pub(crate) fn nonce(salt: Salt, iv: [u8; 8]) -> ([u8; 12], usize) {
+fn nonce(salt: &AeadSalt, iv: [u8; 8]) -> ([u8; 12], usize) {
     let mut nonce = [0; 12];
-    let salt = match &salt {
-        Salt::Three(salt) => &salt[..],
-        Salt::Four(salt) => salt,
+    let (three, four);
+    let salt: &[u8] = match salt {
+        AeadSalt::Three(salt) => {
+            three = salt.bytes();
+            &three
+        }
+        AeadSalt::Four(salt) => {
+            four = salt.bytes();
+            &four
+        }
     };
     for (to, from) in nonce.iter_mut().zip(salt.iter().chain(&iv)) {
         *to = *from;
     }
     (nonce, salt.len() + iv.len())
-}
-
-fn gmac_nonce(salt: [u8; 4], iv: [u8; 8]) -> [u8; aead::NONCE_LEN] {
-    nonce(Salt::Four(salt), iv).0
 }
 
 /// RFC 3686 §4: nonce, IV, and a counter that begins at one.

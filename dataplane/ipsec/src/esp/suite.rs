@@ -1,12 +1,13 @@
 //! The keyed transforms of an SA, chosen once (RFC 8221).
 
-use super::serial::{Salt, SeparateMac, Serial};
+use super::serial::{AeadSalt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
 use crate::aead::{Aad, GcmKey, Key, Lodged, Lodging, NONCE_LEN};
 use crate::ah::Ah;
 use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Bytes of explicit IV that the batched path writes and reads.
 pub(crate) const GCM_IV_LEN: usize = 8;
@@ -15,10 +16,8 @@ pub(crate) const GCM_IV_LEN: usize = 8;
 pub(crate) enum Suite {
     /// RFC 4106, by the batched engine.
     Gcm {
-        /// The expanded key, while it does not lie beside the SA's other values.
-        key: Option<GcmKey>,
-        /// First four bytes of every nonce.
-        salt: [u8; 4],
+        /// Of an SA whose key does not lie beside its other values.
+        keying: Option<Box<Keying>>,
     },
     /// Everything else of ESP, packet by packet.
     Serial(Box<Serial>),
@@ -26,24 +25,69 @@ pub(crate) enum Suite {
     Ah(Box<Ah>),
 }
 
-/// The key of [`Suite::Gcm`] that lies beside the SA's other values, and its salt.
-#[derive(Clone, Copy)]
-pub(crate) struct Lodger {
-    key: Lodged,
-    salt: [u8; 4],
-}
+/// The first bytes of every nonce, which are negotiated with the key (RFC 4106 §8.1). Wiped on drop.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Salt<const N: usize>([u8; N]);
 
-impl Lodger {
-    /// Key and salt.
-    #[inline(always)]
-    pub(crate) fn gcm(self, lodging: &Lodging) -> (Key<'_>, [u8; 4]) {
-        (lodging.key(self.key), self.salt)
+impl<const N: usize> Salt<N> {
+    /// `None` for another length.
+    pub(crate) fn new(salt: &[u8]) -> Option<Self> {
+        salt.try_into().ok().map(Self)
     }
 
-    /// Asks for the lines of the key that [`Lodging::prefetch`] has not asked for.
     #[inline(always)]
-    pub(crate) fn prefetch_rest(self, lodging: &Lodging, len: usize) {
-        lodging.prefetch_rest(len, self.key);
+    pub(crate) fn bytes(&self) -> [u8; N] {
+        self.0
+    }
+}
+
+/// Key and salt of AES-GCM. Each is wiped on drop.
+pub(crate) struct Keying {
+    key: GcmKey,
+    salt: Salt<4>,
+}
+
+/// The key that an SA was made with, after it has been copied to where the SA lies. It is wiped when this is dropped, by whoever has the time.
+pub struct Spent {
+    _keying: Box<Keying>,
+}
+
+/// The key of [`Suite::Gcm`] that lies beside the SA's other values, and its salt.
+pub(crate) struct Lodger {
+    key: Lodged,
+    salt: Salt<4>,
+}
+
+/// An SA with its transforms, and with room for a key amid what packets need.
+pub(crate) trait Keyed {
+    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite);
+
+    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite);
+
+    /// Moves the key beside the rest, now that the SA lies where it stays. What was moved is given back, to be dropped.
+    fn settle(&mut self) -> Option<Spent> {
+        let (lodging, lodger, suite) = self.keying_mut();
+        let Suite::Gcm { keying } = suite else { return None };
+        let Keying { key, salt: Salt(salt) } = &**keying.as_ref()?;
+        *lodger = Some(Lodger { key: lodging.take_in(key)?, salt: Salt(*salt) });
+        keying.take().map(|keying| Spent { _keying: keying })
+    }
+
+    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`].
+    #[inline(always)]
+    fn prefetch_rest(&self, len: usize) {
+        if let (lodging, Some(lodger), _) = self.keying() {
+            lodging.prefetch_rest(len, lodger.key);
+        }
+    }
+
+    /// Key and salt, of an SA of the batched engine.
+    #[inline(always)]
+    fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
+        match self.keying() {
+            (lodging, Some(lodger), _) => Some((lodging.key(lodger.key), lodger.salt.bytes())),
+            (_, None, suite) => suite.gcm(),
+        }
     }
 }
 
@@ -88,21 +132,21 @@ impl Suite {
             }
             Cipher::AesGcm(icv) => {
                 let key = GcmKey::new(key).map_err(|_| wrong_length)?;
-                let salt = salt.try_into().map_err(|_| wrong_length)?;
-                (Self::Gcm { key: Some(key), salt }, sizes(icv, 4))
+                let salt = Salt::new(salt).ok_or(wrong_length)?;
+                (Self::Gcm { keying: Some(Box::new(Keying { key, salt })) }, sizes(icv, 4))
             }
             Cipher::AesCcm(icv) => {
-                let salt = Salt::Three(salt.try_into().map_err(|_| wrong_length)?);
+                let salt = AeadSalt::Three(Salt::new(salt).ok_or(wrong_length)?);
                 let cipher = Combined::new(cipher, key).ok_or(wrong_length)?;
                 (serial(Serial::Combined { cipher, salt }), sizes(icv, 4))
             }
             Cipher::AesGmac => {
                 let key = GcmKey::new(key).map_err(|_| wrong_length)?;
-                let salt = salt.try_into().map_err(|_| wrong_length)?;
+                let salt = Salt::new(salt).ok_or(wrong_length)?;
                 (serial(Serial::Gmac { key, salt }), sizes(16, 4))
             }
             Cipher::ChaCha20Poly1305 => {
-                let salt = Salt::Four(salt.try_into().map_err(|_| wrong_length)?);
+                let salt = AeadSalt::Four(Salt::new(salt).ok_or(wrong_length)?);
                 let cipher = Combined::new(cipher, key).ok_or(wrong_length)?;
                 (serial(Serial::Combined { cipher, salt }), sizes(16, 4))
             }
@@ -119,7 +163,7 @@ impl Suite {
                         (serial(Serial::Cbc { cipher: mode, mac }), sizes(icv, 8))
                     }
                     Cipher::AesCtr => {
-                        let nonce = salt.try_into().map_err(|_| wrong_length)?;
+                        let nonce = Salt::new(salt).ok_or(wrong_length)?;
                         (serial(Serial::Ctr { cipher: mode, nonce, mac }), sizes(icv, 4))
                     }
                     _ => (serial(Serial::Null { mac }), sizes(icv, 4)),
@@ -129,22 +173,10 @@ impl Suite {
         Ok((suite, sizes))
     }
 
-    /// Moves the key beside the SA's other values, where it has a form for that.
-    pub(crate) fn move_in(&mut self, lodging: &mut Lodging) -> Option<Lodger> {
-        let Self::Gcm { key, salt } = self else { return None };
-        match lodging.take_in(key.take()?) {
-            Ok(lodged) => Some(Lodger { key: lodged, salt: *salt }),
-            Err(its) => {
-                *key = Some(its);
-                None
-            }
-        }
-    }
-
     /// Key and salt of the batched engine, unless the key has moved.
-    pub(crate) fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
+    fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
         match self {
-            Self::Gcm { key: Some(key), salt } => Some((key.into(), *salt)),
+            Self::Gcm { keying: Some(keying) } => Some(((&keying.key).into(), keying.salt.bytes())),
             _ => None,
         }
     }

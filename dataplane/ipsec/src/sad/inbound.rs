@@ -1,7 +1,8 @@
 //! Inbound SAs by SPI.
 
-use super::SadError;
+use super::{SadError, Spent};
 use crate::esp::inbound::InboundSa;
+use crate::esp::suite::Keyed;
 use crate::large_pages::{self, Extent};
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
@@ -85,19 +86,33 @@ impl InboundSad {
     ///
     /// The SA comes back with the reason.
     pub fn insert(&mut self, sa: Box<InboundSa>) -> Result<(), (SadError, Box<InboundSa>)> {
-        let spi = sa.spi();
-        match self.entry(spi) {
-            Err(error) => Err((error, sa)),
-            Ok(entry) if !entry.is_free_for(spi) => Err((SadError::InUse, sa)),
-            Ok(entry) => {
-                *entry = Entry::Live(*sa);
-                if let Entry::Live(sa) = entry {
-                    sa.settle();
-                }
-                self.live += 1;
-                Ok(())
-            }
+        let mut sa = Some(*sa);
+        match (self.insert_from(&mut sa), sa) {
+            (Err(error), Some(sa)) => Err((error, Box::new(sa))),
+            _ => Ok(()),
         }
+    }
+
+    /// The same for who gives memory back elsewhere: the SA is taken out of `from`, if it is added, and what it leaves over is returned.
+    ///
+    /// # Errors
+    ///
+    /// The reason. [`SadError::InUse`] also for no SA.
+    pub fn insert_from(&mut self, from: &mut Option<InboundSa>) -> Result<Option<Spent>, SadError> {
+        let spi = from.as_ref().ok_or(SadError::InUse)?.spi();
+        let entry = self.entry(spi)?;
+        if !entry.is_free_for(spi) {
+            return Err(SadError::InUse);
+        }
+        if let Some(sa) = from.take() {
+            *entry = Entry::Live(sa);
+        }
+        let spent = match entry {
+            Entry::Live(sa) => sa.settle(),
+            Entry::Free | Entry::Larval(_) => None,
+        };
+        self.live += 1;
+        Ok(spent)
     }
 
     /// Forgets an SPI, larval or live, and removes the SA where it lies, so that nothing of its key is left; whether there was one.

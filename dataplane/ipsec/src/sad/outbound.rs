@@ -1,7 +1,8 @@
 //! Outbound SAs by slot.
 
-use super::SadError;
+use super::{SadError, Spent};
 use crate::esp::outbound::OutboundSa;
+use crate::esp::suite::Keyed;
 use crate::large_pages::{self, Extent};
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
@@ -38,9 +39,27 @@ impl OutboundSad {
         slot: Slot,
         sa: Box<OutboundSa>,
     ) -> Result<(), (SadError, Box<OutboundSa>)> {
+        let mut sa = Some(*sa);
+        match (self.insert_from(slot, &mut sa), sa) {
+            (Err(error), Some(sa)) => Err((error, Box::new(sa))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same for who gives memory back elsewhere: the SA is taken out of `from`, if it is put there, and what it leaves over is
+    /// returned.
+    ///
+    /// # Errors
+    ///
+    /// The reason. [`SadError::InUse`] also for no SA.
+    pub fn insert_from(
+        &mut self,
+        slot: Slot,
+        from: &mut Option<OutboundSa>,
+    ) -> Result<Option<Spent>, SadError> {
         let at = slot.0 as usize;
         if at >= self.slots {
-            return Err((SadError::OutOfRange, sa));
+            return Err(SadError::OutOfRange);
         }
         if self.entries.len() <= at {
             // Within the capacity, so nothing moves.
@@ -48,11 +67,11 @@ impl OutboundSad {
         }
         let entry = &mut self.entries[at];
         if entry.is_some() {
-            return Err((SadError::InUse, sa));
+            return Err(SadError::InUse);
         }
-        entry.insert(*sa).settle();
+        let sa = entry.insert(from.take().ok_or(SadError::InUse)?);
         self.live += 1;
-        Ok(())
+        Ok(sa.settle())
     }
 
     /// Removes the SA in `slot`, where it lies, so that nothing of its key is left; whether there was one.

@@ -303,6 +303,55 @@ fn a_pair_of_sas_takes_less_than_three_kib() {
     assert!(forms + selectors <= 3072, "{forms} and {selectors}");
 }
 
+/// What is in memory where something lies or lay. Read as a file: what is left there belongs to nobody.
+fn memory(address: usize, len: usize) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; len];
+    let memory = std::fs::File::open("/proc/self/mem").unwrap();
+    memory.read_exact_at(&mut bytes, address as u64).unwrap();
+    bytes
+}
+
+/// Neither key nor salt of an SA is left where it came from once it lies in its table, nor there once it is removed; with and without
+/// an engine whose keys lie beside the rest.
+#[test]
+fn nothing_of_a_key_or_salt_is_left_behind() {
+    let (key, salt) = ([0xd7u8, 0x31, 0x8e, 0x42].repeat(4), [0x9c, 0x65, 0xf3, 0x1a]);
+    let core = CoreId::new(1).unwrap();
+    let spi = SpiAllocator::new(2, 16, 16).allocate(core, Instant::now(), 1).unwrap();
+    let mut parameters = parameters(spi);
+    parameters.transform.cipher_key = KeyMaterial::new([&key[..], &salt].concat());
+    let has = |memory: &[u8], what: &[u8]| memory.windows(what.len()).any(|w| w == what);
+
+    let mut sad = OutboundSad::new(4);
+    let mut from = Box::new(Some(OutboundSa::new(&parameters).unwrap()));
+    let came_from = (core::ptr::from_ref(&*from).addr(), size_of_val(&*from));
+    let spent = sad.insert_from(Slot(2), &mut from).unwrap();
+    let sa = sad.get(Slot(2)).unwrap();
+    let lies = (core::ptr::from_ref(sa).addr(), size_of_val(sa));
+    let lodged = has(&memory(lies.0, lies.1), &salt);
+    assert_eq!((lodged, lodged), (spent.is_some(), has(&memory(lies.0, lies.1), &key)));
+    let left = memory(came_from.0, came_from.1);
+    assert!(from.is_none() && !has(&left, &salt) && !has(&left, &key));
+    sad.remove(Slot(2));
+    let left = memory(lies.0, lies.1);
+    assert!(!has(&left, &salt) && !has(&left, &key));
+
+    let mut sad = InboundSad::new(core, 16);
+    let mut from = Box::new(Some(InboundSa::new(&parameters).unwrap()));
+    let came_from = (core::ptr::from_ref(&*from).addr(), size_of_val(&*from));
+    let spent = sad.insert_from(&mut from).unwrap();
+    let sa = sad.get(spi).unwrap();
+    let lies = (core::ptr::from_ref(sa).addr(), size_of_val(sa));
+    let lodged = has(&memory(lies.0, lies.1), &salt);
+    assert_eq!((lodged, lodged), (spent.is_some(), has(&memory(lies.0, lies.1), &key)));
+    let left = memory(came_from.0, came_from.1);
+    assert!(from.is_none() && !has(&left, &salt) && !has(&left, &key));
+    sad.remove(spi);
+    let left = memory(lies.0, lies.1);
+    assert!(!has(&left, &salt) && !has(&left, &key));
+}
+
 /// A key is the same key where it came to lie, with every length and in every engine.
 #[test]
 fn a_lodged_key_seals_as_it_did_before() {
@@ -311,7 +360,7 @@ fn a_lodged_key_seals_as_it_did_before() {
         for key_len in [16, 24, 32] {
             let new = || GcmKey::with_engine(engine, &vec![7; key_len]).unwrap();
             let mut lodging = Box::new(Lodging::EMPTY);
-            let Ok(lodged) = lodging.take_in(new()) else { continue };
+            let Some(lodged) = lodging.take_in(&new()) else { continue };
             let seal = |key: crate::aead::Key<'_>| {
                 let (mut data, mut tag) = (vec![3; 300], [0; 16]);
                 let job = SealJob::in_place(key, [9; 12], Aad::from([1; 8]), &mut data, &mut tag);

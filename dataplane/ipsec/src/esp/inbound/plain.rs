@@ -14,7 +14,7 @@ use crate::aead::OpenJob;
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 use crate::esp::serial::Place;
-use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
 use crate::flow::FlowIdV4;
 use crate::replay::Candidate;
 use crate::sa::DscpRule;

@@ -11,7 +11,7 @@
 use super::{OUTER_TTL, OutboundSa};
 use crate::aead::SealJob;
 use crate::esp::BURST;
-use crate::esp::suite::{GCM_IV_LEN, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Keyed, aad, nonce};
 use crate::sa::{DfRule, DscpRule, HeaderRules, Spi};
 use arrayvec::ArrayVec;
 use core::net::Ipv4Addr;
