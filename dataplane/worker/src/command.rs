@@ -15,6 +15,7 @@ use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
 use ipsec::fragments::LaterFragments;
 use ipsec::sa::{PairId, Spi, UdpEncap};
+use ipsec::sad::Spent;
 use ipsec::selector::{PolicyId, Selector};
 use ipsec::spd::Spd;
 use ipsec::spi::CoreId;
@@ -106,7 +107,9 @@ pub struct Endpoints {
 
 pub(crate) struct NewInbound {
     pub(crate) pair: PairId,
-    pub(crate) sa: Box<InboundSa>,
+    /// Taken out by the worker, and what is left over put in its place.
+    pub(crate) sa: Option<InboundSa>,
+    pub(crate) spent: Option<Spent>,
     pub(crate) delivery: Delivery,
     pub(crate) later: LaterFragments,
     pub(crate) usage: Arc<SaUsage>,
@@ -116,8 +119,19 @@ pub(crate) struct NewInbound {
 pub(crate) struct NewOutbound {
     pub(crate) pair: PairId,
     pub(crate) at: SaRef,
-    pub(crate) sa: Box<OutboundSa>,
+    /// As in [`NewInbound`].
+    pub(crate) sa: Option<OutboundSa>,
+    pub(crate) spent: Option<Spent>,
     pub(crate) usage: Arc<SaUsage>,
+}
+
+/// Memory that a worker has no more use for: the control thread wipes what was a key and gives the memory back, as both may take as long
+/// as a burst.
+pub(crate) enum Husk {
+    #[expect(dead_code, reason = "only to be dropped")]
+    Inbound(Box<NewInbound>),
+    #[expect(dead_code, reason = "only to be dropped")]
+    Outbound(Box<NewOutbound>),
 }
 
 /// A packet on its way to the core that owns its SA.
@@ -142,6 +156,9 @@ pub(crate) enum HandedOff {
 pub(crate) struct WorkerShared {
     /// Written by the control thread alone, read by the worker.
     pub(crate) commands: ArrayQueue<(u64, Command)>,
+    /// Written by the worker, emptied by the control thread before it gives commands: so there is a place for what any command
+    /// leaves over.
+    pub(crate) husks: ArrayQueue<Husk>,
     /// A: the last command whose effect is complete. Release by the worker, Acquire by the control thread: what a worker
     /// wrote before it acknowledged is seen by who saw the acknowledgement.
     pub(crate) applied: CachePadded<AtomicU64>,
@@ -156,6 +173,13 @@ pub(crate) struct WorkerShared {
     /// Frames of this worker that come home. As long as its UMEM has chunks, so it is never full.
     pub(crate) returns: ArrayQueue<Frame>,
     pub(crate) bell: Doorbell,
+}
+
+impl core::fmt::Debug for Husk {
+    /// No key is shown.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Husk")
+    }
 }
 
 impl core::fmt::Debug for Command {
@@ -187,6 +211,7 @@ impl WorkerShared {
     pub(crate) fn new(limits: &Limits, chunks: usize) -> io::Result<Self> {
         Ok(Self {
             commands: ArrayQueue::new(limits.command_ring.max(1)),
+            husks: ArrayQueue::new(limits.command_ring.max(1)),
             applied: CachePadded::new(AtomicU64::new(0)),
             events: ArrayQueue::new(limits.event_ring.max(1)),
             events_lost: AtomicU64::new(0),

@@ -47,7 +47,8 @@ impl Default for Idle {
 /// Bounds of what a worker holds and does; each is a number of one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Commands applied between two bursts: the longest a packet waits for the control thread.
+    /// Commands applied at most in a turn: the longest a packet waits for the control thread. So many when the turn before found no packets;
+    /// before a burst as many as it leaves room for, which is one before a full one, and at least one a turn.
     pub commands_per_turn: usize,
     /// Commands that wait for a worker; the control thread gets [`Refusal::RingFull`](crate::Refusal::RingFull) beyond.
     pub command_ring: usize,

@@ -2,13 +2,13 @@
 
 use crate::account::WorkerDrop;
 use crate::command::{
-    Binding, Command, Delivery, Endpoints, NewInbound, NewOutbound, WorkerShared,
+    Binding, Command, Delivery, Endpoints, Husk, NewInbound, NewOutbound, WorkerShared,
 };
 use crate::forwarding::NextHop;
 use crate::sa_usage::{Due, SaUsage};
 use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
-use crate::worker::Worker;
+use crate::worker::{BURST, Worker};
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::esp::inbound::Peer;
 use ipsec::fragments::LaterFragments;
@@ -68,25 +68,53 @@ pub(crate) struct Closing {
     injected: u64,
 }
 
+/// A command takes about as long as so many packets.
+const PACKETS_A_COMMAND: usize = 4;
+
 impl Worker {
     fn mine(&self) -> &WorkerShared {
         &self.shared[self.core.index()]
     }
 
-    /// Carries out some of the waiting commands; how many.
-    pub(crate) fn apply_commands(&mut self) -> usize {
-        let mut count = 0;
-        if self.mine().commands.is_empty() {
-            return 0;
+    /// Carries out the first waiting command of a turn, or some of them when the last turn had nothing else to do.
+    #[inline]
+    pub(crate) fn begin_commands(&mut self, was_idle: bool) {
+        self.applied_now = 0;
+        if !self.mine().commands.is_empty() {
+            self.apply_commands(if was_idle { self.limits.commands_per_turn } else { 1 });
         }
-        while count < self.limits.commands_per_turn {
+    }
+
+    /// Carries out waiting commands before a burst: as many of a turn's as its packets leave room for, and one in any turn.
+    ///
+    /// A packet that came after a command finds it carried out, however long ago the turn began: routes of the host lead here as soon as the
+    /// policy for them was handed over, and peers send as soon as an SA is there. Only where packets come in full bursts, one
+    /// command after the other has to wait, or they would wait for the commands.
+    #[inline]
+    pub(crate) fn apply_commands_before(&mut self, packets: usize) {
+        if !self.mine().commands.is_empty() {
+            let room = BURST.saturating_sub(packets) / PACKETS_A_COMMAND;
+            self.apply_commands((1 + room).min(self.limits.commands_per_turn));
+        }
+    }
+
+    /// Carries out waiting commands until there were so many in this turn.
+    #[cold]
+    fn apply_commands(&mut self, most: usize) {
+        let before = self.applied_now;
+        while self.applied_now < most {
             let Some((sequence, command)) = self.mine().commands.pop() else { break };
             self.sequence = sequence;
             self.apply(command);
-            count += 1;
+            self.applied_now += 1;
         }
-        self.account.add(Row::CommandsApplied, count as u64);
-        count
+        self.account.add(Row::CommandsApplied, (self.applied_now - before) as u64);
+    }
+
+    /// Gives memory to the control thread.
+    fn leave(&self, husk: Husk) {
+        // There is room; otherwise it goes here.
+        let _ = self.mine().husks.push(husk);
     }
 
     fn apply(&mut self, command: Command) {
@@ -95,8 +123,14 @@ impl Worker {
                 self.acquires.remove(&policy);
                 self.refuse(WorkerDrop::NegotiationFailed, |k| is_for(k, policy));
             }
-            Command::AddInbound(new) => self.add_inbound(*new),
-            Command::AddOutbound(new) => self.add_outbound(*new),
+            Command::AddInbound(mut new) => {
+                self.add_inbound(&mut new);
+                self.leave(Husk::Inbound(new));
+            }
+            Command::AddOutbound(mut new) => {
+                self.add_outbound(&mut new);
+                self.leave(Husk::Outbound(new));
+            }
             Command::AttachPort(port, socket) => self.attach_port(port, *socket),
             Command::Bind(binding) => self.bind(*binding),
             Command::Delete(pair) => self.delete(pair),
@@ -150,33 +184,36 @@ impl Worker {
         }
     }
 
-    fn add_inbound(&mut self, new: NewInbound) {
-        let NewInbound { pair, mut sa, delivery, later, usage, active } = new;
-        let spi = sa.spi();
-        sa.set_forwarded(matches!(delivery, Delivery::Forward | Delivery::Device(_)));
-        // The SPI was larval on this worker, and the control thread keys it once.
-        if self.sad.insert(sa).is_err() {
+    fn add_inbound(&mut self, new: &mut NewInbound) {
+        let NewInbound { pair, sa, spent, delivery, later, usage, active } = new;
+        let Some(spi) = sa.as_mut().map(|sa| {
+            sa.set_forwarded(matches!(delivery, Delivery::Forward | Delivery::Device(_)));
+            sa.spi()
+        }) else {
             return;
-        }
+        };
+        // The SPI was larval on this worker, and the control thread keys it once.
+        let Ok(left) = self.sad.insert_from(sa) else { return };
+        *spent = left;
         self.larval.remove(&spi);
-        let clamp_mss = 0;
+        let (pair, delivery, later, clamp_mss) = (*pair, *delivery, *later, 0);
+        let (usage, active) = (Arc::clone(usage), Arc::clone(active));
         let side = InboundSide { pair, delivery, clamp_mss, later, usage, active };
         place(&mut self.inbound, spi.slot(), side);
         self.pairs.or_default(pair).inbound = Some(spi);
         self.waiting.release(|key| *key == Key::Larval(spi));
     }
 
-    fn add_outbound(&mut self, new: NewOutbound) {
-        let NewOutbound { pair, at, sa, usage } = new;
-        let slot = Slot(at.slot);
+    fn add_outbound(&mut self, new: &mut NewOutbound) {
+        let NewOutbound { pair, at, sa, spent, usage } = new;
+        let (pair, slot) = (*pair, Slot(at.slot));
         // The control thread gives a slot out again only when its delete was complete here.
-        if self.outbound_sad.insert(slot, sa).is_err() {
-            return;
-        }
+        let Ok(left) = self.outbound_sad.insert_from(slot, sa) else { return };
+        *spent = left;
         let side = OutboundSide {
             pair,
             generation: at.generation,
-            usage,
+            usage: Arc::clone(usage),
             path_mtu: u16::MAX,
             hop: NextHop::NoRoute,
             hop_version: 0,

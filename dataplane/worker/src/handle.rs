@@ -245,6 +245,7 @@ impl Dataplane {
         if let Some(event) = self.take_event() {
             return Some(event);
         }
+        self.drop_husks();
         self.drop_retired();
         // Cleared before the last look, so that an event after it makes the descriptor readable again.
         self.upcall.clear();
@@ -271,6 +272,13 @@ impl Dataplane {
             self.next_event_from = (index + 1) % count;
             Some(event)
         })
+    }
+
+    /// Drops what workers have taken SAs out of, with the keys that are left in it.
+    fn drop_husks(&self) {
+        for shared in self.shared.iter() {
+            while shared.husks.pop().is_some() {}
+        }
     }
 
     /// Drops tables that no worker has any more.

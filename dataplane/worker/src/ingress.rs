@@ -64,9 +64,7 @@ impl Worker {
     #[inline]
     fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) {
         if count > 0 {
-            // A packet that came after a command finds it carried out, however long ago the turn began: routes of the host lead
-            // here as soon as the policy for them was handed over, and peers send as soon as an SA is there.
-            self.apply_commands();
+            self.apply_commands_before(count);
             let state = &self.ports[usize::from(id.0)];
             let bytes: usize = frames.iter().map(Frame::len).sum();
             self.account.add(Row::Received, count as u64);
@@ -114,7 +112,7 @@ impl Worker {
         }
         let count = frames.len();
         if count > 0 {
-            self.apply_commands();
+            self.apply_commands_before(count);
             for frame in frames.drain(..) {
                 self.take_host_packet(Packet(frame));
             }

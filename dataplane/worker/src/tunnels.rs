@@ -101,7 +101,7 @@ impl Worker {
                 continue;
             }
             count += frames.len();
-            self.apply_commands();
+            self.apply_commands_before(frames.len());
             for frame in frames.drain(..) {
                 self.take_tunnel_packet(Packet(frame), id);
             }

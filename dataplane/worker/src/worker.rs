@@ -158,6 +158,10 @@ pub struct Worker {
     /// The last command seen, complete or not.
     pub(crate) sequence: u64,
     pub(crate) stopped: bool,
+    /// Commands carried out in this turn.
+    pub(crate) applied_now: usize,
+    /// Whether the last turn had no packets.
+    was_idle: bool,
 
     pub(crate) spd: Arc<Spd>,
     pub(crate) flows: FlowCache<Decision>,
@@ -270,6 +274,8 @@ impl Worker {
             closing: VecDeque::new(),
             sequence: 0,
             stopped: false,
+            applied_now: 0,
+            was_idle: true,
             spd: Arc::new(Spd::compile(&[], 0)),
             flows: FlowCache::new((2 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
             decisions: 1,
@@ -350,12 +356,12 @@ impl Worker {
         self.stopped
     }
 
-    /// One iteration: some commands, and again before each burst, then one burst of every source to its end. It never waits. Counters are published when time has
+    /// One iteration: commands as far as packets leave room for them, one burst of every source to its end. It never waits. Counters are published when time has
     /// moved on, and when there is nothing else to do.
     pub fn turn(&mut self, now: Instant) -> Progress {
         let ticked = now != self.now;
         self.now = now;
-        let commands = self.apply_commands();
+        self.begin_commands(self.was_idle);
         self.take_home();
         let mut packets = 0;
         let mut frames = core::mem::take(&mut self.frames);
@@ -379,7 +385,8 @@ impl Worker {
         self.expire_waiting();
         self.finish_deletes();
         self.raise_late();
-        let progress = Progress { commands, packets };
+        let progress = Progress { commands: self.applied_now, packets };
+        self.was_idle = packets == 0;
         self.account.add(Row::Turns, 1);
         let end = stats::cycles();
         let row = if progress.is_idle() { Row::IdleCycles } else { Row::BusyCycles };

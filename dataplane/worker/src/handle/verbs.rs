@@ -72,7 +72,7 @@ impl Dataplane {
             return Err(Refusal::NotAllocated);
         }
         self.room(Some(spi.core()))?;
-        let sa = Box::new(InboundSa::new(parameters)?);
+        let sa = Some(InboundSa::new(parameters)?);
         self.larval.remove(&spi);
         let inbound_usage = Arc::new(SaUsage::default());
         let active = Arc::new(AtomicBool::new(false));
@@ -84,7 +84,8 @@ impl Dataplane {
         };
         self.pairs.insert(id, pair);
         let later = LaterFragments::of(parameters);
-        let new = NewInbound { pair: id, sa, delivery, later, usage: inbound_usage, active };
+        let usage = inbound_usage;
+        let new = NewInbound { pair: id, sa, spent: None, delivery, later, usage, active };
         Ok(self.send(spi.core(), Command::AddInbound(Box::new(new))))
     }
 
@@ -102,7 +103,7 @@ impl Dataplane {
         }
         let core = pair.inbound.core();
         self.room(Some(core))?;
-        let sa = Box::new(OutboundSa::new(parameters)?);
+        let sa = Some(OutboundSa::new(parameters)?);
         let slots = self.slots.get_mut(core.index()).ok_or(Refusal::UnknownWorker)?;
         let (slot, generation) = slots.take().ok_or(Refusal::TooManySas)?;
         if let Some(ahead) = self.tables_ahead.get_mut(core.index()) {
@@ -119,7 +120,7 @@ impl Dataplane {
                 later_fragments: parameters.later_fragments,
             });
         }
-        let new = NewOutbound { pair: id, at, sa, usage };
+        let new = NewOutbound { pair: id, at, sa, spent: None, usage };
         Ok(self.send(core, Command::AddOutbound(Box::new(new))))
     }
 
@@ -341,6 +342,7 @@ impl Dataplane {
     }
 
     fn send(&mut self, core: CoreId, command: Command) -> Ticket {
+        self.drop_husks();
         self.sequence += 1;
         if let Some(shared) = self.shared.get(core.index()) {
             // Fits, as `room` said.
@@ -351,6 +353,7 @@ impl Dataplane {
     }
 
     fn send_all(&mut self, command: impl Fn() -> Command) -> Ticket {
+        self.drop_husks();
         self.sequence += 1;
         for shared in self.shared.iter() {
             // Fits, as `room` said.
