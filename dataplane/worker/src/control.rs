@@ -225,8 +225,8 @@ impl Worker {
 
     fn bind(&mut self, binding: Binding) {
         let (policy, pair) = (binding.policy, binding.pair);
-        self.epochs.advance(policy);
         let bound = self.bindings.or_default(policy);
+        self.epochs.bind(policy, bound, &binding);
         bound.retain(|b| b.pair != pair);
         let served = self.served.or_default(pair);
         served.retain(|p| *p != policy);
@@ -258,6 +258,7 @@ impl Worker {
 
     fn flush_all(&mut self) {
         self.bindings.clear();
+        self.epochs.clear();
         self.served.clear();
         self.forget_decisions();
         let pairs = self.pairs.keys().copied().collect();
@@ -271,8 +272,10 @@ impl Worker {
 
     fn unbind(&mut self, pair: PairId) {
         for policy in self.served.remove(&pair).unwrap_or_default() {
-            self.epochs.advance(policy);
             if let Some(bound) = self.bindings.get_mut(&policy) {
+                if let Some(old) = bound.iter().find(|b| b.pair == pair) {
+                    self.epochs.unbind(policy, bound, old);
+                }
                 bound.retain(|b| b.pair != pair);
                 if bound.is_empty() {
                     self.bindings.remove(&policy);

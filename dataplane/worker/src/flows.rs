@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A decision holds while nothing that it was made from has changed: policies, routes, neighbours and own addresses by
-//! [`Worker::decisions`], and what is bound to its policy by the epoch of that policy.
+//! [`Worker::decisions`], and what is bound to its policy by the epoch of that policy. Which SA a flow takes after a rekey is
+//! known without asking (`epochs.rs`).
 
 use crate::account::Drop;
 use crate::command::{HandedOff, SaRef};
@@ -22,29 +23,6 @@ use ipsec::selector::PolicyId;
 use ipsec::spd::{Context, Place};
 use ipsec::spi::CoreId;
 use wire::ethernet;
-
-/// Epochs of bindings: a policy has that of its number modulo this, so a change makes a few other policies be asked again.
-const EPOCHS: usize = 1 << 16;
-
-/// How often what is bound to policies has changed.
-pub(crate) struct BindingEpochs(Box<[u32; EPOCHS]>);
-
-impl BindingEpochs {
-    pub(crate) fn new() -> Self {
-        Self(Box::new([0; EPOCHS]))
-    }
-
-    /// What was decided about packets of the policy is to be decided again.
-    pub(crate) fn advance(&mut self, policy: PolicyId) {
-        let epoch = &mut self.0[policy.0 as usize % EPOCHS];
-        *epoch = epoch.wrapping_add(1);
-    }
-
-    #[inline]
-    fn of(&self, policy: PolicyId) -> u32 {
-        self.0[policy.0 as usize % EPOCHS]
-    }
-}
 
 /// What happens to the packets of a flow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,28 +125,45 @@ impl Worker {
         self.plain = plain;
     }
 
-    /// What was decided about a flow, if that still holds.
+    /// What was decided about a flow, if that still holds or what holds now follows from it.
     #[inline]
-    fn known(&self, place: Place, flow: &FlowId, context: Context) -> Option<Decision> {
+    fn known(&mut self, place: Place, flow: &FlowId, context: Context) -> Option<Decision> {
         match self.flows.get(place, flow, context, self.decisions)? {
             Decision::Ask => None,
-            Decision::Protect { policy, epoch, .. } if *epoch != self.epochs.of(*policy) => None,
+            Decision::Protect { policy, epoch, .. } if *epoch != self.epochs.of(*policy) => {
+                let (policy, epoch) = (*policy, *epoch);
+                let sa = self.inherit(policy, epoch, Question { flow: *flow, place, context })?;
+                let SaRef { core, slot, generation } = sa;
+                Some(Decision::Protect { core, slot, generation, policy, epoch })
+            }
             decision => Some(*decision),
         }
     }
 
-    /// The SA of this core that packets of a flow from a port take, if that was decided and still holds.
+    /// The SA of this core that packets of a flow from a port take, if that was decided and still holds or follows.
     #[inline]
-    pub(crate) fn sa_of(&self, flow: FlowIdV4, place: Place, side: Side) -> Option<Slot> {
+    pub(crate) fn sa_of(&mut self, flow: FlowIdV4, place: Place, side: Side) -> Option<Slot> {
         let context = context(Origin::Port, side);
         match self.flows.get_v4(place, flow, context, self.decisions)? {
-            Decision::Protect { core, slot, policy, epoch, .. }
-                if *core == self.core && *epoch == self.epochs.of(*policy) =>
-            {
-                Some(Slot(*slot))
+            Decision::Protect { core, slot, policy, epoch, .. } => {
+                let (core, slot, policy, epoch) = (*core, *slot, *policy, *epoch);
+                if epoch != self.epochs.of(policy) {
+                    let flow = flow.into();
+                    let sa = self.inherit(policy, epoch, Question { flow, place, context })?;
+                    return (sa.core == self.core).then_some(Slot(sa.slot));
+                }
+                (core == self.core).then_some(Slot(slot))
             }
             _ => None,
         }
+    }
+
+    /// The SA of a flow that took another one of the policy, and which it remembers now.
+    #[cold]
+    fn inherit(&mut self, policy: PolicyId, epoch: u32, question: Question) -> Option<SaRef> {
+        let sa = self.epochs.heir(policy, epoch)?;
+        self.remember_sa(Some(question), policy, sa);
+        Some(sa)
     }
 
     /// Where packets of a flow that come out of a tunnel are sent, if that was decided and still holds.
@@ -189,7 +184,7 @@ impl Worker {
                     return self.time_exceeded(packet);
                 }
                 if core == self.core {
-                    // It is there: what unbinds an SA, as every delete does first, advances the epoch.
+                    // It is there: what unbinds an SA, as every delete does first, advances the epoch, unless all follow another one.
                     return self.seal_with(packet, Slot(slot));
                 }
                 let sa = SaRef { core, slot, generation };

@@ -24,6 +24,7 @@
 //! | `direct` | the straight way of what most packets are |
 //! | `open` | the inbound burst and where decapsulated packets go |
 //! | `flows` | what is known of a flow: plain packets are judged by it |
+//! | `epochs` | when that holds no more because SAs were bound or unbound, and what follows then |
 //! | `policy` | the SPD's word on plain packets; the outbound SA of a policy, or waiting for one |
 //! | `seal` | the outbound burst |
 //! | `forward` | TTL, MTU, next hop, ICMP errors; the host port; transmission |
@@ -46,6 +47,7 @@ mod command;
 mod config;
 mod control;
 mod direct;
+mod epochs;
 mod event;
 mod flows;
 mod forward;

@@ -13,7 +13,7 @@ use ipsec::sad::Slot;
 impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
-    pub(super) fn choose_sas(&self, side: Side, notes: &mut Notes) {
+    pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes) {
         let mut run: Option<(FlowIdV4, Option<Slot>)> = None;
         for note in notes {
             let Note::Plain(flow, place) = *note else { continue };

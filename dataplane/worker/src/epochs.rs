@@ -1,0 +1,233 @@
+//! When decisions about flows stop to hold because an SA was bound or unbound, and which SA flows take then.
+//!
+//! ```text
+//!  policy  [ A ] ──bind B──► [ A, B ] ──unbind A──► [ B ]      selectors of A and B the same:
+//!  epoch     7                  8                     8        a flow that took A at 7 takes B at 8, and nobody is asked
+//! ```
+
+use crate::command::{Binding, SaRef};
+use core::sync::atomic::Ordering;
+use ipsec::selector::PolicyId;
+
+/// Epochs of bindings: a policy has that of its number modulo this, so a change makes a few other policies be asked again.
+const EPOCHS: usize = 1 << 16;
+
+/// How often what is bound to policies has changed.
+pub(crate) struct BindingEpochs {
+    epochs: Box<[u32]>,
+    /// Of the policy whose bindings changed last, for each epoch.
+    heirs: Box<[Option<Heir>]>,
+}
+
+/// Which SA the packets of a policy take that took another one of it before: after a rekey all flows would have to be decided about anew
+/// otherwise, in one burst those of 32 packets.
+#[derive(Clone, Copy, Debug)]
+struct Heir {
+    policy: PolicyId,
+    /// All that was bound to the policy from this epoch on has the same selectors.
+    since: u32,
+    /// What all flows of the policy take that have taken one of these; `None` while that is to be asked.
+    sa: Option<SaRef>,
+}
+
+impl BindingEpochs {
+    pub(crate) fn new() -> Self {
+        Self { epochs: vec![0; EPOCHS].into(), heirs: vec![None; EPOCHS].into() }
+    }
+
+    #[inline]
+    pub(crate) fn of(&self, policy: PolicyId) -> u32 {
+        self.epochs[policy.0 as usize % EPOCHS]
+    }
+
+    /// The SA of packets that took one of the policy at another epoch, if that follows without asking.
+    #[cold]
+    pub(crate) fn heir(&self, policy: PolicyId, epoch: u32) -> Option<SaRef> {
+        let Heir { policy: of, since, sa } = self.heirs[policy.0 as usize % EPOCHS].as_ref()?;
+        // Epochs go round in billions of changes.
+        let is_later = epoch.wrapping_sub(*since) <= self.of(policy).wrapping_sub(*since);
+        if *of == policy && is_later { *sa } else { None }
+    }
+
+    /// An SA is about to be bound to a policy, to which `bound` are.
+    pub(crate) fn bind(&mut self, policy: PolicyId, bound: &[Binding], new: &Binding) {
+        let kept = bound.iter().filter(|b| b.pair != new.pair);
+        self.change(policy, bound, kept.chain([new]));
+    }
+
+    /// An SA is about to be unbound from a policy, to which `bound` are.
+    pub(crate) fn unbind(&mut self, policy: PolicyId, bound: &[Binding], old: &Binding) {
+        let heir = self.heirs[policy.0 as usize % EPOCHS];
+        // All that was decided in this epoch follows the heir already.
+        let is_followed = |sa: SaRef| sa != old.sa;
+        if heir.is_some_and(|h| h.policy == policy && h.sa.is_some_and(is_followed)) {
+            return;
+        }
+        self.change(policy, bound, bound.iter().filter(|b| b.pair != old.pair));
+    }
+
+    fn change<'a>(
+        &mut self,
+        policy: PolicyId,
+        before: &[Binding],
+        after: impl Iterator<Item = &'a Binding>,
+    ) {
+        let at = policy.0 as usize % EPOCHS;
+        let epoch = self.epochs[at];
+        self.epochs[at] = epoch.wrapping_add(1);
+        let known = self.heirs[at].take().filter(|heir| heir.policy == policy);
+        let mut last: Option<&Binding> = None;
+        let first = before.first();
+        let mut are_alike = before.iter().all(|b| first.is_none_or(|f| f.selectors == b.selectors));
+        for binding in after {
+            let first = first.or(last);
+            are_alike &= first.is_none_or(|first| first.selectors == binding.selectors);
+            last = Some(binding);
+        }
+        // Without any the next ones may be about anything.
+        let Some(last) = last.filter(|_| are_alike) else { return };
+        // Relaxed: see `Binding::active`.
+        let sa = last.active.load(Ordering::Relaxed).then_some(last.sa);
+        // What was decided in the epoch that ends took one of `before`.
+        let since = known.map_or(epoch, |heir| heir.since);
+        self.heirs[at] = Some(Heir { policy, since, sa });
+    }
+
+    /// Nothing is bound any more. What was decided is forgotten by other means.
+    pub(crate) fn clear(&mut self) {
+        self.heirs.fill(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicBool;
+    use ipsec::sa::PairId;
+    use ipsec::selector::{AddressRange, Ports, Selector};
+    use ipsec::spi::CoreId;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn binding(policy: u32, pair: u64, selectors: u8, active: bool) -> Binding {
+        let host = |n| AddressRange::host(core::net::Ipv4Addr::new(10, 0, 0, n).into());
+        let selector = Selector {
+            local: host(1),
+            remote: host(selectors),
+            protocol: None,
+            local_ports: Ports::Any,
+            remote_ports: Ports::Any,
+        };
+        Binding {
+            policy: PolicyId(policy),
+            pair: PairId(pair),
+            sa: SaRef { core: CoreId::new(0).unwrap(), slot: pair as u32, generation: 0 },
+            selectors: [selector].into(),
+            later_fragments: false,
+            active: Arc::new(AtomicBool::new(active)),
+        }
+    }
+
+    /// What would be found by asking: the SA of the last binding with these selectors that is active, and whether it may be remembered.
+    fn ask(bound: &[Binding], selectors: &[Selector]) -> Option<SaRef> {
+        let mut fits = bound.iter().rev().filter(|b| *b.selectors == *selectors);
+        let newest = fits.next()?;
+        newest.active.load(Ordering::Relaxed).then_some(newest.sa)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Bind { policy: u32, selectors: u8, active: bool },
+        Unbind { policy: u32, which: usize },
+        Activate { policy: u32, which: usize },
+        Decide { policy: u32, selectors: u8 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Two policies of one epoch, and one of another.
+        let policy = || prop::sample::select(vec![1, 1 + EPOCHS as u32, 2]);
+        let selectors = || prop::sample::select(vec![1u8, 1, 1, 2]);
+        prop_oneof![
+            (policy(), selectors(), any::<bool>())
+                .prop_map(|(policy, selectors, active)| Step::Bind { policy, selectors, active }),
+            (policy(), any::<usize>()).prop_map(|(policy, which)| Step::Unbind { policy, which }),
+            (policy(), any::<usize>()).prop_map(|(policy, which)| Step::Activate { policy, which }),
+            (policy(), selectors())
+                .prop_map(|(policy, selectors)| Step::Decide { policy, selectors }),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is bound and unbound: a decision that is followed, in its own epoch or by an heir, is what asking gives.
+        #[test]
+        fn what_is_inherited_is_what_asking_gives(steps in prop::collection::vec(step(), 1..60)) {
+            let mut epochs = BindingEpochs::new();
+            let mut bound: std::collections::HashMap<u32, Vec<Binding>> = Default::default();
+            let mut decided: Vec<(u32, u8, u32, SaRef)> = Vec::new();
+            for (n, step) in (1..).zip(steps) {
+                match step {
+                    Step::Bind { policy, selectors, active } => {
+                        let new = binding(policy, n, selectors, active);
+                        let list = bound.entry(policy).or_default();
+                        epochs.bind(PolicyId(policy), list, &new);
+                        list.push(new);
+                    }
+                    Step::Unbind { policy, which } => {
+                        let list = bound.entry(policy).or_default();
+                        if !list.is_empty() {
+                            let at = which % list.len();
+                            let old = list[at].clone();
+                            epochs.unbind(PolicyId(policy), list, &old);
+                            list.remove(at);
+                        }
+                    }
+                    Step::Activate { policy, which } => {
+                        let list = bound.entry(policy).or_default();
+                        if !list.is_empty() {
+                            list[which % list.len()].active.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    Step::Decide { policy, selectors } => {
+                        let list = bound.entry(policy).or_default();
+                        let wanted = binding(policy, 0, selectors, true).selectors;
+                        if let Some(sa) = ask(list, &wanted) {
+                            decided.push((policy, selectors, epochs.of(PolicyId(policy)), sa));
+                        }
+                    }
+                }
+                for (policy, selectors, epoch, sa) in &decided {
+                    let current = *epoch == epochs.of(PolicyId(*policy));
+                    let followed = if current { Some(*sa) } else { epochs.heir(PolicyId(*policy), *epoch) };
+                    let Some(followed) = followed else { continue };
+                    let list = bound.get(policy).map_or(&[][..], |l| l);
+                    let wanted = binding(*policy, 0, *selectors, true).selectors;
+                    // One that waits for its activation is not taken before that is asked.
+                    let newest = list.iter().rev().find(|b| b.selectors == wanted && b.active.load(Ordering::Relaxed));
+                    prop_assert_eq!(newest.map(|b| b.sa), Some(followed));
+                }
+            }
+        }
+    }
+
+    /// After each of many rekeys, flows go on without being asked about.
+    #[test]
+    fn a_rekey_is_inherited() {
+        let mut epochs = BindingEpochs::new();
+        let policy = PolicyId(9);
+        let first = binding(9, 1, 1, true);
+        epochs.bind(policy, &[], &first);
+        let decided = epochs.of(policy);
+        let mut old = first;
+        for pair in 2..20 {
+            let new = binding(9, pair, 1, true);
+            epochs.bind(policy, core::slice::from_ref(&old), &new);
+            assert_eq!(epochs.heir(policy, decided), Some(new.sa));
+            let both = [old.clone(), new.clone()];
+            epochs.unbind(policy, &both, &old);
+            assert_eq!(epochs.heir(policy, decided), Some(new.sa));
+            old = new;
+        }
+        epochs.clear();
+        assert_eq!(epochs.heir(policy, decided), None);
+    }
+}
