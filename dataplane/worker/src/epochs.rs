@@ -7,12 +7,15 @@
 
 use crate::command::{Binding, SaRef};
 use core::sync::atomic::Ordering;
+use ipsec::large_pages;
 use ipsec::selector::PolicyId;
 
-/// Epochs of bindings: a policy has that of its number modulo this, so a change makes a few other policies be asked again.
-const EPOCHS: usize = 1 << 16;
+/// Epochs at least, and at most: 32 MB.
+const FEWEST: usize = 1 << 12;
+const MOST: usize = 1 << 20;
 
-/// How often what is bound to policies has changed.
+/// How often what is bound to policies has changed. A policy has the epoch of its number modulo how many there are; where there are more
+/// policies than epochs, a change makes others be asked again.
 pub(crate) struct BindingEpochs {
     epochs: Box<[u32]>,
     /// Of the policy whose bindings changed last, for each epoch.
@@ -31,19 +34,30 @@ struct Heir {
 }
 
 impl BindingEpochs {
-    pub(crate) fn new() -> Self {
-        Self { epochs: vec![0; EPOCHS].into(), heirs: vec![None; EPOCHS].into() }
+    /// For about so many policies.
+    pub(crate) fn new(policies: usize) -> Self {
+        let count = policies.next_power_of_two().clamp(FEWEST, MOST);
+        let (mut epochs, mut heirs) =
+            (large_pages::with_capacity(count), large_pages::with_capacity(count));
+        epochs.resize(count, 0);
+        heirs.resize(count, None);
+        Self { epochs: epochs.into(), heirs: heirs.into() }
+    }
+
+    #[inline]
+    fn at(&self, policy: PolicyId) -> usize {
+        policy.0 as usize & (self.epochs.len() - 1)
     }
 
     #[inline]
     pub(crate) fn of(&self, policy: PolicyId) -> u32 {
-        self.epochs[policy.0 as usize % EPOCHS]
+        self.epochs[self.at(policy)]
     }
 
     /// The SA of packets that took one of the policy at another epoch, if that follows without asking.
     #[cold]
     pub(crate) fn heir(&self, policy: PolicyId, epoch: u32) -> Option<SaRef> {
-        let Heir { policy: of, since, sa } = self.heirs[policy.0 as usize % EPOCHS].as_ref()?;
+        let Heir { policy: of, since, sa } = self.heirs[self.at(policy)].as_ref()?;
         // Epochs go round in billions of changes.
         let is_later = epoch.wrapping_sub(*since) <= self.of(policy).wrapping_sub(*since);
         if *of == policy && is_later { *sa } else { None }
@@ -57,7 +71,7 @@ impl BindingEpochs {
 
     /// An SA is about to be unbound from a policy, to which `bound` are.
     pub(crate) fn unbind(&mut self, policy: PolicyId, bound: &[Binding], old: &Binding) {
-        let heir = self.heirs[policy.0 as usize % EPOCHS];
+        let heir = self.heirs[self.at(policy)];
         // All that was decided in this epoch follows the heir already.
         let is_followed = |sa: SaRef| sa != old.sa;
         if heir.is_some_and(|h| h.policy == policy && h.sa.is_some_and(is_followed)) {
@@ -72,7 +86,7 @@ impl BindingEpochs {
         before: &[Binding],
         after: impl Iterator<Item = &'a Binding>,
     ) {
-        let at = policy.0 as usize % EPOCHS;
+        let at = self.at(policy);
         let epoch = self.epochs[at];
         self.epochs[at] = epoch.wrapping_add(1);
         let known = self.heirs[at].take().filter(|heir| heir.policy == policy);
@@ -145,7 +159,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         // Two policies of one epoch, and one of another.
-        let policy = || prop::sample::select(vec![1, 1 + EPOCHS as u32, 2]);
+        let policy = || prop::sample::select(vec![1, 1 + FEWEST as u32, 2]);
         let selectors = || prop::sample::select(vec![1u8, 1, 1, 2]);
         prop_oneof![
             (policy(), selectors(), any::<bool>())
@@ -161,7 +175,7 @@ mod tests {
         /// Whatever is bound and unbound: a decision that is followed, in its own epoch or by an heir, is what asking gives.
         #[test]
         fn what_is_inherited_is_what_asking_gives(steps in prop::collection::vec(step(), 1..60)) {
-            let mut epochs = BindingEpochs::new();
+            let mut epochs = BindingEpochs::new(1);
             let mut bound: std::collections::HashMap<u32, Vec<Binding>> = Default::default();
             let mut decided: Vec<(u32, u8, u32, SaRef)> = Vec::new();
             for (n, step) in (1..).zip(steps) {
@@ -212,7 +226,7 @@ mod tests {
     /// After each of many rekeys, flows go on without being asked about.
     #[test]
     fn a_rekey_is_inherited() {
-        let mut epochs = BindingEpochs::new();
+        let mut epochs = BindingEpochs::new(1);
         let policy = PolicyId(9);
         let first = binding(9, 1, 1, true);
         epochs.bind(policy, &[], &first);

@@ -280,7 +280,7 @@ impl Worker {
             spd: Arc::new(Spd::compile(&[], 0)),
             flows: FlowCache::new((2 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
             decisions: 1,
-            epochs: BindingEpochs::new(),
+            epochs: BindingEpochs::new(limits.sas),
             fragments: FragmentTable::new(FRAGMENTED_PACKETS),
             forwarding: Arc::new(ForwardingTable::default()),
             forwarding_version: 0,
