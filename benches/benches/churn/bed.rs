@@ -163,8 +163,15 @@ impl Bed {
     }
 
     /// Installs a new pair for a tunnel, and deletes the one before.
-    pub(super) fn replace(&mut self, tunnel: u32) -> Result<()> {
+    fn replace(&mut self, tunnel: u32) -> Result<()> {
         self.replace_by_steps(tunnel, |_, _| Ok(()))
+    }
+
+    /// The same for one tunnel after the other, in an order that has nothing to do with that of packets.
+    pub(super) fn replace_next(&mut self) -> Result<()> {
+        let tunnels = u64::from(self.tunnels());
+        let tunnel = self.last.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        self.replace((tunnel * tunnels >> 32) as u32)
     }
 
     /// The same, with `then` called after each of [`STEPS`].
