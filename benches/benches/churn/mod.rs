@@ -85,14 +85,16 @@ pub(crate) fn run(quick: bool, most: u32, worst: Option<u64>) {
         "\nevery packet given was sent; at most {} commands a turn\n",
         Limits::default().commands_per_turn
     );
-    println!("| tunnels | {} |", bed::STEPS.join(" | "));
-    println!("|---{}|", "|---".repeat(bed::STEPS.len()));
+    println!("| tunnels | {} | all installed in |", bed::STEPS.join(" | "));
+    println!("|---{}|---|", "|---".repeat(bed::STEPS.len()));
     commands.iter().for_each(|row| println!("{row}"));
 }
 
 /// Rows take turns, so that a disturbance of the machine meets all of them.
 fn rows(quick: bool, tunnels: u32, worst: Option<u64>) -> Result<String> {
+    let begun = Instant::now();
     let mut bed = Bed::new(tunnels)?;
+    let installed = begun.elapsed().as_secs_f64();
     let (cycles, begun) = (stats::cycles(), Instant::now());
     let mut groups: Vec<Vec<Sample>> = Vec::new();
     // Every tunnel has had a packet: nothing is touched for the first time.
@@ -134,7 +136,7 @@ fn rows(quick: bool, tunnels: u32, worst: Option<u64>) -> Result<String> {
         .iter()
         .map(|s| format!("{} ({})", s.value_at_quantile(0.5), s.value_at_quantile(0.99)))
         .collect();
-    Ok(format!("| {tunnels} | {} |", cells.join(" | ")))
+    Ok(format!("| {tunnels} | {} | {installed:.1} s |", cells.join(" | ")))
 }
 
 /// So many turns, with a tunnel replaced every so many of them.

@@ -2,6 +2,7 @@
 
 use super::bed::*;
 use af_xdp::memory::{Direction as Way, Faults, PartsPerMillion};
+use ipsec::sa::PairId;
 use ipsec::selector::Action;
 use proptest::prelude::*;
 use stats::Worker as Row;
@@ -171,4 +172,26 @@ fn packets_of_known_flows_go_the_straight_way() {
     for gateway in [&bed.a, &bed.b] {
         assert_eq!(gateway.workers[0].went_straight, 99);
     }
+}
+
+/// After a rekey too: flows take the new SA without being decided about anew.
+#[test]
+fn flows_go_straight_on_after_a_rekey() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    for n in 0..100 {
+        if n % 10 == 5 {
+            let id = u64::from(n / 10) + 2;
+            bed.install(id, Outer::V4, 0, 0);
+            for gateway in [&mut bed.a, &mut bed.b] {
+                gateway.dataplane.delete(PairId(id - 1)).unwrap();
+            }
+            bed.steps(8);
+        }
+        bed.send_a(false, n, 100);
+        bed.steps(2);
+    }
+    assert_eq!(received(&mut bed.host_b).len(), 100);
+    assert_eq!(bed.a.workers[0].went_straight, 99);
 }
