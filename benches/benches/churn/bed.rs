@@ -171,7 +171,7 @@ impl Bed {
     pub(super) fn replace_next(&mut self) -> Result<()> {
         let tunnels = u64::from(self.tunnels());
         let tunnel = self.last.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        self.replace((tunnel * tunnels >> 32) as u32)
+        self.replace(((tunnel * tunnels) >> 32) as u32)
     }
 
     /// The same, with `then` called after each of [`STEPS`].
