@@ -194,14 +194,19 @@ def ikev1_aggressive_psk(lab, role):
     ends.ends()
 
 
-@both_roles
-def ikev1_aggressive_rsa(lab, role):
-    pki = Pki(lab.dir, "rsa")
+def certificates(lab, kind="rsa"):
+    """One certificate for each side, where either of the two looks for it."""
+    pki = Pki(lab.dir, kind)
     for name in ("a", "b"):
         pki.issue(name)
     for name in ("A", "B"):
         for folder in (lab.dir / f"charon-{name}" / "swanctl", lab.dir / f"culvert-{name}"):
             pki.provide(folder, name.lower())
+
+
+@both_roles
+def ikev1_aggressive_rsa(lab, role):
+    certificates(lab)
 
     def certified(side, **more):
         return conf(side, auth="pubkey", local=f"certs = rsa-{side}.crt", **more)
@@ -219,118 +224,3 @@ def ikev1_aggressive_needs_its_switch(lab):
     ends.initiate(ok=False)
     check(ends.ours.rows(*FIGURES)[:3] == [0, 0, 1], f"{ends.ours.rows(*FIGURES)}")
     check("is not answered without gateway.aggressive_psk_for_anyone_to_guess" in ends.ours.log.read_text(), "it is said")
-
-
-# --- XAUTH and Mode Config ----------------------------------------------------------------------------------------
-
-
-def road_warrior(side, password="carol-password", auth="psk", aggressive=False, local="", **_):
-    """a is carol, who gets an address of b's pool."""
-    own, other = (1, 2) if side == "a" else (2, 1)
-    peer = "b" if side == "a" else "a"
-    client = side == "a"
-    return f"""
-connections {{
-  gw {{
-    version = 1
-    local_addrs = 192.168.77.{own}
-    remote_addrs = 192.168.77.{other}
-    proposals = aes128-sha256-modp2048
-    rekey_time = 0
-    {"aggressive = yes" if aggressive else ""}
-    {"vips = 0.0.0.0" if client else "pools = rw"}
-    local-1 {{
-      auth = {auth}
-      id = {side}.interop.test
-      {local}
-    }}
-    remote-1 {{
-      auth = {auth}
-      id = {peer}.interop.test
-    }}
-    {"local-2" if client else "remote-2"} {{
-      auth = xauth
-      {"xauth_id = carol" if client else ""}
-    }}
-    children {{
-      net {{
-        {"remote_ts" if client else "local_ts"} = 10.77.2.0/24
-        esp_proposals = aes128-sha256-modp2048
-        rekey_time = 0
-      }}
-    }}
-  }}
-}}
-{"" if client else "pools { rw { addrs = 10.9.0.0/24; dns = 10.77.2.53 } }".replace("; ", chr(10))}
-secrets {{
-  ike-1 {{
-    id-1 = a.interop.test
-    id-2 = b.interop.test
-    secret = interop-psk-0123456789
-  }}
-  xauth-1 {{
-    id = carol
-    secret = {password}
-  }}
-}}
-"""
-
-
-def has_address(ends, name="10.9.0.1"):
-    """Whether a, the client, has the virtual address among its own."""
-    return name in ends.hosts["a"].run("ip", "-4", "addr").stdout
-
-
-def carried(ends):
-    figures = ("main_mode.ike_main_mode", "main_mode.ike_quick_mode", "main_mode.negotiation_failures",
-               "main_mode.authentication_failures", "quick_mode.active_sas")
-    eventually("the children", lambda: ends.ours.rows("quick_mode.active_sas") == [1], seconds=3)
-    found = dict(zip(figures, ends.ours.rows(*figures)))
-    check(list(found.values()) == [1, 1, 0, 0, 1], f"{found}")
-    eventually("the virtual address", lambda: has_address(ends), seconds=3)
-    ends.hosts["a"].ping("10.9.0.1", "10.77.2.1", size=500)
-    moved = ("quick_mode.confidential_bytes_sent", "quick_mode.confidential_bytes_received")
-    eventually("three pings of 528 bytes", lambda: ends.ours.rows(*moved) == [3 * 528] * 2, seconds=2)
-    ends.ours.command("terminate", "--ike", "gw")
-    eventually("strongSwan's SA to go", lambda: "gw:" not in ends.peer.swanctl("--list-sas").stdout)
-    eventually("the virtual address to go", lambda: not has_address(ends), seconds=3)
-
-
-@both_roles
-def ikev1_xauth_psk(lab, role):
-    """Preshared key, XAUTH and a virtual address by Mode Config; again, the same address."""
-    ends = Ends(lab, role, conf=road_warrior)
-    ends.initiate()
-    check("XAuth authentication of" in ends.peer.text(), "strongSwan knows of no XAuth")
-    carried(ends)
-    ends.initiate()
-    eventually("the same address", lambda: has_address(ends), seconds=3)
-
-
-@both_roles
-def ikev1_xauth_rsa(lab, role):
-    """The same behind certificates."""
-    pki = Pki(lab.dir, "rsa")
-    for name in ("a", "b"):
-        pki.issue(name)
-    for name in ("A", "B"):
-        for folder in (lab.dir / f"charon-{name}" / "swanctl", lab.dir / f"culvert-{name}"):
-            pki.provide(folder, name.lower())
-
-    def certified(side, **more):
-        return road_warrior(side, auth="pubkey", local=f"certs = rsa-{side}.crt", **more)
-
-    ends = Ends(lab, role, conf=certified)
-    ends.initiate()
-    carried(ends)
-
-
-@both_roles
-def ikev1_xauth_wrong_password(lab, role):
-    """The SA goes, an authentication failure is counted, and nobody gets an address."""
-    ends = Ends(lab, role, conf=road_warrior, theirs={"password": "another"})
-    ends.initiate(ok=False)
-    found = ends.ours.rows("main_mode.authentication_failures", "main_mode.negotiation_failures", "main_mode.ike_quick_mode")
-    check(found == [1, 1, 0], f"{found}")
-    eventually("both SAs to go", lambda: "gw:" not in ends.peer.swanctl("--list-sas").stdout)
-    check(not has_address(ends), "an address is there")

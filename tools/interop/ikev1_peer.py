@@ -13,12 +13,12 @@ from lab import HERE, Culvert, check, eventually, stop
 TESTS = {}
 
 
-def against(lab, role, bit, told, child=""):
+def against(lab, role, bit, told, child="", connection=""):
     """Runs Culvert in `role` opposite the peer, with pings from Culvert's side; returns what the peer saw."""
     hosts = dict(zip("ab", lab.pair()))
     own, other = ("a", "b") if role == "initiator" else ("b", "a")
     address = {"a": "192.168.77.1", "b": "192.168.77.2"}
-    ours = Culvert(hosts[own], ikev1_modes.conf(own, esp="aes128-sha256", child=child))
+    ours = Culvert(hosts[own], ikev1_modes.conf(own, esp="aes128-sha256", child=child, connection=connection))
     said = lab.dir / "peer"
 
     def start():
@@ -30,7 +30,7 @@ def against(lab, role, bit, told, child=""):
     net = ("10.77.1.1", "10.77.2.1") if own == "a" else ("10.77.2.1", "10.77.1.1")
     pings = hosts[own].start("ping", "-i", "0.1", "-I", *net)
     if role == "initiator":
-        ours.initiate()
+        ours.initiate(ok=bit != "phase1")
     try:
         eventually("the peer's end", lambda: peer.poll() is not None, seconds=30)
     finally:
@@ -73,6 +73,20 @@ def responder_lifetime_is_said(lab):
     check(seen["lifetime"] == [1, 600], f"{seen}")
 
 
+def phase_1_lifetime_is_taken_over(lab):
+    """Beside the HASH of the sixth message: the ISAKMP SA is renewed before the twelve seconds are over, not after the hour that is ours."""
+    seen, _ = against(lab, "initiator", "phase1", "never", connection="reauth_time = 1h\n rand_time = 0")
+    check(seen["renewed"] is not None and 9.5 < seen["renewed"] < 12, f"{seen}")
+
+
+def phase_1_lifetime_is_said(lab):
+    """The peer offers an hour for the ISAKMP SA; ours lasts eleven minutes."""
+    seen, _ = against(lab, "responder", "none", "never", connection="reauth_time = 10m\n over_time = 1m\n rand_time = 0")
+    check(seen["phase1"] == [[1, 660]], f"{seen}")
+
+
+TESTS["ikev1_phase1_lifetime_initiator"] = phase_1_lifetime_is_taken_over
+TESTS["ikev1_phase1_lifetime_responder"] = phase_1_lifetime_is_said
 TESTS["ikev1_responder_lifetime_initiator"] = responder_lifetime_is_taken_over
 TESTS["ikev1_responder_lifetime_responder"] = responder_lifetime_is_said
 

@@ -22,6 +22,7 @@ import ikev1
 import ikev1_modes
 import ikev1_nat
 import ikev1_peer
+import ikev1_users
 import kerberos
 import policies
 import ports
@@ -677,6 +678,7 @@ TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
 TESTS.update(vici.TESTS)
 TESTS.update(ikev1_modes.TESTS)
+TESTS.update(ikev1_users.TESTS)
 TESTS.update(ikev1_nat.TESTS)
 TESTS.update(ikev1_peer.TESTS)
 TESTS.update(kerberos.tests())

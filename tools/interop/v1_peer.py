@@ -8,6 +8,9 @@ ROLE is `initiator` or `responder`, of both phases. BIT says in which message of
 `third`, `none`. TOLD says how it then tells that it is CONNECTED: `quick` (a fourth message of quick mode), `same` (an informational
 exchange under the same message ID), `other` (one of its own, by SPI), or `never`.
 
+With `phase1` in the place of BIT it says RESPONDER-LIFETIME beside the HASH of its sixth message, twelve seconds, and waits for the main
+mode by which the other side renews the ISAKMP SA.
+
 It counts the ESP packets that come before and after that. As responder it takes a lifetime of an hour and says RESPONDER-LIFETIME: eight
 seconds and 500 KB; and, where BIT is `none`, waits for the quick mode by which the other side renews the SA in time. As initiator it offers an hour and wants
 to be told the other side's 600 s. Prints one line of JSON.
@@ -32,7 +35,7 @@ NOTIFY = 11
 MAIN_MODE, INFORMATIONAL, QUICK_MODE = 2, 5, 32
 ENCRYPTED, COMMIT = 1, 2
 CONNECTED, RESPONDER_LIFETIME = 16384, 24576
-ESP = 3
+ISAKMP, ESP = 1, 3
 FQDN, SUBNET = 2, 4
 SPI = b"\x51\x52\x53\x54"
 # Life type seconds and duration (RFC 2407 §4.5).
@@ -188,9 +191,24 @@ class Peer:
         first, body, _ = self.receive(MAIN_MODE)
         found = self.open(first, body, 0)
         expect(found[:2] == [(ID, other), (HASH, yours)], "the other side's ID and HASH")
+        self.said = [self.lifetime(body, ISAKMP, b"".join(self.cookies)) for kind, body in found
+                     if kind == NOTIFY and body[6:8] == struct.pack("!H", RESPONDER_LIFETIME)]
         if not self.asks:
-            self.send(MAIN_MODE, ID, self.seal([(ID, name), (HASH, mine)], 0), ENCRYPTED)
+            items = [(ID, name), (HASH, mine)]
+            if self.bit == "phase1":
+                limits = encoded([(1, 1), (2, (12).to_bytes(4, "big"))])
+                told = struct.pack("!IBBH", 1, ISAKMP, 16, RESPONDER_LIFETIME) + b"".join(self.cookies) + limits
+                items.append((NOTIFY, told))
+            self.send(MAIN_MODE, ID, self.seal(items, 0), ENCRYPTED)
         self.last = self.vectors[0]
+
+    def renewal(self, seconds):
+        """A main mode of the other side's, from its first message."""
+        end = time.monotonic() + seconds
+        while (message := self.next(end - time.monotonic())) is not None:
+            if message[8:16] == bytes(8) and message[18] == MAIN_MODE:
+                return time.monotonic()
+        return None
 
     # Quick mode (RFC 2409 §5.5).
 
@@ -209,17 +227,18 @@ class Peer:
         expect([body for kind, body in found if kind == ID] == self.nets, "the identities as they were asked for")
         theirs, nr = found[0][1][16:20], found[1][1]
         expect(found[0][1] == sa_body(ESP, theirs, 12, HOUR + PHASE_2), "the transform as it was offered")
-        said = [self.lifetime(body, theirs) for kind, body in found if kind == NOTIFY]
+        said = [self.lifetime(body, ESP, theirs) for kind, body in found if kind == NOTIFY]
         third = prf(self.a, b"\0", struct.pack("!I", number), ni, nr)
         self.send(QUICK_MODE, HASH, self.seal([(HASH, third)], number), self.flags("third"), number)
         return number, said[0] if said else None
 
-    def lifetime(self, body, spi):
+    def lifetime(self, body, protocol, spi):
         """RFC 2407 §4.6.3.1, all of it."""
-        doi, protocol, size, kind = struct.unpack("!IBBH", body[:8])
-        expect((doi, protocol, size, kind) == (1, ESP, 4, RESPONDER_LIFETIME), f"a notify of another kind: {body[:8].hex()}")
-        expect(body[8:12] == spi, "the sender's inbound SPI")
-        return [int.from_bytes(value, "big") if isinstance(value, bytes) else value for _, value in attributes(body[12:])]
+        found = struct.unpack("!IBBH", body[:8])
+        expect(found == (1, protocol, len(spi), RESPONDER_LIFETIME), f"a notify of another kind: {body[:8].hex()}")
+        expect(body[8:8 + len(spi)] == spi, "the sender's inbound SPI, or the cookies")
+        limits = attributes(body[8 + len(spi):])
+        return [int.from_bytes(value, "big") if isinstance(value, bytes) else value for _, value in limits]
 
     def quick_mode_answers(self, seconds):
         first, body, number = self.receive(QUICK_MODE, seconds)
@@ -265,6 +284,11 @@ def main():
     peer.main_mode()
     said = renewed = None
     begun = time.monotonic()
+    if peer.bit == "phase1":
+        at = peer.renewal(14)
+        renewed = at and at - begun
+        print(json.dumps({"before": 0, "after": 0, "lifetime": None, "renewed": renewed, "waited": None}), flush=True)
+        return
     if peer.asks:
         (number, said), spi = peer.quick_mode_asks(), SPI
     else:
@@ -280,7 +304,8 @@ def main():
     if not peer.asks and bit == "none":
         peer.quick_mode_answers(12)
         renewed = time.monotonic() - begun
-    print(json.dumps({"before": before, "after": after, "lifetime": said, "renewed": renewed, "waited": waited}), flush=True)
+    print(json.dumps({"before": before, "after": after, "lifetime": said, "renewed": renewed, "waited": waited,
+                      "phase1": peer.said}), flush=True)
 
 
 if __name__ == "__main__":

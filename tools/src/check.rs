@@ -243,6 +243,7 @@ fn connection(page: &mut Page, c: &Connection) {
             AuthMethod::Psk => "preshared key",
             AuthMethod::Pubkey => "public key",
             AuthMethod::Kerberos => "Kerberos",
+            AuthMethod::Xauth => "XAuth",
         };
         let port = if port == 500 { String::new() } else { format!(" port {port}") };
         let id = match (&round.id, method) {
