@@ -84,6 +84,8 @@ pub enum AuthMethod {
     Pubkey,
     /// A ticket, by GSS-API in IKEv1.
     Kerberos,
+    /// Nothing but the name and password of [`Connection::xauth`], opposite a certificate: hybrid authentication of IKEv1.
+    Xauth,
 }
 
 /// `local` or `remote` of a connection.
@@ -155,7 +157,8 @@ impl Fragmentation {
     }
 }
 
-/// A second proof, by name and password, of the initiator of IKEv1 phase 1 (`auth = xauth` in a second round).
+/// A proof by name and password, behind phase 1 of IKEv1: beside another (`auth = xauth` in a second round), or alone where
+/// the other side has a certificate ([`AuthMethod::Xauth`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Xauth {
     /// We are asked, and say this name.
@@ -209,6 +212,8 @@ pub struct Connection {
     pub vips: Vec<IpAddr>,
     /// Names of the pools that the peer gets a virtual address from.
     pub pools: Vec<String>,
+    /// IKEv1: the gateway tells the virtual address unasked (Mode Config in push mode).
+    pub push: bool,
     /// Force UDP encapsulation by faking a NAT.
     pub encap: bool,
     /// RFC 4555 (announced only once implemented).

@@ -13,6 +13,8 @@ mod ikev1_commit;
 mod ikev1_config;
 mod ikev1_modes;
 mod ikev1_nat;
+mod ikev1_statistics;
+mod ikev1_users;
 mod kerberos;
 mod lossy;
 mod soft;

@@ -19,6 +19,7 @@
 //! | `sa` | the ISAKMP SA: its states, and the dispatch of inputs to them |
 //! | `initiate`, `respond` | main mode as initiator and as responder |
 //! | `initiate::aggressive`, `aggressive` | the three messages of aggressive mode, both sides |
+//! | `phase1` | what all ways through phase 1 have alike |
 //! | `authenticate` | which preshared key, and whose identity |
 //! | `kerberos` | main mode by GSS-API: names, tokens, hashes |
 //! | `suite`, `offer` | what is offered and chosen in phase 1 and in phase 2 |
@@ -46,6 +47,7 @@ mod informational;
 pub(crate) mod initiate;
 mod kerberos;
 mod offer;
+mod phase1;
 mod quick;
 pub(crate) mod respond;
 pub(crate) mod sa;

@@ -74,6 +74,16 @@ pub enum Role {
     Responder,
 }
 
+impl Role {
+    /// The role of the side opposite.
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
+}
+
 /// One IKE SA.
 #[derive(Clone, Debug)]
 pub struct IkeSaView {

@@ -5,7 +5,7 @@ use super::credentials::Files;
 use super::fields::{Fields, shown};
 use super::syntax::{Section, Value};
 use super::{identity, keys, value};
-use ike::certificate::{Certificate, KeyType, Requirement, Revocation};
+use ike::certificate::{Certificate, KeyType, PublicKey, Requirement, Revocation};
 use ike::config::{AuthMethod, AuthRound, Identity, Xauth};
 use ike::crypto::SignatureHash;
 use std::sync::Arc;
@@ -41,10 +41,9 @@ pub(super) fn round(
             }
             (AuthMethod::Kerberos, Requirement::default())
         }
-        // Reported already, as the reason why the connection is left out.
-        Some(auth) if is_round(auth, "eap") || is_round(auth, "xauth") => {
-            (AuthMethod::Pubkey, Requirement::default())
-        }
+        // With IKEv1, or reported already as the reason why the connection is left out.
+        Some(auth) if is_round(auth, "xauth") => (AuthMethod::Xauth, Requirement::default()),
+        Some(auth) if is_round(auth, "eap") => (AuthMethod::Pubkey, Requirement::default()),
         auth => {
             let wanted = self::requirement(auth.unwrap_or("pubkey"));
             if let Err(error) = &wanted {
@@ -91,8 +90,46 @@ fn check_principal(r: &mut Fields<'_>, side: &str, id: &Identity) {
     }
 }
 
-/// The second rounds: name and password of the initiator of IKEv1.
+/// Name and password of IKEv1: in the second round of one side, or alone in its only round, opposite a certificate.
 pub(super) fn xauth(
+    f: &mut Fields<'_>,
+    asked: Option<&Section>,
+    asks: Option<&Section>,
+    [local, remote]: [&AuthRound; 2],
+) -> Option<Xauth> {
+    let hybrid = [local.method, remote.method].contains(&AuthMethod::Xauth);
+    if hybrid && (asked.is_some() || asks.is_some()) {
+        f.error("version", "`auth = xauth` is the only round of its side, or the second");
+        return None;
+    }
+    let own = f.section;
+    let round = |side| own.sections.iter().find(|s| is_round(&s.name, side)).filter(|_| hybrid);
+    let (asked, asks) = match (local.method, remote.method) {
+        (AuthMethod::Xauth, AuthMethod::Pubkey) => (round("local"), None),
+        (AuthMethod::Pubkey, AuthMethod::Xauth) => (None, round("remote")),
+        _ if hybrid => {
+            let message = "`auth = xauth` alone needs a certificate opposite: `auth = pubkey` there, or a first round here";
+            f.error("version", message);
+            return None;
+        }
+        _ => (asked, asks),
+    };
+    let found = second_round(f, asked, asks)?;
+    let rsa_only = [local, remote].into_iter().filter(|round| round.method == AuthMethod::Pubkey);
+    let other = |round: &&AuthRound| {
+        let is_rsa = |c: &Arc<Certificate>| matches!(c.public_key(), PublicKey::Rsa(_));
+        round.requirement.key.is_some_and(|key| key != KeyType::Rsa)
+            || !(round.certificates.is_empty() || round.certificates.iter().any(is_rsa))
+    };
+    if rsa_only.filter(other).count() > 0 {
+        let message = "XAuth goes with RSA certificates and preshared keys: no draft gives it a number with ECDSA or Ed25519";
+        f.error("version", message);
+        return None;
+    }
+    Some(found)
+}
+
+fn second_round(
     f: &mut Fields<'_>,
     asked: Option<&Section>,
     asks: Option<&Section>,

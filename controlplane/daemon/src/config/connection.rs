@@ -113,7 +113,8 @@ pub(crate) fn resolve(
     let files = left_out.is_none().then_some(files);
     let local = authentication::round(&mut f, "local", files);
     let remote = authentication::round(&mut f, "remote", files);
-    if version == Version::Ikev1 && local.method != remote.method {
+    let hybrid = [local.method, remote.method].contains(&AuthMethod::Xauth);
+    if version == Version::Ikev1 && local.method != remote.method && !hybrid {
         f.error("version", "IKEv1 has one method for both sides; write the same `auth` in both");
     }
     if aggressive && local.method == AuthMethod::Kerberos {
@@ -124,12 +125,19 @@ pub(crate) fn resolve(
     }
     let asked = second("local").filter(|_| left_out.is_none());
     let asks = second("remote").filter(|_| left_out.is_none());
-    let xauth = authentication::xauth(&mut f, asked, asks);
+    let xauth = match left_out {
+        None => authentication::xauth(&mut f, asked, asks, [&local, &remote]),
+        Some(_) => None,
+    };
     if xauth.is_some() && version != Version::Ikev1 {
         f.error("version", "only IKEv1 has XAuth");
     }
     let vips = addresses(&mut f, "vips");
     let pools: Vec<String> = f.list("pools").into_iter().map(str::to_owned).collect();
+    let push = !f.boolean("pull").unwrap_or(true);
+    if push && version != Version::Ikev1 {
+        f.error("pull", "only IKEv1 has a push mode");
+    }
     if [true, false].iter().any(|v4| vips.iter().filter(|vip| vip.is_ipv4() == *v4).count() > 1) {
         f.error("vips", "one address of each family at most");
     }
@@ -163,6 +171,7 @@ pub(crate) fn resolve(
         xauth,
         vips,
         pools,
+        push,
         encap,
         mobike,
         fragmentation,
@@ -216,8 +225,8 @@ fn unsupported_authentication(section: &Section) -> Option<Unsupported> {
             let lower = text.as_str().to_ascii_lowercase();
             let message = if lower.starts_with("eap") {
                 "EAP is not supported yet"
-            } else if lower.starts_with("xauth") {
-                "XAuth is not supported yet"
+            } else if lower.starts_with("xauth") && !is_ikev1 {
+                "only IKEv1 has XAuth"
             } else {
                 continue;
             };

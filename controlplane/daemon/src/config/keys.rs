@@ -72,7 +72,11 @@ pub(crate) const CONNECTION: &[Key] = &[
         "IKEv1: aggressive mode in the place of main mode. Three messages, and both identities in clear; \
          answering a stranger costs an exponentiation.",
     ),
-    refused("pull", "yes", "Mode Config in pull mode; `no` is push mode."),
+    full(
+        "pull",
+        "yes",
+        "IKEv1: the client asks for its virtual address; with `no` the gateway tells it unasked (push mode), and the client waits.",
+    ),
     ignored("dscp", "000000", "DSCP of outgoing IKE packets, six binary digits."),
     full("encap", "no", "Forces UDP encapsulation by faking a NAT."),
     full("mobike", "yes", "RFC 4555 MOBIKE; not announced yet, so the default costs nothing."),
@@ -132,7 +136,8 @@ pub(crate) const AUTH: &[Key] = &[
         "`psk`; `pubkey`, `rsa`, `ecdsa` or `ed25519`, with a smallest size and the hashes allowed \
          behind it, such as `rsa-3072-sha384-sha512`; `rsa/pss` for RSASSA-PSS; `kerberos` with `version = 1`, on both \
          sides, in a build with that feature; `xauth` in a second round of IKEv1, behind `psk` or RSA: in `local-2` we are \
-         asked for name and password, in `remote-2` we ask. A connection with `eap` is left out with a warning.",
+         asked for name and password, in `remote-2` we ask; or in the only round of one side, where the other has an RSA \
+         certificate (hybrid authentication). A connection with `eap` is left out with a warning.",
     ),
     full(
         "id",

@@ -576,6 +576,43 @@ fn xauth_virtual_addresses_and_pools() {
         let found = errors(&text);
         assert!(found.iter().any(|error| error.contains(said)), "{said}: {found:?}");
     }
+    // Hybrid authentication: the only round of one side, opposite a certificate.
+    let hybrid = |local: &str, remote: &str, more: &str| {
+        format!(
+            "connections {{ c {{ version = 1\n remote_addrs = 192.0.2.1\n {more}\n local {{ {local} }}\n remote {{ {remote} }} }} }}\n\
+             secrets {{ xauth-c {{ id = carol\n secret = y }} }}"
+        )
+    };
+    let user = hybrid("auth = xauth\n xauth_id = carol", "auth = pubkey", "pull = no");
+    let connection = Arc::clone(&parse(&user).unwrap().ike.connections[0]);
+    assert_eq!(connection.xauth, Some(Xauth::Answer { user: "carol".to_owned() }));
+    assert_eq!(connection.local.method, AuthMethod::Xauth);
+    assert!(connection.push);
+    let gateway = hybrid("auth = rsa", "auth = xauth-generic", "");
+    let connection = Arc::clone(&parse(&gateway).unwrap().ike.connections[0]);
+    assert_eq!((connection.xauth.clone(), connection.push), (Some(Xauth::Ask), false));
+    let without_number = "no draft gives it a number with ECDSA or Ed25519";
+    for (text, said) in [
+        (
+            hybrid("auth = xauth\n xauth_id = carol", "auth = psk", ""),
+            "needs a certificate opposite",
+        ),
+        (
+            hybrid("auth = xauth\n xauth_id = carol", "auth = xauth", ""),
+            "needs a certificate opposite",
+        ),
+        (hybrid("auth = xauth", "auth = pubkey", ""), "xauth_id: missing"),
+        (hybrid("auth = ecdsa", "auth = xauth", ""), without_number),
+        (hybrid("auth = rsa", "auth = ecdsa }\n remote-2 { auth = xauth", ""), without_number),
+        (
+            hybrid("auth = xauth\n xauth_id = c", "auth = pubkey }\n remote-2 { auth = xauth", ""),
+            "the only round",
+        ),
+        (text(2, "", "pull = no"), "only IKEv1 has a push mode"),
+    ] {
+        let found = errors(&text);
+        assert!(found.iter().any(|error| error.contains(said)), "{said}: {found:?}");
+    }
     // Of IKEv2 a second round, and a third, are left out as before.
     for text in [
         text(2, "local-2 { auth = xauth\n id = carol }", ""),

@@ -223,6 +223,7 @@ fn round(round: &AuthRound) -> Message {
         AuthMethod::Psk => "pre-shared key",
         AuthMethod::Pubkey => "public key",
         AuthMethod::Kerberos => "Kerberos",
+        AuthMethod::Xauth => "XAuth",
     };
     let id = (round.id != Identity::Any).then(|| identity::display(&round.id));
     let nothing = [""; 0];

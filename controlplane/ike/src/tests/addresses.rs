@@ -3,7 +3,6 @@
 use super::harness::{Pair, Who, change_child, changed, ts};
 use crate::config::{Config, Identity, Pool, TrafficSelector};
 use crate::event::{ChildTarget, Command, Failure, IkeTarget};
-use crate::random::Random;
 use core::net::IpAddr;
 use ipsec::selector::{AddressRange, Ports};
 use std::time::Duration;
@@ -229,18 +228,8 @@ fn a_lease_is_remembered_by_identity() {
 fn with_loss() {
     for seed in 1..60 {
         let mut pair = Pair::seeded_with(seed, client(&["0.0.0.0", "::"]), both());
-        let mut random = Random::new([seed; 32]);
         pair.initiate(Who::A);
-        for _ in 0..25 {
-            match random.array::<1>()[0] & 7 {
-                0 if pair.under_way(Who::A) > 0 => pair.lose_next(Who::A),
-                1 if pair.under_way(Who::B) > 0 => pair.lose_next(Who::B),
-                2 => pair.repeat_any(if seed & 1 == 0 { Who::A } else { Who::B }, &mut random),
-                _ => pair.random_step(&mut random),
-            }
-        }
-        (pair.a.hold_jobs, pair.b.hold_jobs) = (false, false);
-        pair.settle();
+        pair.stumble(25, seed);
         pair.advance(Duration::from_secs(100));
         pair.assert_in_use(1, 1);
         assert_eq!(agreed(&pair).0, addresses(&[V4, V6]));

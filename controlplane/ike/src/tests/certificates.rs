@@ -14,13 +14,13 @@ use rcgen::{
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Site {
+pub(super) struct Site {
     root: Authority,
     keys: [KeyPair; 2],
 }
 
 impl Site {
-    fn new(algorithm: &'static SignatureAlgorithm) -> Self {
+    pub(super) fn new(algorithm: &'static SignatureAlgorithm) -> Self {
         let key = || KeyPair::generate_for(algorithm).unwrap();
         Self { root: Authority::root("Root"), keys: [key(), key()] }
     }
@@ -186,7 +186,7 @@ fn without_a_private_key_nothing_is_sent() {
     assert_eq!(counted(&pair), [1, 1]);
 }
 
-fn ikev1(site: &Site, who: Who, change: impl FnOnce(&mut Connection)) -> Config {
+pub(super) fn ikev1(site: &Site, who: Who, change: impl FnOnce(&mut Connection)) -> Config {
     site.config(who, |connection, _| {
         connection.version = Version::Ikev1;
         let list = "aes128-sha256-ecp256,aes256-sha384-ecp384";
@@ -326,4 +326,31 @@ fn deliver_but(pair: &mut Pair, lose: usize) -> usize {
     pair.settle();
     pair.assert_in_use(1, 1);
     sent
+}
+
+/// attacks.json x509-fetch-before-auth: an address in a certificate is text. Whoever reads it, before or after authentication,
+/// sends nothing anywhere but to the peer, and waits for nobody.
+#[test]
+fn x509_fetch_before_auth() {
+    for version in [Version::Ikev1, Version::Ikev2] {
+        let site = Site::new(&PKCS_ECDSA_P256_SHA256);
+        let pointing = site.root.issue(&site.keys[0], "a.example", |params| {
+            params.crl_distribution_points = vec![rcgen::CrlDistributionPoint {
+                uris: vec!["http://198.51.100.66/slow.crl".to_owned()],
+            }];
+        });
+        let a = site.config(Who::A, |connection, credentials| {
+            connection.version = version;
+            connection.local.certificates = vec![Arc::clone(&pointing)];
+            credentials.certificates = vec![pointing];
+        });
+        let b = site.config(Who::B, |connection, _| connection.version = version);
+        let mut pair = Pair::new(a, b);
+        is_up(&mut pair);
+        let near = |path: &crate::event::Path| {
+            [path.local, path.remote].iter().all(|end| end.ip().to_string().starts_with("192.0.2."))
+        };
+        assert!(pair.trace.iter().all(|(_, sent)| near(&sent.path)));
+        assert!(pair.a.waiting.is_empty() && pair.b.waiting.is_empty());
+    }
 }

@@ -88,7 +88,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    fn new(config: Config, number: u32, seed: u8) -> Self {
+    pub(super) fn new(config: Config, number: u32, seed: u8) -> Self {
         let spis = Spis { next: 0x1000_0000 * number, ..Spis::default() };
         Self {
             engine: Engine::new(Arc::new(config), [seed; 32]),
@@ -393,6 +393,21 @@ impl Pair {
         };
     }
 
+    /// So many steps in which messages are lost, come twice, late or out of order, as the seed has it; then all is well again.
+    pub(super) fn stumble(&mut self, steps: usize, seed: u8) {
+        let mut random = Random::new([seed; 32]);
+        for _ in 0..steps {
+            match random.array::<1>()[0] & 7 {
+                0 if self.under_way(Who::A) > 0 => self.lose_next(Who::A),
+                1 if self.under_way(Who::B) > 0 => self.lose_next(Who::B),
+                2 => self.repeat_any(if seed & 1 == 0 { Who::A } else { Who::B }, &mut random),
+                _ => self.random_step(&mut random),
+            }
+        }
+        (self.a.hold_jobs, self.b.hold_jobs) = (false, false);
+        self.settle();
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         self.to_a.is_empty()
             && self.to_b.is_empty()
@@ -612,6 +627,7 @@ pub(super) fn connection(who: Who) -> Connection {
         xauth: None,
         vips: Vec::new(),
         pools: Vec::new(),
+        push: false,
         encap: false,
         mobike: false,
         fragmentation: Fragmentation::Yes,

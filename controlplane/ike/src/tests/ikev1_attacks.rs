@@ -345,3 +345,49 @@ fn a_cookie_of_zero() {
     assert!(pair.b.engine.ike_sas(pair.now).is_empty());
     assert!(pair.to_a.is_empty());
 }
+
+/// A message with a payload of this number behind its last, so many times.
+fn appended(message: &Transmit, number: u8, payload: &[u8], times: usize) -> Transmit {
+    let mut forged = message.clone();
+    let octets = &mut forged.datagram;
+    let (mut next, mut at) = (16, 28);
+    while at < octets.len() {
+        next = at;
+        at += usize::from(u16::from_be_bytes([octets[at + 2], octets[at + 3]]));
+    }
+    for _ in 0..times {
+        octets[next] = number;
+        next = octets.len();
+        octets.extend([0, 0]);
+        octets.extend(u16::try_from(payload.len() + 4).unwrap().to_be_bytes());
+        octets.extend(payload);
+    }
+    let length = u32::try_from(octets.len()).unwrap().to_be_bytes();
+    octets[24..28].copy_from_slice(&length);
+    forged
+}
+
+/// `ike2-other-version-payload`, `ike2-zero-length-payload`, `ike2-certreq-bomb`, for IKEv1: payloads of the other version,
+/// without a content, of lengths that are none, and requests for certificates by the thousand.
+#[test]
+fn payloads_behind_a_first_message() {
+    let mut first = pair();
+    first.initiate(Who::A);
+    let first = first.to_b.pop_front().unwrap();
+    let bare = |number, times| appended(&first, number, &[], times);
+    let mut forged: Vec<Transmit> = (33..=48).map(|number| bare(number, 1)).collect();
+    forged.extend((1..=20).map(|number| bare(number, 1)));
+    forged.extend([bare(13, 10_000), appended(&first, 7, &[4, 0x30, 0], 5_000)]);
+    for length in [0_u8, 1, 3, 200] {
+        let mut wrong = bare(13, 1);
+        *wrong.datagram.last_mut().unwrap() = length;
+        forged.push(wrong);
+    }
+    for forged in forged {
+        let mut pair = pair();
+        pair.deliver(Who::B, &forged);
+        // Refused, or answered as if it were not there.
+        assert!(pair.b.jobs.is_empty() && pair.to_a.len() <= 1);
+        assert!(pair.to_a.iter().all(|answer| answer.datagram.len() <= forged.datagram.len()));
+    }
+}

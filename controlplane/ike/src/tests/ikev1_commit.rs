@@ -241,3 +241,35 @@ fn a_lifetime_comes_later() {
     pair.advance(Duration::from_secs(1));
     assert!(pair.a.sad.is_empty(), "it is older than forty seconds");
 }
+
+/// Beside the sixth message's HASH, or in aggressive mode beside the second's, the responder says how long the ISAKMP SA
+/// lasts: the initiator renews it before that, and what is longer than its own changes nothing.
+#[test]
+fn the_responders_lifetime_of_phase_1() {
+    for aggressive in [false, true] {
+        for (a, b, shorter) in [(3600, 600, true), (600, 3600, false)] {
+            let with = |who, seconds| {
+                let mut config = v1_with(who, IKE, |c| {
+                    c.aggressive = aggressive;
+                    c.rekey_time = Duration::ZERO;
+                    c.reauth_time = Duration::from_secs(seconds);
+                    c.over_time = Duration::from_secs(60);
+                    c.rand_time = Duration::ZERO;
+                });
+                config.settings.aggressive_psk = true;
+                config
+            };
+            let mut pair = Pair::new(with(Who::A, a), with(Who::B, b));
+            pair.initiate(Who::A);
+            pair.settle();
+            let view = &pair.a.engine.ike_sas(pair.now)[0];
+            assert_eq!(view.expires_in, Some(Duration::from_secs(660)));
+            let renewed = if shorter { 660 / 10 * 9 } else { 600 };
+            assert_eq!(view.reauth_in, Some(Duration::from_secs(renewed)));
+            pair.advance(Duration::from_secs(renewed - 1));
+            assert!(!pair.a.events.iter().any(|event| event == "ike up rekeyed"));
+            pair.advance(Duration::from_secs(2));
+            assert!(pair.a.events.iter().any(|event| event == "ike up rekeyed"));
+        }
+    }
+}

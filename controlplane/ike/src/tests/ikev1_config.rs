@@ -4,7 +4,6 @@ use super::harness::{Pair, Who, change_child, ts};
 use super::ikev1::{IKE, v1_with};
 use crate::config::{Config, Identity, Pool, Psk, TrafficSelector, Xauth};
 use crate::event::{Command, Failure, IkeTarget};
-use crate::random::Random;
 use core::net::IpAddr;
 use ipsec::algorithm::KeyMaterial;
 use ipsec::selector::{AddressRange, Ports};
@@ -22,7 +21,7 @@ fn dynamic() -> Vec<TrafficSelector> {
 }
 
 /// A road warrior: carol, with a virtual address.
-fn client(password: &str) -> Config {
+pub(super) fn client(password: &str) -> Config {
     let mut config = v1_with(Who::A, IKE, |c| {
         c.xauth = Some(Xauth::Answer { user: "carol".to_owned() });
         c.vips = vec!["0.0.0.0".parse().unwrap()];
@@ -35,7 +34,7 @@ fn client(password: &str) -> Config {
     config
 }
 
-fn gateway(last: &str) -> Config {
+pub(super) fn gateway(last: &str) -> Config {
     let mut config = v1_with(Who::B, IKE, |c| {
         c.xauth = Some(Xauth::Ask);
         c.pools = vec!["none".to_owned(), "rw".to_owned()];
@@ -51,7 +50,7 @@ fn gateway(last: &str) -> Config {
     config
 }
 
-fn virtual_address(pair: &Pair) -> IpAddr {
+pub(super) fn virtual_address(pair: &Pair) -> IpAddr {
     let slot = pair.a.sad.values().next().unwrap();
     slot.outbound.as_ref().unwrap().selectors[0].local.first()
 }
@@ -153,18 +152,8 @@ fn no_address_is_left() {
 fn with_loss() {
     for seed in 1..60 {
         let mut pair = Pair::seeded_with(seed, client("secret"), gateway("10.9.0.9"));
-        let mut random = Random::new([seed; 32]);
         pair.initiate(Who::A);
-        for _ in 0..25 {
-            match random.array::<1>()[0] & 7 {
-                0 if pair.under_way(Who::A) > 0 => pair.lose_next(Who::A),
-                1 if pair.under_way(Who::B) > 0 => pair.lose_next(Who::B),
-                2 => pair.repeat_any(if seed & 1 == 0 { Who::A } else { Who::B }, &mut random),
-                _ => pair.random_step(&mut random),
-            }
-        }
-        (pair.a.hold_jobs, pair.b.hold_jobs) = (false, false);
-        pair.settle();
+        pair.stumble(25, seed);
         pair.advance(Duration::from_secs(100));
         pair.assert_in_use(1, 1);
         assert_eq!(virtual_address(&pair), "10.9.0.1".parse::<IpAddr>().unwrap());

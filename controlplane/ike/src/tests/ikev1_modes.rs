@@ -189,18 +189,8 @@ fn aggressive_mode_takes_three_messages() {
 fn aggressive_mode_with_loss() {
     for seed in 1..60 {
         let mut pair = Pair::seeded_with(seed, aggressive(Who::A), aggressive(Who::B));
-        let mut random = Random::new([seed; 32]);
         pair.initiate(Who::A);
-        for _ in 0..12 {
-            match random.array::<1>()[0] & 3 {
-                0 if pair.under_way(Who::A) > 0 => pair.lose_next(Who::A),
-                1 if pair.under_way(Who::B) > 0 => pair.lose_next(Who::B),
-                2 => pair.repeat_any(if seed & 1 == 0 { Who::A } else { Who::B }, &mut random),
-                _ => pair.random_step(&mut random),
-            }
-        }
-        (pair.a.hold_jobs, pair.b.hold_jobs) = (false, false);
-        pair.settle();
+        pair.stumble(12, seed);
         pair.advance(Duration::from_secs(160));
         pair.assert_in_use(1, 1);
     }

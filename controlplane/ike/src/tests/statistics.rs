@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What one step changed.
 #[track_caller]
-fn moved(pair: &Pair, who: Who, before: &Statistics, expected: &Statistics) {
+pub(super) fn moved(pair: &Pair, who: Who, before: &Statistics, expected: &Statistics) {
     let host = if who == Who::A { &pair.a } else { &pair.b };
     let now = host.engine.statistics();
     let counters = |s: &Statistics| {

@@ -5,25 +5,23 @@
 //! `aggressive_psk_for_anyone_to_guess` says so too, and no oftener than [`Allowance`] has it.
 
 use super::authenticate::{self, Refused};
-use super::established::{Established, NewSa};
 use super::fragment;
+use super::initiate;
 use super::initiate::aggressive::{hash_of, header, id_of};
-use super::initiate::{self, Phase1};
+use super::phase1::{self, Beside, Phase1, Secured};
 use super::respond::{LONGEST_HALF_OPEN, Stored, give_notice, narrowest_first};
 use super::sa::{State, Verified};
-use super::session::{Cookies, Sealer, Session};
+use super::session::Cookies;
 use super::signature::{self, Own};
 use super::suite::{self, Choice, Method};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection, Identity};
 use crate::context::Cx;
-use crate::crypto::v1::{Iv, V1Keys};
-use crate::event::{Failure, IkeId, Path};
+use crate::crypto::v1::Iv;
+use crate::event::{Failure, Path};
 use crate::identity::Fit;
 use crate::job::{Product, Work};
-use crate::message::v1::{
-    Body, KeyExchange, Message, Nonce, NotifyType, Payload, PayloadType, Payloads, SaPayload,
-};
+use crate::message::v1::{Body, KeyExchange, Message, Nonce, PayloadType, Payloads, SaPayload};
 use crate::message::{ExchangeType, Flags, IkeSpi, MessageId, PayloadList};
 use crate::v2::auth::local_id;
 use crate::v2::init::OwnNonce;
@@ -32,7 +30,6 @@ use crate::v2::sa::{Head, Nat};
 use crate::v2::window::Digest;
 use crate::view::Role;
 use keyexchange::{KeyExchangeError, SharedSecret};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,18 +84,11 @@ enum Step {
     /// Our value and the secret are being computed.
     Responding { job: u64 },
     /// Our signature is being made.
-    Signing { job: u64, ready: Box<Ready>, own: Own },
+    Signing { job: u64, ready: Box<Secured>, own: Own },
     /// The first message is answered.
-    Answered { stored: Stored, ready: Box<Ready> },
+    Answered { stored: Stored, ready: Box<Secured> },
     /// The initiator's signature is being checked.
-    Proving { job: u64, ready: Box<Ready>, third: Third },
-}
-
-/// The keys.
-struct Ready {
-    phase1: Phase1,
-    keys: V1Keys,
-    sealer: Sealer,
+    Proving { job: u64, ready: Box<Secured>, third: Third },
 }
 
 /// A third message that could be read.
@@ -107,7 +97,7 @@ struct Third {
     digest: Digest,
     next: Iv,
     nat: Nat,
-    initial_contact: bool,
+    beside: Beside,
 }
 
 impl Request {
@@ -121,7 +111,7 @@ impl Request {
         let fits = |c: &&Arc<Connection>| c.aggressive && c.remote.id.covers(&remote_id) != Fit::No;
         let (connection, choice) =
             narrowest_first(config, path).into_iter().filter(fits).find_map(|c| {
-                let method = signature::method(config, c, path)?;
+                let method = signature::method(config, c, path, Role::Responder)?;
                 // Kerberos is main mode's.
                 if method == Method::Kerberos {
                     return None;
@@ -163,19 +153,7 @@ impl Request {
         digest: Digest,
     ) -> (Head, State) {
         cx.stats.aggressive_begun += 1;
-        let head = Head {
-            id: IkeId(cx.registry.ike.next()),
-            role: Role::Responder,
-            spi_i,
-            spi_r: IkeSpi(cx.random.array()),
-            path,
-            in_pieces: self.abilities.fragments && self.connection.fragmentation.sends(),
-            addresses: Default::default(),
-            nat: Nat::default(),
-            connection: Arc::clone(&self.connection),
-            tasks: VecDeque::new(),
-            waiters: Vec::new(),
-        };
+        let head = phase1::stranger(cx, path, spi_i, &self.connection, self.abilities);
         let work = Work::Respond(self.choice.suite.group, self.public_i.clone());
         let job = cx.job(head.id, false, work);
         let until = cx.now + cx.config.settings.half_open_timeout.min(LONGEST_HALF_OPEN);
@@ -195,16 +173,11 @@ impl Answering {
         let Self { until, digest, request, step } = *self;
         let begun = |step| Box::new(Self { until, digest, request, step });
         match step {
-            Step::Responding { job } if job == number => match result {
-                Ok(Product::Response(public, shared)) => {
+            Step::Responding { job } if job == number => match phase1::response(cx, result) {
+                Ok((public, shared)) => {
                     begun(Step::Responding { job }).agreed(head, cx, public, &shared)
                 }
-                Err(KeyExchangeError::PeerValue) => {
-                    // RFC 6989: a value that no honest peer sends.
-                    cx.stats.invalid_packets_received += 1;
-                    failed(head, cx, Failure::KeyExchange)
-                }
-                _ => failed(head, cx, Failure::Local),
+                Err(reason) => failed(head, cx, reason),
             },
             Step::Signing { job, ready, own } if job == number => match result {
                 Ok(Product::Proved(Some(made))) => {
@@ -260,14 +233,13 @@ impl Answering {
             signature::derive(suite, &phase1, shared)
         };
         let made = keys.ok().and_then(|keys| {
-            let sealer = Sealer::new(suite, &keys).ok()?;
             let id = authenticate::id_payload(&request.local_id)?;
             let hash = keys.skeyid.hash(&phase1.of_responder(&id)).ok()?;
-            Some((Ready { phase1, keys, sealer }, hash))
+            Some((Secured::new(suite, phase1, keys).ok()?, hash))
         });
         let Some((ready, hash)) = made else { return failed(head, cx, Failure::Local) };
         let ready = Box::new(ready);
-        if suite.method.is_psk() {
+        if !suite.method.signs(Role::Responder) {
             return self.answer(head, cx, ready, |list| {
                 list.push_raw(PayloadType::Hash.number(), false, &hash);
             });
@@ -285,7 +257,7 @@ impl Answering {
         mut self: Box<Self>,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        ready: Box<Ready>,
+        ready: Box<Secured>,
         push: impl FnOnce(&mut PayloadList),
     ) -> State {
         let Request { choice, abilities, local_id, .. } = &self.request;
@@ -306,9 +278,8 @@ impl Answering {
             let cookies = ready.phase1.cookies;
             vendor::push_detection(&mut list, nat_t, hash, cookies, head.path, faked);
         }
-        if !choice.suite.method.is_psk() {
-            signature::push_request(&mut list, cx.config, &head.connection);
-        }
+        signature::push_request(&mut list, cx.config, &head.connection);
+        phase1::push_lifetime(&mut list, head, choice.life);
         let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
             return failed(head, cx, Failure::Local);
         };
@@ -367,15 +338,14 @@ impl Answering {
         path: Path,
         message: &Message<'_>,
         digest: Digest,
-        ready: &Ready,
+        ready: &Secured,
     ) -> Result<(Third, Option<Work>), Refused> {
-        let Ready { phase1, keys, sealer } = ready;
+        let Secured { phase1, keys, iv, .. } = ready;
         let request = &self.request;
         let suite = &request.choice.suite;
-        let iv = suite.first_iv(&phase1.public_i, &phase1.public_r);
         let opened = match message.body {
             Body::Encrypted { first, ciphertext } => {
-                Some(sealer.open(first, ciphertext, iv).ok_or(Refused::Undecipherable)?)
+                Some(ready.open(first, ciphertext).ok_or(Refused::Undecipherable)?)
             }
             Body::Plain(_) => None,
         };
@@ -383,20 +353,18 @@ impl Answering {
             (Some(opened), _) => {
                 (opened.payloads().map_err(|_| Refused::Undecipherable)?, opened.next)
             }
-            (None, Body::Plain(payloads)) => (payloads, iv),
+            (None, Body::Plain(payloads)) => (payloads, *iv),
             (None, Body::Encrypted { .. }) => return Err(Refused::Undecipherable),
         };
-        let initial_contact = payloads
-            .iter()
-            .any(|p| matches!(p, Payload::Notify(n) if n.kind == NotifyType::InitialContact));
+        let beside = Beside::read(&payloads);
         let mut nat = head.nat;
         if request.abilities.nat_t.is_some() {
             let forced = request.connection.encap;
             nat = vendor::detect(&payloads, suite.hash, phase1.cookies, path, forced);
         }
-        let third = Third { path, digest, next, nat, initial_contact };
+        let third = Third { path, digest, next, nat, beside };
         let parts = phase1.of_initiator(&request.id);
-        if suite.method.is_psk() {
+        if !suite.method.signs(Role::Initiator) {
             let hash = hash_of(&payloads).ok_or(Refused::Undecipherable)?;
             let right = keys.skeyid.verify(&parts, hash).map_err(|_| Refused::Library)?;
             return if right { Ok((third, None)) } else { Err(Refused::Identity) };
@@ -422,22 +390,19 @@ impl Answering {
         self: Box<Self>,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        ready: Ready,
+        mut ready: Secured,
         third: Third,
     ) -> State {
-        let Third { path, digest, next, nat, initial_contact } = third;
+        let Third { path, digest, next, nat, beside } = third;
         let Request { choice, abilities, local_id, remote_id, connection, .. } = self.request;
-        let verified = Verified { local_id, remote_id, initial_contact };
+        let verified = Verified { local_id, remote_id, beside };
         if authenticate::is_kept_out(cx, &connection, &verified) {
             return give_notice(head, cx, path, digest, Refused::Identity);
         }
         // The initiator may have floated to port 4500 (RFC 3947 §4).
         (head.path, head.nat) = (path, nat);
-        let Ready { phase1, keys, sealer } = ready;
-        let session = Session::new(sealer, keys, phase1.cookies, next);
-        let chosen = choice.suite.chosen();
-        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let mut established = Established::new(head, cx, new);
+        ready.iv = next;
+        let mut established = ready.establish(head, cx, &choice, abilities, verified);
         established.came_up(head, cx, None);
         State::Established(Box::new(established))
     }

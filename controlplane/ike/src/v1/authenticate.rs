@@ -3,21 +3,22 @@
 //! With preshared keys the key must be known before the peer's identity can be read. A connection that names its peer
 //! has one key; one for `%any` may have several, which are tried: a wrong one shows itself by a HASH that is not right.
 
-use super::initiate::Phase1;
+use super::phase1::{Beside, Phase1};
 use super::sa::Verified;
 use super::session::{Opened, Sealer};
-use super::suite::{Method, Suite};
-use crate::config::{AuthMethod, Config, Connection, Identity, Psk, Unique, Version};
+use super::signature;
+use super::suite::Suite;
+use crate::config::{Config, Connection, Identity, Psk, Unique, Version};
 use crate::context::Cx;
 use crate::crypto::v1::{Iv, Skeyid, V1Keys};
 use crate::event::Path;
 use crate::identity::{self, Fit};
-use crate::message::v1::{self, Identification, NotifyType, Payload, Payloads};
+use crate::message::v1::{self, Identification, Payload, Payloads};
 use crate::message::{Emit, v2};
-use crate::proposal::Chosen;
 use crate::v2::auth::local_id;
 use crate::v2::fault::{Fault, Misbehaved};
 use crate::v2::respond::covers;
+use crate::view::Role;
 use keyexchange::SharedSecret;
 use std::sync::Arc;
 
@@ -70,10 +71,6 @@ pub(crate) fn has_key(config: &Config, connection: &Connection, path: Path) -> b
     !keys_of(config, connection, path).is_empty()
 }
 
-fn uses_psk(connection: &Connection) -> bool {
-    connection.local.method == AuthMethod::Psk && connection.remote.method == AuthMethod::Psk
-}
-
 /// Derives the keys of phase 1 from a preshared key.
 pub(crate) fn derive(
     suite: &Suite,
@@ -100,27 +97,23 @@ pub(super) fn id_view(body: &[u8]) -> Option<Identification<'_>> {
     Identification::parse(body).ok()
 }
 
-/// ID and HASH of a fifth or sixth message, and whether INITIAL-CONTACT is beside them.
+/// ID and HASH of a fifth or sixth message.
 pub(crate) struct Proof<'a> {
     pub(crate) id: Identification<'a>,
     pub(crate) hash: &'a [u8],
-    pub(crate) initial_contact: bool,
 }
 
 pub(crate) fn proof<'a>(payloads: &Payloads<'a>) -> Result<Proof<'a>, Fault> {
-    let (mut id, mut hash, mut initial_contact) = (None, None, false);
+    let (mut id, mut hash) = (None, None);
     for payload in payloads.iter() {
         match payload {
             Payload::Identification(payload) => id = Some(payload),
             Payload::Hash(payload) => hash = Some(payload.data),
-            Payload::Notify(notify) if notify.kind == NotifyType::InitialContact => {
-                initial_contact = true;
-            }
             _ => {}
         }
     }
     let missing = Fault::Misbehaved(Misbehaved::Missing);
-    Ok(Proof { id: id.ok_or(missing)?, hash: hash.ok_or(missing)?, initial_contact })
+    Ok(Proof { id: id.ok_or(missing)?, hash: hash.ok_or(missing)? })
 }
 
 /// Our ID payload.
@@ -160,8 +153,13 @@ pub(super) fn fifth_message(
     (first, ciphertext, iv): (u8, &[u8], Iv),
 ) -> Result<Authenticated, Refused> {
     let chosen = suite.chosen();
-    let connections: Vec<&Arc<Connection>> =
-        cx.config.connections.iter().filter(|c| fits(c, path, &chosen, suite.method)).collect();
+    let fits = |c: &&Arc<Connection>| {
+        connects(c, path)
+            && !c.aggressive
+            && signature::method(cx.config, c, path, Role::Responder) == Some(suite.method)
+            && c.proposals.iter().any(|p| p.allows(&chosen))
+    };
+    let connections: Vec<&Arc<Connection>> = cx.config.connections.iter().filter(fits).collect();
     let mut trials: Vec<&Psk> = Vec::new();
     for psk in connections.iter().flat_map(|c| keys_of(cx.config, c, path)) {
         let known = trials.iter().any(|trial| core::ptr::eq(*trial, psk));
@@ -183,14 +181,6 @@ pub(super) fn fifth_message(
         }
     }
     Err(refused)
-}
-
-fn fits(connection: &Connection, path: Path, chosen: &Chosen, method: Method) -> bool {
-    connects(connection, path)
-        && !connection.aggressive
-        && connection.xauth.is_some() == (method == Method::XauthPsk)
-        && uses_psk(connection)
-        && connection.proposals.iter().any(|p| p.allows(chosen))
 }
 
 fn read(
@@ -226,8 +216,7 @@ fn read(
         }
     }
     let (_, connection, local_id) = best.ok_or(Refused::Identity)?;
-    let initial_contact = proof.initial_contact;
-    let verified = Verified { local_id, remote_id, initial_contact };
+    let verified = Verified { local_id, remote_id, beside: Beside::read(&payloads) };
     if is_kept_out(cx, connection, &verified) {
         return Err(Refused::Identity);
     }
@@ -236,10 +225,21 @@ fn read(
 
 /// `unique = keep`: whether the peer has an SA that it does not say it has lost.
 pub(super) fn is_kept_out(cx: &Cx<'_>, connection: &Connection, verified: &Verified) -> bool {
-    let mut others = cx.registry.known.of(&verified.remote_id);
+    !verified.beside.initial_contact
+        && keeps_out(cx, connection, &verified.local_id, &verified.remote_id)
+}
+
+/// `unique = keep`: whether there is an SA between the two already.
+pub(super) fn keeps_out(
+    cx: &Cx<'_>,
+    connection: &Connection,
+    local: &Identity,
+    remote: &Identity,
+) -> bool {
     connection.unique == Unique::Keep
-        && !verified.initial_contact
-        && others.any(|(_, known)| {
-            known.connection == connection.name && known.local == verified.local_id
-        })
+        && cx
+            .registry
+            .known
+            .of(remote)
+            .any(|(_, known)| known.connection == connection.name && known.local == *local)
 }

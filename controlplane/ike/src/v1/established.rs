@@ -1,6 +1,7 @@
 //! An established ISAKMP SA: its messages, its tasks, its timers and how it ends.
 
 use super::fragment;
+use super::phase1::renewal_after;
 use super::quick::{Exchange, Quick};
 use super::sa::{Closed, State, Verified};
 use super::session::Session;
@@ -19,7 +20,6 @@ use crate::v2::create_child::retry_after;
 use crate::v2::sa::{Head, Nat};
 use crate::v2::task::{Queued, Task};
 use crate::v2::window::{Digest, Sent};
-use crate::view::Role;
 use core::net::SocketAddr;
 use ipsec::sa::PairId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,13 +107,8 @@ impl Established {
     pub(crate) fn new(head: &Head, cx: &mut Cx<'_>, new: NewSa) -> Self {
         let now = cx.now;
         let connection = &head.connection;
-        let time = |time: Duration| (!time.is_zero()).then_some(time);
         let rand = cx.random.below(connection.rand_time);
-        // There is one way to renew an ISAKMP SA: a new main mode. Both times mean it.
-        let soft = [time(connection.rekey_time), time(connection.reauth_time)];
-        // A gateway that asks for a password cannot begin anew: who is asked is the initiator.
-        let asks = head.role == Role::Responder && connection.xauth.is_some();
-        let soft = soft.into_iter().flatten().min().filter(|_| !asks);
+        let soft = renewal_after(head);
         let ours = soft.map(|soft| soft.saturating_add(connection.over_time));
         // RFC 2409 §4: the peer's lifetime binds us too.
         let hard = ours.into_iter().chain(new.life.time).min();
@@ -124,7 +119,7 @@ impl Established {
             abilities: new.abilities,
             local_id: new.verified.local_id,
             remote_id: new.verified.remote_id,
-            initial_contact: new.verified.initial_contact,
+            initial_contact: new.verified.beside.initial_contact,
             life: Life::Active,
             exchanges: BTreeMap::new(),
             // Zero is phase 1's.
@@ -138,7 +133,7 @@ impl Established {
             sixth: None,
             third: None,
             last_informational: None,
-            transactions: Transactions::new(head, now),
+            transactions: Transactions::new(head, now, cx.config.settings.half_open_timeout),
             probe: None,
             // RFC 3706 §7: it begins at random, below the half.
             sequence: u32::from_be_bytes(cx.random.array()) >> 1,
@@ -160,6 +155,9 @@ impl Established {
 
     /// The SA begins its life in the eyes of everybody else.
     pub(crate) fn came_up(&mut self, head: &mut Head, cx: &mut Cx<'_>, replaces: Option<IkeId>) {
+        if self.transactions.wait_for_user(replaces) {
+            return;
+        }
         self.transactions.wanted =
             replaces.and_then(|old| cx.registry.own_addresses.get(&old).copied());
         match replaces {
@@ -169,8 +167,7 @@ impl Established {
         head.info(cx, format_args!("established by main mode with {}", self.chosen));
         let connection = head.connection.name.clone();
         cx.event(Event::IkeUp { ike: head.id, connection: connection.clone(), replaces });
-        let known =
-            Known { connection, local: self.local_id.clone(), remote: self.remote_id.clone() };
+        let known = Known { connection, local: self.local_id.clone(), remote: self.peer().clone() };
         if let Some(from) = replaces {
             cx.effect(Effect::Adopt { from, to: head.id });
         }
@@ -184,6 +181,11 @@ impl Established {
             let ike = Some(head.id);
             cx.tag_done(Some(request), Ok(Outcome { matched: 1, ike, pair: None }));
         }
+    }
+
+    /// Whether the peer knew of no other SA with us when it came.
+    pub(super) const fn has_initial_contact(&self) -> bool {
+        self.initial_contact
     }
 
     pub(crate) const fn is_active(&self) -> bool {
@@ -606,6 +608,9 @@ impl Established {
             }
             let name = &head.connection.name;
             cx.log(Level::Info, format!("IKE_SA {name}[{}] has its successor", head.id.0));
+            return State::Gone;
+        }
+        if self.never_came_up(head, cx) {
             return State::Gone;
         }
         head.end(cx, reason);

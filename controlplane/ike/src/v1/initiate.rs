@@ -19,6 +19,7 @@ pub(crate) use proof::{AuthSent, Signing, Verifying};
 
 use super::fragment;
 use super::kerberos as names;
+use super::phase1::{self, Phase1};
 use super::sa::State;
 use super::session::Cookies;
 use super::signature::{self};
@@ -37,34 +38,9 @@ use crate::v2::init::OwnNonce;
 use crate::v2::prove::{self, Requested};
 use crate::v2::sa::{Head, Nat};
 use crate::v2::window::{Due, Sent};
+use crate::view::Role;
 use keyexchange::{Group, KeyExchangeError, PrivateKey};
 use std::time::Instant;
-
-/// What HASH_I, HASH_R and the keys of phase 1 are made of.
-pub(crate) struct Phase1 {
-    pub(crate) cookies: Cookies,
-    /// The body of the initiator's SA payload.
-    pub(crate) sa: Vec<u8>,
-    pub(crate) ni: Vec<u8>,
-    pub(crate) nr: Vec<u8>,
-    /// g^xi and g^xr.
-    pub(crate) public_i: Vec<u8>,
-    pub(crate) public_r: Vec<u8>,
-}
-
-impl Phase1 {
-    /// g^xi | g^xr | CKY-I | CKY-R | SAi_b | IDii_b.
-    pub(crate) fn of_initiator<'a>(&'a self, id: &'a [u8]) -> [&'a [u8]; 6] {
-        let Cookies { i, r } = &self.cookies;
-        [&self.public_i, &self.public_r, &i.0, &r.0, &self.sa, id]
-    }
-
-    /// g^xr | g^xi | CKY-R | CKY-I | SAi_b | IDir_b.
-    pub(crate) fn of_responder<'a>(&'a self, id: &'a [u8]) -> [&'a [u8]; 6] {
-        let Cookies { i, r } = &self.cookies;
-        [&self.public_r, &self.public_i, &r.0, &i.0, &self.sa, id]
-    }
-}
 
 /// What an attempt keeps from its begin.
 #[derive(Clone, Copy)]
@@ -136,7 +112,8 @@ pub(crate) fn start(
     if !proposals.iter().any(suite::usable) {
         return None;
     }
-    let Some(method) = signature::method(cx.config, &head.connection, head.path) else {
+    let Some(method) = signature::method(cx.config, &head.connection, head.path, Role::Initiator)
+    else {
         head.info(cx, format_args!("{}", prove::NO_KEY));
         return None;
     };
@@ -488,13 +465,9 @@ impl Finishing {
         result: Result<Product, KeyExchangeError>,
     ) -> State {
         let Self { phase1, choice, abilities, requested, attempt, .. } = *self;
-        let shared = match result {
-            Ok(Product::Secret(shared)) => shared,
-            Err(KeyExchangeError::PeerValue) => {
-                cx.stats.invalid_packets_received += 1;
-                return attempt.failed(head, cx, Failure::KeyExchange);
-            }
-            _ => return attempt.failed(head, cx, Failure::Local),
+        let shared = match phase1::secret(cx, result) {
+            Ok(shared) => shared,
+            Err(reason) => return attempt.failed(head, cx, reason),
         };
         float(head, cx);
         let begun = begin_fifth(head, cx, phase1, choice, abilities, attempt, &shared)

@@ -15,19 +15,20 @@
 //! wrap is who the ticket says. The initiator sends HASH_I first, so that both sides send as many tokens; a mechanism
 //! whose last token is the initiator's is not spoken (Kerberos takes two, RFC 4121).
 
-use super::initiate::Phase1;
+use super::phase1::Phase1;
 use crate::config::{AuthMethod, Connection, Identity};
 use crate::context::Cx;
 use crate::crypto::CryptoFailure;
 use crate::crypto::v1::V1Keys;
-use crate::event::{Level, Path};
-use crate::gss::{Act, MAX_NAME, MAX_TOKEN, Talk, Whose};
-use crate::job::Work;
+use crate::event::{Failure, Level, Path};
+use crate::gss::{Act, MAX_NAME, MAX_TOKEN, Passed, Talk, Whose};
+use crate::job::{Product, Work};
 use crate::message::PayloadList;
 use crate::message::v1::{
     Attribute, AttributeType, AttributeValue, Attributes, GssToken, Payload, Payloads, Proposal,
 };
 use crate::v2::sa::Head;
+use keyexchange::KeyExchangeError;
 use std::sync::Arc;
 use std::time::Instant;
 use zeroize::Zeroizing;
@@ -227,8 +228,23 @@ pub(super) fn ask(
     Some(Waiting { job: cx.job(head.id, false, work), until })
 }
 
+/// What a job came to.
+pub(super) type Said = Result<Product, KeyExchangeError>;
+
+/// What the mechanism did. A refusal is a failed authentication: the other is not who it says, or we have no ticket.
+pub(super) fn passed(head: &Head, cx: &mut Cx<'_>, result: Said) -> Result<Box<Passed>, Failure> {
+    match result {
+        Ok(Product::Gss(Ok(passed))) => Ok(passed),
+        Ok(Product::Gss(Err(reason))) => {
+            log(head, cx, &reason);
+            Err(Failure::Authentication)
+        }
+        _ => Err(Failure::Local),
+    }
+}
+
 /// Logs why the mechanism refused.
-pub(super) fn log(head: &Head, cx: &mut Cx<'_>, reason: &crate::gss::Refused) {
+fn log(head: &Head, cx: &mut Cx<'_>, reason: &crate::gss::Refused) {
     let name = &head.connection.name;
     let text = format!("IKE_SA {name}[{}] {}: Kerberos: {reason}", head.id.0, head.path.remote);
     cx.log(Level::Warn, text);

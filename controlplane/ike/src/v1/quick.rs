@@ -258,7 +258,7 @@ fn content<'a>(payloads: &Payloads<'a>) -> Result<Content<'a>, Fault> {
             Payload::KeyExchange(payload) => ke = Some(payload.data),
             Payload::Identification(id) => ids.push(id),
             Payload::Notify(notify) if notify.kind == NotifyType::ResponderLifetime => {
-                responder_lifetime = lifetime_of(&notify);
+                responder_lifetime = super::phase1::lifetime_of(&notify);
             }
             _ => {}
         }
@@ -270,27 +270,6 @@ fn content<'a>(payloads: &Payloads<'a>) -> Result<Content<'a>, Fault> {
     };
     let (sa, nonce) = (sa.ok_or(missing)?, nonce.ok_or(missing)?);
     Ok(Content { sa, nonce, ke, clients, responder_lifetime })
-}
-
-/// The attributes of RESPONDER-LIFETIME (RFC 2407 §4.6.3.1).
-fn lifetime_of(notify: &Notify<'_>) -> Life {
-    let mut life = Life::default();
-    let Ok(attributes) = v1::Attributes::parse(notify.data) else { return life };
-    let mut kind = None;
-    for attribute in attributes.iter() {
-        let number = attribute.value.number();
-        match v1::IpsecAttributeType::from_number(attribute.kind) {
-            v1::IpsecAttributeType::LifeType => kind = number.and_then(|n| u16::try_from(n).ok()),
-            v1::IpsecAttributeType::LifeDuration => {
-                if let (Some(kind), Some(number)) = (kind.take(), number) {
-                    // An unknown life type says nothing to us.
-                    let _ = life.add(kind, number);
-                }
-            }
-            _ => {}
-        }
-    }
-    life
 }
 
 /// How a child's traffic travels under an ISAKMP SA.
@@ -606,11 +585,12 @@ impl Established {
 
     /// RESPONDER-LIFETIME in an informational exchange of its own, for the SPI that it names.
     pub(crate) fn responder_lifetime(&mut self, notify: &Notify<'_>) {
-        let life = lifetime_of(notify);
+        let life = super::phase1::lifetime_of(notify);
         let Some(spi) = <[u8; 4]>::try_from(notify.spi).ok().map(u32::from_be_bytes) else {
             // Phase 1's: the cookies, or nothing.
-            let until = life.time.and_then(|time| self.established.checked_add(time));
-            self.expire_at = self.expire_at.into_iter().chain(until).min();
+            if let Some(time) = life.time {
+                self.responder_limits(time);
+            }
             return;
         };
         for child in self.children.values_mut() {

@@ -9,19 +9,18 @@ mod kerberos;
 pub(crate) use kerberos::Acceptance;
 
 use super::authenticate::{self, Authenticated, Refused};
-use super::established::{Established, NewSa};
 use super::fragment;
-use super::initiate::{self, Phase1, clear, encrypted, header};
+use super::initiate::{self, clear, encrypted, header};
 use super::kerberos as names;
+use super::phase1::{self, Beside, Phase1, Secured};
 use super::sa::{Closed, State, Verified};
-use super::session::{Cookies, Sealer, Session};
+use super::session::{Cookies, Sealer};
 use super::signature::{self, Own};
 use super::suite::{self, Choice, Method};
 use super::vendor::{self, Abilities};
 use crate::config::{Config, Connection};
 use crate::context::Cx;
-use crate::crypto::v1::Iv;
-use crate::event::{Failure, IkeId, Level, Path};
+use crate::event::{Failure, Level, Path};
 use crate::job::{Product, Work};
 use crate::message::v1::{
     DOI_IPSEC, Message, Notify, NotifyType, PayloadType, Payloads, SaPayload,
@@ -32,11 +31,10 @@ use crate::message::{
 use crate::v2::init::OwnNonce;
 use crate::v2::prove;
 use crate::v2::respond::narrowness;
-use crate::v2::sa::{Head, Nat};
+use crate::v2::sa::Head;
 use crate::v2::window::Digest;
 use crate::view::Role;
 use keyexchange::{KeyExchangeError, SharedSecret};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -128,7 +126,8 @@ pub(crate) struct Proving {
     path: Path,
     digest: Digest,
     authenticated: Authenticated,
-    own: Own,
+    /// With a signature of ours.
+    own: Option<Own>,
 }
 
 impl Proving {
@@ -141,10 +140,10 @@ impl Proving {
     ) -> State {
         let Self { expected, path, digest, authenticated, own, .. } = self;
         let refused = match result {
-            Ok(Product::Proved(Some(made))) => {
+            Ok(Product::Proved(made)) => {
                 let Authenticated { connection, verified, .. } = &authenticated;
                 if !authenticate::is_kept_out(cx, connection, verified) {
-                    let proof = Some((own, made));
+                    let proof = own.zip(made);
                     return expected.establish(head, cx, path, authenticated, digest, proof);
                 }
                 Refused::Identity
@@ -165,7 +164,7 @@ impl Request {
         let sa = initiate::sa_of(payloads)?;
         let main_mode = narrowest_first(config, path).into_iter().filter(|c| !c.aggressive);
         let (connection, choice) = main_mode.into_iter().find_map(|c| {
-            let method = signature::method(config, c, path)?;
+            let method = signature::method(config, c, path, Role::Responder)?;
             if method.is_psk() && !authenticate::has_key(config, c, path) {
                 return None;
             }
@@ -189,19 +188,7 @@ impl Request {
         spi_i: IkeSpi,
         digest: Digest,
     ) -> Option<(Head, State)> {
-        let head = Head {
-            id: IkeId(cx.registry.ike.next()),
-            role: Role::Responder,
-            spi_i,
-            spi_r: IkeSpi(cx.random.array()),
-            path,
-            in_pieces: self.abilities.fragments && self.connection.fragmentation.sends(),
-            addresses: Default::default(),
-            nat: Nat::default(),
-            connection: self.connection,
-            tasks: VecDeque::new(),
-            waiters: Vec::new(),
-        };
+        let head = phase1::stranger(cx, path, spi_i, &self.connection, self.abilities);
         let mut list = PayloadList::new();
         list.push(&SaPayload { proposals: core::slice::from_ref(&self.choice.answer) });
         self.abilities.push(&mut list);
@@ -292,16 +279,10 @@ impl Answering {
         cx: &mut Cx<'_>,
         result: Result<Product, KeyExchangeError>,
     ) -> State {
-        let (public, shared) = match result {
-            Ok(Product::Response(public, shared)) => (public, shared),
-            Err(KeyExchangeError::PeerValue) => {
-                // RFC 6989: a value that no honest peer sends.
-                cx.stats.invalid_packets_received += 1;
-                head.fail(cx, Failure::KeyExchange);
-                return State::Gone;
-            }
-            _ => {
-                head.fail(cx, Failure::Local);
+        let (public, shared) = match phase1::response(cx, result) {
+            Ok(found) => found,
+            Err(reason) => {
+                head.fail(cx, reason);
                 return State::Gone;
             }
         };
@@ -309,9 +290,7 @@ impl Answering {
         let nr: OwnNonce = cx.random.array();
         let mut list = PayloadList::new();
         initiate::push_values(&mut list, head, &public, &nr, &choice, abilities);
-        if !choice.suite.method.is_psk() {
-            signature::push_request(&mut list, cx.config, &head.connection);
-        }
+        signature::push_request(&mut list, cx.config, &head.connection);
         let Ok(datagram) = list.into_message(&header(head, Flags::NONE)) else {
             head.fail(cx, Failure::Local);
             return State::Gone;
@@ -352,9 +331,8 @@ impl AuthExpected {
         };
         let Phase1 { public_i, public_r, .. } = &self.phase1;
         let suite = &self.choice.suite;
-        let iv = suite.first_iv(public_i, public_r);
         if !suite.method.is_psk() {
-            return match self.signed(head, cx, path, (first, ciphertext, iv)) {
+            return match self.signed(head, cx, path, (first, ciphertext)) {
                 Ok((job, authenticated, own)) => {
                     let expected = self;
                     let state = Proving { job, expected, path, digest, authenticated, own };
@@ -363,6 +341,7 @@ impl AuthExpected {
                 Err(refused) => self.refuse(head, cx, path, digest, refused),
             };
         }
+        let iv = suite.first_iv(public_i, public_r);
         let read = authenticate::fifth_message(
             cx,
             path,
@@ -377,46 +356,61 @@ impl AuthExpected {
         }
     }
 
-    /// A fifth message with a signature: begins the job that checks it and makes ours.
+    /// A fifth message where one side signs or both do: begins the job that checks what is there and makes ours.
     fn signed(
         &self,
         head: &mut Head,
         cx: &mut Cx<'_>,
         path: Path,
-        (first, ciphertext, iv): (u8, &[u8], Iv),
-    ) -> Result<(u64, Authenticated, Own), Refused> {
+        (first, ciphertext): (u8, &[u8]),
+    ) -> Result<(u64, Authenticated, Option<Own>), Refused> {
         let suite = &self.choice.suite;
         let keys = signature::derive(suite, &self.phase1, &self.shared);
         let keys = keys.map_err(|_| Refused::Library)?;
         let sealer = Sealer::new(suite, &keys).map_err(|_| Refused::Library)?;
+        let iv = suite.first_iv(&self.phase1.public_i, &self.phase1.public_r);
         let opened = sealer.open(first, ciphertext, iv).ok_or(Refused::Undecipherable)?;
         let payloads = opened.payloads().map_err(|_| Refused::Undecipherable)?;
-        let signed = signature::signed(&payloads).ok_or(Refused::Undecipherable)?;
-        let remote_id = authenticate::identity(&signed.id).ok_or(Refused::Identity)?;
+        let id = initiate::aggressive::id_of(&payloads).ok_or(Refused::Undecipherable)?;
+        let remote_id = authenticate::identity(&id).ok_or(Refused::Identity)?;
         let (connection, local_id) =
             signature::connection_for(cx, path, &suite.chosen(), suite.method, &remote_id)
                 .ok_or(Refused::Identity)?;
         let hash = |parts: [&[u8]; 6]| keys.skeyid.hash(&parts).map_err(|_| Refused::Library);
-        let theirs = hash(self.phase1.of_initiator(&signed.id.body()))?;
-        let work = signature::verification(
-            cx,
-            &connection,
-            suite.method,
-            &remote_id,
-            &payloads,
-            &signed,
-            theirs,
-        )
-        .ok_or(Refused::Identity)?;
-        let id = authenticate::id_payload(&local_id).ok_or(Refused::Library)?;
-        let requested = signature::requested(cx.config, &payloads);
-        let ours = hash(self.phase1.of_responder(&id))?;
-        let (signing, own) = signature::signing(cx, &connection, &local_id, &requested, ours)
-            .ok_or(Refused::Identity)?;
-        let work = Work::Prove(Some(Box::new(work)), Some(Box::new(signing)));
-        let job = cx.job(head.id, false, work);
-        let initial_contact = signed.initial_contact;
-        let verified = Verified { local_id, remote_id, initial_contact };
+        let theirs = id.body();
+        let theirs = self.phase1.of_initiator(&theirs);
+        let mut checking = None;
+        if suite.method.signs(Role::Initiator) {
+            let signed = signature::signed_by(&payloads, id).ok_or(Refused::Undecipherable)?;
+            let (method, hash) = (suite.method, hash(theirs)?);
+            let work = signature::verification(
+                cx,
+                &connection,
+                method,
+                &remote_id,
+                &payloads,
+                &signed,
+                hash,
+            );
+            checking = Some(Box::new(work.ok_or(Refused::Identity)?));
+        } else {
+            let proof = authenticate::proof(&payloads).map_err(|_| Refused::Undecipherable)?;
+            let right = keys.skeyid.verify(&theirs, proof.hash).map_err(|_| Refused::Library)?;
+            if !right {
+                return Err(Refused::Identity);
+            }
+        }
+        let (mut signing, mut own) = (None, None);
+        if suite.method.signs(Role::Responder) {
+            let id = authenticate::id_payload(&local_id).ok_or(Refused::Library)?;
+            let requested = signature::requested(cx.config, &payloads);
+            let ours = hash(self.phase1.of_responder(&id))?;
+            let found = signature::signing(cx, &connection, &local_id, &requested, ours);
+            let (work, certificates) = found.ok_or(Refused::Identity)?;
+            (signing, own) = (Some(Box::new(work)), Some(certificates));
+        }
+        let job = cx.job(head.id, false, Work::Prove(checking, signing));
+        let verified = Verified { local_id, remote_id, beside: Beside::read(&payloads) };
         let next = opened.next;
         Ok((job, Authenticated { keys, sealer, next, verified, connection }, own))
     }
@@ -430,34 +424,32 @@ impl AuthExpected {
         digest: Digest,
         signed: Option<(Own, Vec<u8>)>,
     ) -> State {
-        let Authenticated { keys, sealer, next, verified, connection } = authenticated;
+        let Authenticated { keys, sealer, next: iv, verified, connection } = authenticated;
+        let mut secured = Secured { phase1: self.phase1, keys, sealer, iv };
         // The initiator may have floated to port 4500 (RFC 3947 §4).
         head.path = path;
         head.connection = connection;
-        let sixth = || {
+        let mut sixth = || {
             let id = authenticate::id_payload(&verified.local_id)?;
             let mut list = PayloadList::new();
             list.push_raw(PayloadType::Identification.number(), false, &id);
             match &signed {
                 Some((own, signature)) => own.push(&mut list, signature),
                 None => {
-                    let hash = keys.skeyid.hash(&self.phase1.of_responder(&id)).ok()?;
+                    let Secured { phase1, keys, .. } = &secured;
+                    let hash = keys.skeyid.hash(&phase1.of_responder(&id)).ok()?;
                     list.push_raw(PayloadType::Hash.number(), false, &hash);
                 }
             }
-            let header = header(head, Flags::ENCRYPTED);
-            sealer.seal(&header, list.first(), list.bytes().ok()?, next).ok()
+            phase1::push_lifetime(&mut list, head, self.choice.life);
+            secured.seal(&header(head, Flags::ENCRYPTED), &list).ok()
         };
-        let Some((datagram, base)) = sixth() else {
+        let Some(datagram) = sixth() else {
             head.fail(cx, Failure::Local);
             return State::Gone;
         };
         fragment::send(head, cx, head.path, &datagram);
-        let session = Session::new(sealer, keys, self.phase1.cookies, base);
-        let chosen = self.choice.suite.chosen();
-        let abilities = self.abilities;
-        let new = NewSa { session, chosen, abilities, verified, life: self.choice.life };
-        let mut established = Established::new(head, cx, new);
+        let mut established = secured.establish(head, cx, &self.choice, self.abilities, verified);
         established.remember_sixth(digest, datagram);
         established.came_up(head, cx, None);
         State::Established(Box::new(established))

@@ -7,6 +7,7 @@ use super::initiate::aggressive::Aggressive;
 use super::initiate::{
     AuthSent, Finishing, KeySent, Keying, Negotiation, SaSent, Signing, Verifying,
 };
+use super::phase1::Beside;
 use super::respond::{Acceptance, Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
 use crate::context::{Cx, Installing};
@@ -23,8 +24,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Verified {
     pub(crate) local_id: Identity,
     pub(crate) remote_id: Identity,
-    /// The peer knows of no other SA with us.
-    pub(crate) initial_contact: bool,
+    pub(crate) beside: Beside,
 }
 
 /// The states in the order of a negotiation.
@@ -309,7 +309,10 @@ impl IsakmpSa {
     }
 
     /// Whether a stranger made us keep it.
-    pub(crate) const fn is_half_open(&self) -> bool {
+    pub(crate) fn is_half_open(&self) -> bool {
+        if let State::Established(state) = &self.state {
+            return state.is_with_a_stranger(&self.head);
+        }
         matches!(
             self.state,
             State::Assembling(_)

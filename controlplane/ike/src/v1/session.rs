@@ -21,6 +21,16 @@ pub(crate) struct Cookies {
     pub(crate) r: IkeSpi,
 }
 
+impl Cookies {
+    /// As the SPI of a notify.
+    pub(crate) fn octets(&self) -> [u8; 16] {
+        let mut both = [0; 16];
+        both[..8].copy_from_slice(&self.i.0);
+        both[8..].copy_from_slice(&self.r.0);
+        both
+    }
+}
+
 /// A decrypted message.
 pub(crate) struct Opened {
     plain: Zeroizing<Vec<u8>>,
@@ -195,9 +205,6 @@ impl Session {
 
     /// The cookies as one SPI (RFC 2408 §3.14, §3.15).
     pub(crate) fn cookies(&self) -> [u8; 16] {
-        let mut both = [0; 16];
-        both[..8].copy_from_slice(&self.cookies.i.0);
-        both[8..].copy_from_slice(&self.cookies.r.0);
-        both
+        self.cookies.octets()
     }
 }

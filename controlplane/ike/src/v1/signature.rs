@@ -1,25 +1,25 @@
 //! Main mode with signatures (RFC 2409 §5.1, RFC 4754 §3): the method, CERT and CR payloads, and the jobs that sign and check.
 
 use super::authenticate;
-use super::initiate::Phase1;
 use super::kerberos;
+use super::phase1::Phase1;
 use super::suite::{Method, Suite};
 use crate::certificate::{Certificate, MAX_PRESENTED, PublicKey, Signing, Verification};
-use crate::config::{AuthMethod, Config, Connection, Identity};
+use crate::config::{AuthMethod, Config, Connection, Identity, Xauth};
 use crate::context::Cx;
 use crate::crypto::v1::{Skeyid, V1Keys};
 use crate::crypto::{SignatureScheme, SignedOctets};
 use crate::event::Path;
 use crate::identity::Fit;
 use crate::message::v1::{
-    CertRequest, Certificate as CertPayload, Identification, NotifyType, Payload, Payloads,
-    Signature,
+    CertRequest, Certificate as CertPayload, Identification, Payload, Payloads, Signature,
 };
 use crate::message::{CertEncoding, PayloadList};
 use crate::proposal::Chosen;
 use crate::v2::auth::local_id;
 use crate::v2::fault::Fault;
 use crate::v2::prove::{self, Requested};
+use crate::view::Role;
 use keyexchange::SharedSecret;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -27,34 +27,49 @@ use zeroize::Zeroizing;
 /// Authorities that one message asks for by name; with more, any is asked for.
 const MAX_ASKED: usize = 4;
 
-/// How a connection authenticates in IKEv1, where both sides do it alike; `None` when it cannot: mixed methods, or no key
-/// that IKEv1 has a method for.
-pub(super) fn method(config: &Config, connection: &Connection, path: Path) -> Option<Method> {
-    let method = plain_method(config, connection, path)?;
-    match connection.xauth {
-        Some(_) => method.with_xauth(),
-        None => Some(method),
-    }
-}
-
-fn plain_method(config: &Config, connection: &Connection, path: Path) -> Option<Method> {
-    match (connection.local.method, connection.remote.method) {
-        (AuthMethod::Psk, AuthMethod::Psk) => Some(Method::Psk),
-        (AuthMethod::Pubkey, AuthMethod::Pubkey) => {
-            let id = local_id(connection, path);
-            let (own, _) = config.credentials.own(&connection.local, &id, &[])?;
-            match own.public_key() {
-                PublicKey::Rsa(_) => Some(Method::Rsa),
-                PublicKey::P256 => Some(Method::Ecdsa256),
-                PublicKey::P384 => Some(Method::Ecdsa384),
-                PublicKey::P521 => Some(Method::Ecdsa521),
-                PublicKey::Ed25519 | PublicKey::Other => None,
-            }
+/// How a connection authenticates in IKEv1 where we have this role, alike on both sides but for hybrid authentication; `None`
+/// when it cannot: mixed methods, or no key that IKEv1 has a method for.
+pub(super) fn method(
+    config: &Config,
+    connection: &Connection,
+    path: Path,
+    role: Role,
+) -> Option<Method> {
+    // Which side is asked for name and password.
+    let user = match connection.xauth {
+        Some(Xauth::Answer { .. }) => Some(role),
+        Some(Xauth::Ask) => Some(role.other()),
+        None => None,
+    };
+    match (connection.local.method, connection.remote.method, user) {
+        (AuthMethod::Psk, AuthMethod::Psk, None) => Some(Method::Psk),
+        (AuthMethod::Psk, AuthMethod::Psk, Some(user)) => Method::Psk.with_xauth(user),
+        (AuthMethod::Pubkey, AuthMethod::Pubkey, None) => by_own_key(config, connection, path),
+        (AuthMethod::Pubkey, AuthMethod::Pubkey, Some(user)) => {
+            by_own_key(config, connection, path)?.with_xauth(user)
         }
-        (AuthMethod::Kerberos, AuthMethod::Kerberos) => (config.mechanism.is_some()
+        // Hybrid authentication: the gateway has a certificate, the user none.
+        (AuthMethod::Pubkey, AuthMethod::Xauth, Some(user)) => {
+            let own = by_own_key(config, connection, path)?;
+            (own == Method::Rsa).then_some(Method::HybridRsa(user))
+        }
+        (AuthMethod::Xauth, AuthMethod::Pubkey, Some(user)) => Some(Method::HybridRsa(user)),
+        (AuthMethod::Kerberos, AuthMethod::Kerberos, None) => (config.mechanism.is_some()
             && kerberos::is_meant(connection))
         .then_some(Method::Kerberos),
         _ => None,
+    }
+}
+
+fn by_own_key(config: &Config, connection: &Connection, path: Path) -> Option<Method> {
+    let id = local_id(connection, path);
+    let (own, _) = config.credentials.own(&connection.local, &id, &[])?;
+    match own.public_key() {
+        PublicKey::Rsa(_) => Some(Method::Rsa),
+        PublicKey::P256 => Some(Method::Ecdsa256),
+        PublicKey::P384 => Some(Method::Ecdsa384),
+        PublicKey::P521 => Some(Method::Ecdsa521),
+        PublicKey::Ed25519 | PublicKey::Other => None,
     }
 }
 
@@ -143,11 +158,10 @@ pub(super) fn signing(
     Some((Signing { key, scheme, octets: SignedOctets::from_hash(hash) }, Own { certificates }))
 }
 
-/// ID and SIG of a fifth or sixth message, and whether INITIAL-CONTACT is beside them.
+/// ID and SIG of a fifth or sixth message.
 pub(super) struct Signed<'a> {
     pub(super) id: Identification<'a>,
     signature: &'a [u8],
-    pub(super) initial_contact: bool,
 }
 
 /// `None` where one of them is missing.
@@ -161,17 +175,11 @@ pub(super) fn signed<'a>(payloads: &Payloads<'a>) -> Option<Signed<'a>> {
 
 /// The same of a message whose sender has said before who it is.
 pub(super) fn signed_by<'a>(payloads: &Payloads<'a>, id: Identification<'a>) -> Option<Signed<'a>> {
-    let (mut signature, mut initial_contact) = (None, false);
-    for payload in payloads.iter() {
-        match payload {
-            Payload::Signature(payload) => signature = Some(payload.data),
-            Payload::Notify(notify) if notify.kind == NotifyType::InitialContact => {
-                initial_contact = true;
-            }
-            _ => {}
-        }
-    }
-    Some(Signed { id, signature: signature?, initial_contact })
+    let signature = payloads.iter().find_map(|payload| match payload {
+        Payload::Signature(payload) => Some(payload.data),
+        _ => None,
+    });
+    Some(Signed { id, signature: signature? })
 }
 
 /// What is to be checked of a peer that says it is `id` and signed `hash`.
@@ -186,7 +194,7 @@ pub(super) fn verification(
 ) -> Option<Verification> {
     // The method says which curve, and so how long a signature is (RFC 4754 §7).
     let scheme = match (method, signed.signature.len()) {
-        (Method::Rsa | Method::XauthRsa, _) => SignatureScheme::RsaRaw,
+        (Method::Rsa | Method::XauthRsa(_) | Method::HybridRsa(_), _) => SignatureScheme::RsaRaw,
         (Method::Ecdsa256, 64) | (Method::Ecdsa384, 96) | (Method::Ecdsa521, 132) => {
             SignatureScheme::EcdsaRaw
         }
@@ -222,7 +230,7 @@ pub(super) fn connection_for(
         let usable = authenticate::connects(connection, path)
             && !connection.aggressive
             && connection.proposals.iter().any(|p| p.allows(chosen))
-            && method(cx.config, connection, path) == Some(wanted);
+            && method(cx.config, connection, path, Role::Responder) == Some(wanted);
         let fit = connection.remote.id.covers(remote_id);
         if usable && fit != Fit::No && best.is_none_or(|(known, _)| fit > known) {
             best = Some((fit, connection));

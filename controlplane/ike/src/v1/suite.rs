@@ -10,6 +10,7 @@ use crate::message::v1::{
     TransformView,
 };
 use crate::proposal::{Chosen, Encryption, Proposal, ProposalProtocol};
+use crate::view::Role;
 use core::time::Duration;
 use keyexchange::Group;
 
@@ -64,10 +65,6 @@ pub(super) const KILOBYTES: u16 = 2;
 pub(crate) enum Method {
     /// A preshared key.
     Psk,
-    /// A preshared key, and XAUTH of the initiator behind it (draft-ietf-ipsec-isakmp-xauth-06 §7).
-    XauthPsk,
-    /// RSA signatures, and XAUTH of the initiator behind them.
-    XauthRsa,
     /// RSA signatures.
     Rsa,
     /// ECDSA with SHA-256 on P-256 (RFC 4754).
@@ -78,19 +75,38 @@ pub(crate) enum Method {
     Ecdsa521,
     /// GSS-API with Kerberos (draft-ietf-ipsec-isakmp-gss-auth-07 §3.3.1).
     Kerberos,
+    /// A preshared key, and XAUTH of the side with this role behind it (draft-ietf-ipsec-isakmp-xauth-06 §7).
+    XauthPsk(Role),
+    /// RSA signatures, and XAUTH of the side with this role behind them.
+    XauthRsa(Role),
+    /// An RSA signature of one side, and XAUTH of the other, the one with this role, which proves nothing else
+    /// (draft-ietf-ipsec-isakmp-hybrid-auth-05 §3.2.1).
+    HybridRsa(Role),
 }
 
 impl Method {
     /// Whether a preshared key proves both.
     pub(crate) const fn is_psk(self) -> bool {
-        matches!(self, Self::Psk | Self::XauthPsk)
+        matches!(self, Self::Psk | Self::XauthPsk(_))
     }
 
-    /// The method with XAUTH behind it, if there is one.
-    pub(crate) const fn with_xauth(self) -> Option<Self> {
+    /// Whether the side with this role signs; otherwise it sends a HASH.
+    pub(crate) fn signs(self, side: Role) -> bool {
         match self {
-            Self::Psk => Some(Self::XauthPsk),
-            Self::Rsa => Some(Self::XauthRsa),
+            Self::Psk | Self::XauthPsk(_) | Self::Kerberos => false,
+            Self::Rsa | Self::Ecdsa256 | Self::Ecdsa384 | Self::Ecdsa521 | Self::XauthRsa(_) => {
+                true
+            }
+            Self::HybridRsa(user) => user != side,
+        }
+    }
+
+    /// The method with XAUTH of the side with this role behind it, if there is one: none was ever given a number for ECDSA
+    /// or GSS-API.
+    pub(crate) const fn with_xauth(self, user: Role) -> Option<Self> {
+        match self {
+            Self::Psk => Some(Self::XauthPsk(user)),
+            Self::Rsa => Some(Self::XauthRsa(user)),
             _ => None,
         }
     }
@@ -98,13 +114,16 @@ impl Method {
     const fn number(self) -> u16 {
         match self {
             Self::Psk => 1,
-            Self::XauthPsk => 65_001,
-            Self::XauthRsa => 65_005,
             Self::Rsa => 3,
             Self::Ecdsa256 => 9,
             Self::Ecdsa384 => 10,
             Self::Ecdsa521 => 11,
-            Self::Kerberos => 65001,
+            Self::XauthPsk(Role::Initiator) | Self::Kerberos => 65_001,
+            Self::XauthPsk(Role::Responder) => 65_002,
+            Self::XauthRsa(Role::Initiator) => 65_005,
+            Self::XauthRsa(Role::Responder) => 65_006,
+            Self::HybridRsa(Role::Initiator) => 64_221,
+            Self::HybridRsa(Role::Responder) => 64_222,
         }
     }
 }

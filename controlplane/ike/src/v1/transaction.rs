@@ -8,15 +8,23 @@
 //!                                              <--   HDR*, HASH, ATTR(ACK)
 //!                                              <--   HDR*, HASH, ATTR(REQUEST: address?)
 //! HDR*, HASH, ATTR(REPLY: address)             -->
+//!
+//! or, in push mode:
+//! HDR*, HASH, ATTR(SET: address)               -->
+//!                                              <--   HDR*, HASH, ATTR(ACK)
 //! ```
 //!
-//! One exchange of ours at a time. Until all are over no quick mode is begun or taken.
+//! One exchange of ours at a time. Until all are over no quick mode is begun or taken. Where a gateway asks for a password, the
+//! ISAKMP SA is up for everybody else once that is right, and its peer is the user: what an ID payload says is the group's
+//! word, and in hybrid authentication nobody's.
 
+use super::authenticate::keeps_out;
 use super::established::Established;
-use crate::config::{Identity, Xauth};
-use crate::context::Cx;
+use super::respond::LONGEST_HALF_OPEN;
+use crate::config::{AuthMethod, Identity, Xauth};
+use crate::context::{Cx, Effect};
 use crate::crypto::v1::Iv;
-use crate::event::{Event, Failure, Path};
+use crate::event::{Event, Failure, IkeId, Path};
 use crate::message::v1::{Attribute, AttributeValue, Attributes, AttributesPayload, Payload};
 use crate::message::{ExchangeType, MessageId};
 use crate::v2::sa::Head;
@@ -46,7 +54,7 @@ const USER_NAME: u16 = 16_521;
 const USER_PASSWORD: u16 = 16_522;
 const STATUS: u16 = 16_527;
 
-/// How long a client waits to be asked who it is.
+/// How long a client waits to be asked who it is, or to be told its address.
 const AWAITED: Duration = Duration::from_secs(30);
 
 /// Answers that are remembered for repeats: XAUTH and Mode Config have three exchanges.
@@ -67,6 +75,14 @@ enum Step {
     AskAddress,
     /// Client: it is asked for.
     AddressAsked,
+    /// Client: we shall be told an address.
+    AwaitingAddress { until: Instant },
+    /// Gateway: the client is to be told one.
+    TellAddress,
+    /// Gateway: it is told.
+    AddressTold,
+    /// Gateway that began phase 1: the client may ask for one before the first quick mode, which would lack it.
+    AddressWanted { until: Instant },
     /// Both: all is settled.
     Over,
 }
@@ -85,6 +101,12 @@ pub(crate) struct Transactions {
     answered: VecDeque<(Digest, Vec<u8>)>,
     /// Who the client says it is, once that is proven.
     user: Option<Identity>,
+    /// Gateway: the client is to prove who it is.
+    asks: bool,
+    /// The ISAKMP SA whose children this one takes over once that is done.
+    replaces: Option<IkeId>,
+    /// Hybrid authentication: when a client that has proven nothing is forgotten.
+    stranger_until: Option<Instant>,
     /// The address that the ISAKMP SA had which this one renews.
     pub(crate) wanted: Option<IpAddr>,
     /// Our virtual address.
@@ -94,21 +116,23 @@ pub(crate) struct Transactions {
 }
 
 impl Transactions {
-    pub(crate) fn new(head: &Head, now: Instant) -> Self {
+    pub(crate) fn new(head: &Head, now: Instant, half_open: Duration) -> Self {
         let connection = &head.connection;
-        let step = match (head.role, &connection.xauth) {
-            (Role::Responder, Some(Xauth::Ask)) => Step::AskUser,
-            (Role::Initiator, Some(Xauth::Answer { .. })) => {
-                Step::Expecting { until: now + AWAITED }
-            }
-            (Role::Initiator, _) if !connection.vips.is_empty() => Step::AskAddress,
-            _ => Step::Over,
+        let step = match &connection.xauth {
+            Some(Xauth::Ask) => Step::AskUser,
+            Some(Xauth::Answer { .. }) => Step::Expecting { until: now + AWAITED },
+            None => address_step(head, now),
         };
+        let asks = connection.xauth == Some(Xauth::Ask);
+        let is_hybrid = asks && connection.remote.method == AuthMethod::Xauth;
         Self {
             step,
             asked: None,
             answered: VecDeque::new(),
             user: None,
+            asks,
+            replaces: None,
+            stranger_until: is_hybrid.then(|| now + half_open.min(LONGEST_HALF_OPEN)),
             wanted: None,
             local: None,
             remote: None,
@@ -121,11 +145,45 @@ impl Transactions {
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match (&self.asked, self.step) {
+        let step = match (&self.asked, self.step) {
             (Some(asked), _) => Some(asked.sent.deadline()),
-            (None, Step::Expecting { until }) => Some(until),
+            (
+                None,
+                Step::Expecting { until }
+                | Step::AwaitingAddress { until }
+                | Step::AddressWanted { until },
+            ) => Some(until),
             (None, _) => None,
-        }
+        };
+        step.into_iter().chain(self.stranger_until).min()
+    }
+
+    /// Whether the user is to prove itself before the SA comes up; remembers what it replaces then.
+    pub(super) fn wait_for_user(&mut self, replaces: Option<IkeId>) -> bool {
+        self.replaces = replaces;
+        self.is_unproven()
+    }
+
+    const fn is_unproven(&self) -> bool {
+        self.asks && self.user.is_none()
+    }
+}
+
+/// What comes after XAUTH, or without it at once.
+fn address_step(head: &Head, now: Instant) -> Step {
+    let connection = &head.connection;
+    // A client is who has `vips`; as responder it has been asked for a password, or is none.
+    let is_client = head.role == Role::Initiator || connection.xauth.is_some();
+    if is_client && !connection.vips.is_empty() {
+        return match connection.push {
+            true => Step::AwaitingAddress { until: now + AWAITED },
+            false => Step::AskAddress,
+        };
+    }
+    match (connection.pools.is_empty(), connection.push, head.role) {
+        (true, ..) | (false, false, Role::Responder) => Step::Over,
+        (false, true, _) => Step::TellAddress,
+        (false, false, Role::Initiator) => Step::AddressWanted { until: now + AWAITED },
     }
 }
 
@@ -176,6 +234,27 @@ fn is_for(owner: &Identity, name: &[u8]) -> bool {
 }
 
 impl Established {
+    /// Whose SA it is: the user's, where there is one, or else the identity's of phase 1.
+    pub(super) fn peer(&self) -> &Identity {
+        self.transactions.user.as_ref().unwrap_or(&self.remote_id)
+    }
+
+    /// Whether the peer has shown nothing that a stranger could not.
+    pub(super) fn is_with_a_stranger(&self, head: &Head) -> bool {
+        head.role == Role::Responder && self.transactions.stranger_until.is_some()
+    }
+
+    /// Whether the SA ends before anybody has heard of it.
+    pub(super) fn never_came_up(&self, head: &Head, cx: &mut Cx<'_>) -> bool {
+        if !self.transactions.is_unproven() {
+            return false;
+        }
+        if let Some(old) = self.transactions.replaces {
+            cx.effect(Effect::NotReplaced(old));
+        }
+        head.role == Role::Responder
+    }
+
     /// Begins the next exchange of ours, if one is due.
     pub(super) fn begin_transaction(&mut self, head: &Head, cx: &mut Cx<'_>) {
         let mut attributes = Vec::new();
@@ -202,10 +281,25 @@ impl Established {
                 push(&mut attributes, dns, &[]);
                 (REQUEST, Step::AddressAsked)
             }
+            Step::TellAddress => {
+                for family in [IP4_ADDRESS, IP6_ADDRESS] {
+                    if attributes.is_empty() {
+                        self.assign(head, cx, family, None, &mut attributes);
+                    }
+                }
+                if attributes.is_empty() {
+                    self.transactions.step = Step::Over;
+                    return;
+                }
+                (SET, Step::AddressTold)
+            }
             Step::UserAsked
             | Step::Told { .. }
             | Step::Expecting { .. }
             | Step::AddressAsked
+            | Step::AwaitingAddress { .. }
+            | Step::AddressTold
+            | Step::AddressWanted { .. }
             | Step::Over => return,
         };
         self.ask_transaction(head, cx, kind, &attributes);
@@ -325,43 +419,55 @@ impl Established {
             }
             return out;
         }
-        if self.transactions.are_over() && head.role == Role::Responder {
-            self.assign(head, cx, wanted, &mut out);
+        // In push mode it may be told and ask at once.
+        let serves = matches!(
+            self.transactions.step,
+            Step::Over | Step::TellAddress | Step::AddressTold | Step::AddressWanted { .. }
+        );
+        if serves {
+            for attribute in wanted.iter() {
+                // One address for each peer.
+                if matches!(attribute.kind, IP4_ADDRESS | IP6_ADDRESS) && out.is_empty() {
+                    self.assign(head, cx, attribute.kind, address(&attribute), &mut out);
+                }
+            }
+            if !out.is_empty() && matches!(self.transactions.step, Step::AddressWanted { .. }) {
+                self.transactions.step = Step::Over;
+            }
         }
         out
     }
 
-    /// Gives the peer an address of the connection's pools.
-    fn assign(&mut self, head: &Head, cx: &mut Cx<'_>, wanted: Attributes<'_>, out: &mut Vec<u8>) {
-        let owner = self.transactions.user.as_ref().unwrap_or(&self.remote_id).clone();
-        for attribute in wanted.iter() {
-            let (v4, dns) = match attribute.kind {
-                IP4_ADDRESS => (true, IP4_DNS),
-                IP6_ADDRESS => (false, IP6_DNS),
-                _ => continue,
-            };
-            let pools = head.connection.pools.iter();
-            let mut pools = pools
-                .filter_map(|name| cx.config.pools.iter().find(|pool| pool.name == *name))
-                .filter(|pool| pool.addresses.first().is_ipv4() == v4);
-            let leases = &mut cx.registry.leases;
-            let found = pools.find_map(|pool| {
-                let given = leases.take(pool, &owner, head.id, address(&attribute))?;
-                (given.is_ipv4() == v4).then_some((pool, given))
-            });
-            let Some((pool, given)) = found else {
-                head.info(cx, format_args!("no address of a pool is free"));
-                continue;
-            };
-            self.transactions.remote = Some(given);
-            push(out, attribute.kind, &octets(given));
-            for server in pool.dns.iter().filter(|server| server.is_ipv4() == v4) {
-                push(out, dns, &octets(*server));
-            }
-            head.info(cx, format_args!("the peer has the virtual address {given}"));
-            // One address for each peer.
+    /// Gives the peer an address of this family of the connection's pools.
+    fn assign(
+        &mut self,
+        head: &Head,
+        cx: &mut Cx<'_>,
+        family: u16,
+        wanted: Option<IpAddr>,
+        out: &mut Vec<u8>,
+    ) {
+        let owner = self.peer().clone();
+        let v4 = family == IP4_ADDRESS;
+        let pools = head.connection.pools.iter();
+        let mut pools = pools
+            .filter_map(|name| cx.config.pools.iter().find(|pool| pool.name == *name))
+            .filter(|pool| pool.addresses.first().is_ipv4() == v4);
+        let leases = &mut cx.registry.leases;
+        let found = pools.find_map(|pool| {
+            let given = leases.take(pool, &owner, head.id, wanted)?;
+            (given.is_ipv4() == v4).then_some((pool, given))
+        });
+        let Some((pool, given)) = found else {
+            head.info(cx, format_args!("no address of a pool is free"));
             return;
+        };
+        self.transactions.remote = Some(given);
+        push(out, family, &octets(given));
+        for server in pool.dns.iter().filter(|server| server.is_ipv4() == v4) {
+            push(out, if v4 { IP4_DNS } else { IP6_DNS }, &octets(*server));
         }
+        head.info(cx, format_args!("the peer has the virtual address {given}"));
     }
 
     /// What is said to us: whether we are who we say, or an address.
@@ -379,13 +485,21 @@ impl Established {
             if status.value.number() != Some(1) {
                 return (out, Verdict::Ends(Failure::Authentication));
             }
-            self.transactions.step = match head.connection.vips.is_empty() {
-                true => Step::Over,
-                false => Step::AskAddress,
-            };
+            self.transactions.step = address_step(head, cx.now);
         }
-        if head.role == Role::Initiator && !head.connection.vips.is_empty() {
-            self.take_address(head, cx, attributes);
+        // An address, in push mode or before we have asked: what is taken is said to be, without its value.
+        let waits = matches!(
+            self.transactions.step,
+            Step::AskAddress | Step::AddressAsked | Step::AwaitingAddress { .. }
+        );
+        if waits && self.take_address(head, cx, attributes) {
+            for attribute in attributes.iter() {
+                if matches!(attribute.kind, IP4_ADDRESS | IP6_ADDRESS | IP4_DNS | IP6_DNS) {
+                    push(&mut out, attribute.kind, &[]);
+                }
+            }
+            self.transactions.asked = None;
+            self.transactions.step = Step::Over;
         }
         (out, Verdict::Stays)
     }
@@ -404,7 +518,7 @@ impl Established {
     /// The answer to an exchange of ours.
     fn answered_transaction(
         &mut self,
-        head: &Head,
+        head: &mut Head,
         cx: &mut Cx<'_>,
         payload: &AttributesPayload<'_>,
     ) -> Verdict {
@@ -412,16 +526,24 @@ impl Established {
             (Step::UserAsked, REPLY) => {
                 let name = variable(payload.attributes, USER_NAME);
                 let password = variable(payload.attributes, USER_PASSWORD);
-                let right = name.zip(password).is_some_and(|(name, password)| {
+                let known = name.zip(password).is_some_and(|(name, password)| {
                     cx.config.users.iter().any(|user| {
                         user.owners.iter().any(|owner| is_for(owner, name))
                             && bool::from(user.secret.expose().ct_eq(password))
                     })
                 });
+                let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
+                let user = Identity::Fqdn(name);
+                let right = known
+                    && (self.has_initial_contact()
+                        || !keeps_out(cx, &head.connection, &self.local_id, &user));
                 if right {
-                    let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
-                    head.info(cx, format_args!("the peer is the user {name:?}"));
-                    self.transactions.user = Some(Identity::Fqdn(name));
+                    if let Identity::Fqdn(name) = &user {
+                        head.info(cx, format_args!("the peer is the user {name:?}"));
+                    }
+                    self.transactions.user = Some(user);
+                    self.transactions.stranger_until = None;
+                    self.came_up(head, cx, self.transactions.replaces);
                 }
                 let mut out = Vec::new();
                 Attribute::basic(STATUS, u16::from(right)).emit(&mut out);
@@ -430,6 +552,10 @@ impl Established {
                 Verdict::Stays
             }
             (Step::Told { right: true }, ACK) => {
+                self.transactions.step = address_step(head, cx.now);
+                Verdict::Stays
+            }
+            (Step::AddressTold, ACK) => {
                 self.transactions.step = Step::Over;
                 Verdict::Stays
             }
@@ -469,9 +595,21 @@ impl Established {
                     });
                 }
             }
-        } else if let Step::Expecting { until } = self.transactions.step
-            && until <= cx.now
-        {
+        } else {
+            match self.transactions.step {
+                Step::Expecting { until } if until <= cx.now => {
+                    return Verdict::Ends(Failure::Timeout);
+                }
+                Step::AwaitingAddress { until } if until <= cx.now => {
+                    return Verdict::Ends(Failure::NoAddress);
+                }
+                Step::AddressWanted { until } if until <= cx.now => {
+                    self.transactions.step = Step::Over;
+                }
+                _ => {}
+            }
+        }
+        if self.transactions.stranger_until.is_some_and(|until| until <= cx.now) {
             return Verdict::Ends(Failure::Timeout);
         }
         Verdict::Stays

@@ -155,8 +155,8 @@ impl AuthExpected {
                 }
                 None
             }
-            // IKEv2 has no Kerberos.
-            Method::Kerberos => return Err(Fault::Authentication),
+            // IKEv2 has neither.
+            Method::Kerberos | Method::Xauth => return Err(Fault::Authentication),
             Method::Pubkey => {
                 let octets = signed.octets(key)?;
                 let found =
@@ -166,7 +166,7 @@ impl AuthExpected {
         };
         let (signing, signature) = match connection.local.method {
             Method::Psk => (None, None),
-            Method::Kerberos => return Err(Fault::Authentication),
+            Method::Kerberos | Method::Xauth => return Err(Fault::Authentication),
             Method::Pubkey => {
                 let (kind, data) = local_id.to_wire().ok_or(Fault::Authentication)?;
                 let id = Identification { kind, data: &data }.body();

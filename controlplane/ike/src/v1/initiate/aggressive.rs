@@ -6,11 +6,10 @@
 //! HDR*, [CERT,] HASH_I or SIG_I, NAT-D…  -->
 //! ```
 
-use super::proof::contact;
-use super::{Attempt, Phase1, life_of, repeat, sa_of, values};
-use crate::config::{Fragmentation, Identity, Unique};
+use super::proof::push_contact;
+use super::{Attempt, life_of, repeat, sa_of, values};
+use crate::config::{Fragmentation, Identity};
 use crate::context::Cx;
-use crate::crypto::v1::V1Keys;
 use crate::event::Failure;
 use crate::identity::Fit;
 use crate::job::{Product, Work};
@@ -19,9 +18,9 @@ use crate::message::v1::{
 };
 use crate::message::{Emit, ExchangeType, Flags, Header, MessageId, PayloadList};
 use crate::proposal::Proposal;
-use crate::v1::established::{Established, NewSa};
+use crate::v1::phase1::{self, Beside, Phase1, Secured};
 use crate::v1::sa::{State, Verified};
-use crate::v1::session::{Cookies, Sealer, Session};
+use crate::v1::session::Cookies;
 use crate::v1::signature::{self, Own};
 use crate::v1::suite::{self, Choice};
 use crate::v1::vendor::{self, Abilities};
@@ -31,9 +30,10 @@ use crate::v2::init::OwnNonce;
 use crate::v2::prove::{self, Requested};
 use crate::v2::sa::Head;
 use crate::v2::window::{Digest, Sent};
+use crate::view::Role;
 use keyexchange::{Group, KeyExchangeError, PrivateKey, SharedSecret};
-use std::sync::Arc;
 use std::time::Instant;
+use zeroize::Zeroizing;
 
 /// An aggressive mode that we began.
 pub(crate) struct Aggressive {
@@ -55,8 +55,14 @@ enum Step {
     Asked { sent: Sent, key: Box<PrivateKey>, ni: OwnNonce },
     /// Answered; the shared secret is being computed.
     Agreeing { job: u64, answer: Box<Answer> },
-    /// The signature of the answer is being checked and ours made.
-    Proving { job: u64, ready: Box<Ready>, own: Own },
+    /// A signature is being checked or made, or both.
+    Proving { job: u64, ready: Box<Ready>, own: Ours },
+}
+
+/// What proves who we are.
+enum Ours {
+    Signed(Own),
+    Hash(Zeroizing<Vec<u8>>),
 }
 
 /// A second message.
@@ -73,11 +79,9 @@ struct Answer {
 
 /// All but the proofs.
 struct Ready {
-    phase1: Phase1,
+    secured: Secured,
     choice: Choice,
     abilities: Abilities,
-    keys: V1Keys,
-    sealer: Sealer,
     verified: Verified,
     digest: Digest,
 }
@@ -139,25 +143,18 @@ impl Aggressive {
                 Ok(Product::Key(key)) => begun(Step::Keying { job }).ask(head, cx, key),
                 _ => Err(Failure::Local),
             },
-            Step::Agreeing { job, answer } if job == number => match result {
-                Ok(Product::Secret(shared)) => {
-                    begun(Step::Keying { job }).agreed(head, cx, *answer, &shared)
+            Step::Agreeing { job, answer } if job == number => phase1::secret(cx, result)
+                .and_then(|shared| begun(Step::Keying { job }).agreed(head, cx, *answer, &shared)),
+            Step::Proving { job, ready, own } if job == number => match (result, own) {
+                (Ok(Product::Proved(Some(made))), Ours::Signed(own)) => {
+                    ready.confirm(head, cx, &attempt, |list| own.push(list, &made))
                 }
-                Err(KeyExchangeError::PeerValue) => {
-                    cx.stats.invalid_packets_received += 1;
-                    Err(Failure::KeyExchange)
-                }
-                _ => Err(Failure::Local),
-            },
-            Step::Proving { job, ready, own } if job == number => match result {
-                Ok(Product::Proved(Some(made))) => {
-                    let connection = Arc::clone(&head.connection);
-                    ready.confirm(head, cx, &attempt, |cx, list| {
-                        own.push(list, &made);
-                        signature::push_request(list, cx.config, &connection);
+                (Ok(Product::Proved(None)), Ours::Hash(hash)) => {
+                    ready.confirm(head, cx, &attempt, |list| {
+                        list.push_raw(PayloadType::Hash.number(), false, &hash);
                     })
                 }
-                Ok(Product::Refuted(reason)) => {
+                (Ok(Product::Refuted(reason)), _) => {
                     prove::log(head, cx, reason);
                     Err(Failure::Authentication)
                 }
@@ -181,9 +178,7 @@ impl Aggressive {
         list.push(&Nonce::new(&ni).map_err(|_| Failure::Local)?);
         list.push_raw(PayloadType::Identification.number(), false, &self.id);
         vendor::push_all(&mut list, &head.connection);
-        if !self.attempt.method.is_psk() {
-            signature::push_request(&mut list, cx.config, &head.connection);
-        }
+        signature::push_request(&mut list, cx.config, &head.connection);
         let message = list.into_message(&header(head, Flags::NONE)).map_err(|_| Failure::Local)?;
         // Before anything is known of the peer.
         head.in_pieces = head.connection.fragmentation == Fragmentation::Force;
@@ -283,8 +278,8 @@ impl Aggressive {
         let remote_id = authenticate::identity(&id)
             .filter(|id| head.connection.remote.id.covers(id) != Fit::No)
             .ok_or(Failure::Authentication)?;
-        let psk = self.attempt.method.is_psk();
-        let keys = if psk {
+        let method = self.attempt.method;
+        let keys = if method.is_psk() {
             let found = authenticate::psk_for(cx.config, &self.local_id, &remote_id, head.path);
             let psk = found.ok_or(Failure::Authentication)?;
             authenticate::derive(&choice.suite, psk, &phase1, shared)
@@ -292,43 +287,49 @@ impl Aggressive {
             signature::derive(&choice.suite, &phase1, shared)
         };
         let keys = keys.map_err(|_| Failure::Local)?;
-        let sealer = Sealer::new(&choice.suite, &keys).map_err(|_| Failure::Local)?;
         let parts = id.body();
         let theirs = keys.skeyid.hash(&phase1.of_responder(&parts)).map_err(|_| Failure::Local)?;
         let ours = keys.skeyid.hash(&phase1.of_initiator(&self.id)).map_err(|_| Failure::Local)?;
-        let verified = Verified {
-            local_id: self.local_id.clone(),
-            remote_id: remote_id.clone(),
-            initial_contact: false,
-        };
+        let mut beside = Beside::read(&payloads);
+        // In clear it is anybody's word.
+        beside.initial_contact = false;
+        let (local_id, remote) = (self.local_id.clone(), remote_id.clone());
+        let verified = Verified { local_id, remote_id: remote, beside };
         super::float(head, cx);
-        if psk {
-            let right = hash_of(&payloads).is_some_and(|hash| {
-                keys.skeyid.verify(&phase1.of_responder(&parts), hash) == Ok(true)
-            });
-            if !right {
+        let (check, sign) = (method.signs(Role::Responder), method.signs(Role::Initiator));
+        let mut checking = None;
+        if check {
+            let signed = signature::signed_by(&payloads, id).ok_or(Failure::Authentication)?;
+            let connection = &head.connection;
+            let work = signature::verification(
+                cx, connection, method, &remote_id, &payloads, &signed, theirs,
+            );
+            checking = Some(Box::new(work.ok_or(Failure::Authentication)?));
+        } else {
+            let hash = hash_of(&payloads).ok_or(Failure::Authentication)?;
+            if keys.skeyid.verify(&phase1.of_responder(&parts), hash) != Ok(true) {
                 return Err(Failure::Authentication);
             }
-            let ready = Ready { phase1, choice, abilities, keys, sealer, verified, digest };
-            return ready.confirm(head, cx, &self.attempt, |_, list| {
-                list.push_raw(PayloadType::Hash.number(), false, &ours);
+        }
+        let secured = Secured::new(&choice.suite, phase1, keys).map_err(|_| Failure::Local)?;
+        let ready = Ready { secured, choice, abilities, verified, digest };
+        let (signing, own) = if sign {
+            let connection = &head.connection;
+            let found = signature::signing(cx, connection, &self.local_id, &requested, ours);
+            let Some((signing, own)) = found else {
+                head.info(cx, format_args!("{}", prove::NO_KEY));
+                return Err(Failure::Authentication);
+            };
+            (Some(Box::new(signing)), Ours::Signed(own))
+        } else {
+            (None, Ours::Hash(ours))
+        };
+        if let (None, None, Ours::Hash(hash)) = (&checking, &signing, &own) {
+            return ready.confirm(head, cx, &self.attempt, |list| {
+                list.push_raw(PayloadType::Hash.number(), false, hash);
             });
         }
-        let method = self.attempt.method;
-        let work = signature::signed_by(&payloads, id).and_then(|signed| {
-            let connection = &head.connection;
-            signature::verification(cx, connection, method, &remote_id, &payloads, &signed, theirs)
-        });
-        let work = work.ok_or(Failure::Authentication)?;
-        let connection = &head.connection;
-        let found = signature::signing(cx, connection, &self.local_id, &requested, ours);
-        let Some((signing, own)) = found else {
-            head.info(cx, format_args!("{}", prove::NO_KEY));
-            return Err(Failure::Authentication);
-        };
-        let work = Work::Prove(Some(Box::new(work)), Some(Box::new(signing)));
-        let job = cx.job(head.id, false, work);
-        let ready = Ready { phase1, choice, abilities, keys, sealer, verified, digest };
+        let job = cx.job(head.id, false, Work::Prove(checking, signing));
         self.step = Step::Proving { job, ready: Box::new(ready), own };
         Ok(State::Aggressive(self))
     }
@@ -365,29 +366,21 @@ impl Ready {
         head: &mut Head,
         cx: &mut Cx<'_>,
         attempt: &Attempt,
-        push: impl FnOnce(&Cx<'_>, &mut PayloadList),
+        push: impl FnOnce(&mut PayloadList),
     ) -> Result<State, Failure> {
-        let Self { phase1, choice, abilities, keys, sealer, verified, digest } = self;
-        let iv = choice.suite.first_iv(&phase1.public_i, &phase1.public_r);
+        let Self { mut secured, choice, abilities, verified, digest } = self;
         let mut list = PayloadList::new();
-        push(cx, &mut list);
+        push(&mut list);
         if let Some(nat_t) = abilities.nat_t {
             let (hash, faked) = (choice.suite.hash, head.connection.encap);
-            vendor::push_detection(&mut list, nat_t, hash, phase1.cookies, head.path, faked);
+            let cookies = secured.phase1.cookies;
+            vendor::push_detection(&mut list, nat_t, hash, cookies, head.path, faked);
         }
-        let unknown = !cx.registry.known.has(&verified.local_id, &head.connection.remote.id);
-        if head.connection.unique != Unique::Never && unknown {
-            list.push(&contact(phase1.cookies, &mut [0; 16]));
-        }
-        let plain = list.bytes().map_err(|_| Failure::Local)?;
-        let header = header(head, Flags::ENCRYPTED);
-        let sealed = sealer.seal(&header, list.first(), plain, iv);
-        let (third, base) = sealed.map_err(|_| Failure::Local)?;
+        push_contact(&mut list, head, cx, &verified.local_id, &head.connection.remote.id);
+        let third = secured.seal(&header(head, Flags::ENCRYPTED), &list);
+        let third = third.map_err(|_| Failure::Local)?;
         fragment::send(head, cx, head.path, &third);
-        let session = Session::new(sealer, keys, phase1.cookies, base);
-        let chosen = choice.suite.chosen();
-        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let mut established = Established::new(head, cx, new);
+        let mut established = secured.establish(head, cx, &choice, abilities, verified);
         established.remember_third(digest, third);
         established.came_up(head, cx, attempt.replaces);
         Ok(State::Established(Box::new(established)))

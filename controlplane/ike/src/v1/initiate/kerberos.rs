@@ -6,29 +6,28 @@
 //!                                                                    └── GSSr(n) ─────┘
 //! ```
 
-use super::proof::contact;
-use super::{Attempt, Phase1, clear, encrypted, header, push_values, repeat, sa_of, values};
-use crate::config::{Identity, Unique};
+use super::proof::push_contact;
+use super::{Attempt, clear, encrypted, header, push_values, repeat, sa_of, values};
+use crate::config::Identity;
 use crate::context::Cx;
-use crate::crypto::v1::{Iv, V1Keys};
 use crate::event::Failure;
 use crate::gss::{Act, Context, Passed, Whose};
 use crate::job::{Product, Work};
 use crate::message::v1::{Message, Payload, PayloadType};
 use crate::message::{Emit, Flags, PayloadList};
 use crate::v1::authenticate;
-use crate::v1::established::{Established, NewSa};
 use crate::v1::fragment;
-use crate::v1::kerberos::{self, Side, Waiting};
+use crate::v1::kerberos::{self, Said, Side, Waiting};
+use crate::v1::phase1::{self, Beside, Phase1, Secured};
 use crate::v1::sa::{State, Verified};
-use crate::v1::session::{Cookies, Sealer, Session};
+use crate::v1::session::Cookies;
 use crate::v1::signature;
 use crate::v1::suite::Choice;
 use crate::v1::vendor::{self, Abilities};
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
 use crate::v2::window::Sent;
-use keyexchange::{KeyExchangeError, PrivateKey, SharedSecret};
+use keyexchange::{PrivateKey, SharedSecret};
 use std::time::Instant;
 
 /// An initiator's negotiation.
@@ -59,19 +58,16 @@ enum Step {
     /// The shared secret is being computed.
     Agreeing { job: u64, phase1: Phase1, context: Box<dyn Context>, token: Vec<u8> },
     /// The mechanism has the peer's token.
-    Proving { waiting: Waiting, secured: Box<Secured> },
+    Proving { waiting: Waiting, talked: Box<Talked> },
     /// A token or HASH_I is on its way.
-    AuthSent { sent: Sent, secured: Box<Secured>, context: Box<dyn Context>, peer: Option<String> },
+    AuthSent { sent: Sent, talked: Box<Talked>, context: Box<dyn Context>, peer: Option<String> },
     /// HASH_R is being checked.
-    Verifying { waiting: Waiting, secured: Box<Secured>, verified: Verified },
+    Verifying { waiting: Waiting, talked: Box<Talked>, verified: Verified },
 }
 
 /// What the fifth message and those after it are made of.
-struct Secured {
-    phase1: Phase1,
-    keys: V1Keys,
-    sealer: Sealer,
-    iv: Iv,
+struct Talked {
+    secured: Secured,
     local_id: Identity,
     /// The body of our ID payload.
     id: Vec<u8>,
@@ -80,11 +76,8 @@ struct Secured {
     /// The body of the peer's.
     peer_id: Option<Vec<u8>>,
     peer: Option<Identity>,
-    initial_contact: bool,
+    beside: Beside,
 }
-
-/// What the mechanism said.
-type Said = Result<Product, KeyExchangeError>;
 
 /// Goes on from the second message.
 pub(super) fn begin(
@@ -132,8 +125,8 @@ impl Negotiation {
             Step::KeySent { sent, key, ni, context } => {
                 base.fourth(head, cx, message, (sent, key, ni, context))
             }
-            Step::AuthSent { sent, secured, context, peer } => {
-                base.sixth(head, cx, message, (sent, secured, context, peer))
+            Step::AuthSent { sent, talked, context, peer } => {
+                base.sixth(head, cx, message, (sent, talked, context, peer))
             }
             step => {
                 cx.stats.parked_dropped += 1;
@@ -159,12 +152,12 @@ impl Negotiation {
             Step::Agreeing { job, phase1, context, token } if job == number => {
                 base.secure(head, cx, phase1, context, token, result)
             }
-            Step::Proving { waiting, secured } if waiting.job == number => {
-                base.prove(head, cx, secured, result)
+            Step::Proving { waiting, talked } if waiting.job == number => {
+                base.prove(head, cx, talked, result)
             }
-            Step::Verifying { waiting, secured, verified } if waiting.job == number => {
-                match passed(head, cx, result) {
-                    Ok(_) => return base.establish(head, cx, *secured, verified),
+            Step::Verifying { waiting, talked, verified } if waiting.job == number => {
+                match kerberos::passed(head, cx, result) {
+                    Ok(_) => return base.establish(head, cx, *talked, verified),
                     Err(reason) => Err(reason),
                 }
             }
@@ -224,18 +217,6 @@ impl Step {
     }
 }
 
-/// What the mechanism did. A refusal is a failed authentication: the other is not who it says, or we have no ticket.
-fn passed(head: &Head, cx: &mut Cx<'_>, result: Said) -> Result<Box<Passed>, Failure> {
-    match result {
-        Ok(Product::Gss(Ok(passed))) => Ok(passed),
-        Ok(Product::Gss(Err(reason))) => {
-            kerberos::log(head, cx, &reason);
-            Err(Failure::Authentication)
-        }
-        _ => Err(Failure::Local),
-    }
-}
-
 impl Base {
     /// Our value is made: the ticket comes next.
     fn asking(&self, head: &Head, cx: &mut Cx<'_>, result: Said) -> Result<Step, Failure> {
@@ -255,7 +236,7 @@ impl Base {
         key: Box<PrivateKey>,
         result: Said,
     ) -> Result<Step, Failure> {
-        let Passed { context, token, peer, .. } = *passed(head, cx, result)?;
+        let Passed { context, token, peer, .. } = *kerberos::passed(head, cx, result)?;
         // Complete after one token, it would prove nothing about the peer.
         if peer.is_some() {
             return Err(Failure::Local);
@@ -319,42 +300,31 @@ impl Base {
         token: Vec<u8>,
         result: Said,
     ) -> Result<Step, Failure> {
-        let shared = match result {
-            Ok(Product::Secret(shared)) => shared,
-            Err(KeyExchangeError::PeerValue) => {
-                cx.stats.invalid_packets_received += 1;
-                return Err(Failure::KeyExchange);
-            }
-            _ => return Err(Failure::Local),
-        };
+        let shared = phase1::secret(cx, result)?;
         super::float(head, cx);
-        let secured = self.secured(head, phase1, &shared)?;
-        self.go_on(head, cx, secured, context, token)
+        let talked = self.talked(head, phase1, &shared)?;
+        self.go_on(head, cx, talked, context, token)
     }
 
-    fn secured(
+    fn talked(
         &self,
         head: &Head,
         phase1: Phase1,
         shared: &SharedSecret,
-    ) -> Result<Box<Secured>, Failure> {
+    ) -> Result<Box<Talked>, Failure> {
         let suite = &self.choice.suite;
         let keys = signature::derive(suite, &phase1, shared).map_err(|_| Failure::Local)?;
-        let sealer = Sealer::new(suite, &keys).map_err(|_| Failure::Local)?;
-        let iv = suite.first_iv(&phase1.public_i, &phase1.public_r);
+        let secured = Secured::new(suite, phase1, keys).map_err(|_| Failure::Local)?;
         let local_id = head.connection.local.id.clone();
         let id = authenticate::id_payload(&local_id).ok_or(Failure::Local)?;
-        Ok(Box::new(Secured {
-            phase1,
-            keys,
-            sealer,
-            iv,
+        Ok(Box::new(Talked {
+            secured,
             local_id,
             id,
             introduced: false,
             peer_id: None,
             peer: None,
-            initial_contact: false,
+            beside: Beside::default(),
         }))
     }
 
@@ -363,15 +333,15 @@ impl Base {
         &self,
         head: &Head,
         cx: &mut Cx<'_>,
-        secured: Box<Secured>,
+        talked: Box<Talked>,
         context: Box<dyn Context>,
         token: Vec<u8>,
     ) -> Result<Step, Failure> {
-        let hash = self.ours.hash_i(&secured.keys, &secured.phase1, &secured.id);
+        let hash = self.ours.hash_i(&talked.secured.keys, &talked.secured.phase1, &talked.id);
         let hash = hash.map_err(|_| Failure::Local)?;
         let (whose, act) = (Whose::Known(context), Act::Step(Some(token)));
         let waiting = kerberos::ask(head, cx, whose, act, Some(hash)).ok_or(Failure::Local)?;
-        Ok(Step::Proving { waiting, secured })
+        Ok(Step::Proving { waiting, talked })
     }
 
     /// The mechanism has spoken: sends its next token or HASH_I.
@@ -379,13 +349,13 @@ impl Base {
         &mut self,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        mut secured: Box<Secured>,
+        mut talked: Box<Talked>,
         result: Said,
     ) -> Result<Step, Failure> {
-        let Passed { context, token, peer, wrapped } = *passed(head, cx, result)?;
+        let Passed { context, token, peer, wrapped } = *kerberos::passed(head, cx, result)?;
         let mut list = PayloadList::new();
-        if !secured.introduced {
-            list.push_raw(PayloadType::Identification.number(), false, &secured.id);
+        if !talked.introduced {
+            list.push_raw(PayloadType::Identification.number(), false, &talked.id);
         }
         match (&peer, &wrapped) {
             (Some(peer), Some(wrapped)) => {
@@ -395,10 +365,7 @@ impl Base {
                 }
                 list.push_raw(PayloadType::Hash.number(), false, wrapped);
                 let remote = Identity::Email(peer.clone());
-                let unknown = !cx.registry.known.has(&secured.local_id, &remote);
-                if head.connection.unique != Unique::Never && unknown {
-                    list.push(&contact(secured.phase1.cookies, &mut [0; 16]));
-                }
+                push_contact(&mut list, head, cx, &talked.local_id, &remote);
             }
             (None, None) => {
                 self.ours.add(&token).ok_or(Failure::Local)?;
@@ -410,15 +377,12 @@ impl Base {
                 return Err(Failure::Local);
             }
         }
-        let plain = list.bytes().map_err(|_| Failure::Local)?;
-        let header = header(head, Flags::ENCRYPTED);
-        let sealed = secured.sealer.seal(&header, list.first(), plain, secured.iv);
-        let (message, iv) = sealed.map_err(|_| Failure::Local)?;
-        secured.iv = iv;
-        secured.introduced = true;
+        let sealed = talked.secured.seal(&header(head, Flags::ENCRYPTED), &list);
+        let message = sealed.map_err(|_| Failure::Local)?;
+        talked.introduced = true;
         fragment::send(head, cx, head.path, &message);
         let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-        Ok(Step::AuthSent { sent, secured, context, peer })
+        Ok(Step::AuthSent { sent, talked, context, peer })
     }
 
     fn sixth(
@@ -426,28 +390,25 @@ impl Base {
         head: &mut Head,
         cx: &mut Cx<'_>,
         message: &Message<'_>,
-        (sent, mut secured, context, peer): (Sent, Box<Secured>, Box<dyn Context>, Option<String>),
+        (sent, mut talked, context, peer): (Sent, Box<Talked>, Box<dyn Context>, Option<String>),
     ) -> State {
         let Some((first, ciphertext)) = encrypted(message) else {
             // An earlier answer once more is nothing new.
             cx.stats.invalid_packets_received += u64::from(clear(message).is_none());
-            return Step::AuthSent { sent, secured, context, peer }.after(self);
+            return Step::AuthSent { sent, talked, context, peer }.after(self);
         };
-        let opened = secured.sealer.open(first, ciphertext, secured.iv);
+        let opened = talked.secured.open(first, ciphertext);
         let found = opened.as_ref().and_then(|opened| {
             let payloads = opened.payloads().ok()?;
             let mut hash = None;
             for payload in payloads.iter() {
                 match payload {
                     Payload::Hash(payload) => hash = Some(payload.data.to_vec()),
-                    Payload::Identification(id) if secured.peer_id.is_none() => {
-                        secured.peer = authenticate::identity(&id);
-                        secured.peer_id = Some(id.body());
+                    Payload::Identification(id) if talked.peer_id.is_none() => {
+                        talked.peer = authenticate::identity(&id);
+                        talked.peer_id = Some(id.body());
                     }
-                    Payload::Notify(notify) => {
-                        secured.initial_contact |=
-                            notify.kind == crate::message::v1::NotifyType::InitialContact;
-                    }
+                    Payload::Notify(notify) => talked.beside.add(&notify),
                     _ => {}
                 }
             }
@@ -464,12 +425,12 @@ impl Base {
         let Some((next, said)) = found else {
             // Not from whom the keys are shared with, or not what comes next.
             cx.stats.invalid_packets_received += 1;
-            return Step::AuthSent { sent, secured, context, peer }.after(self);
+            return Step::AuthSent { sent, talked, context, peer }.after(self);
         };
-        secured.iv = next;
+        talked.secured.iv = next;
         let done = match said {
-            Ok(token) => self.go_on(head, cx, secured, context, token),
-            Err(hash) => self.verify(head, cx, secured, context, peer.unwrap_or_default(), hash),
+            Ok(token) => self.go_on(head, cx, talked, context, token),
+            Err(hash) => self.verify(head, cx, talked, context, peer.unwrap_or_default(), hash),
         };
         match done {
             Ok(step) => step.after(self),
@@ -482,41 +443,37 @@ impl Base {
         &self,
         head: &Head,
         cx: &mut Cx<'_>,
-        secured: Box<Secured>,
+        talked: Box<Talked>,
         context: Box<dyn Context>,
         peer: String,
         wrapped: Vec<u8>,
     ) -> Result<Step, Failure> {
         let agrees = |id: &Identity| kerberos::agrees(id, &peer, head.path);
-        let (Some(id), true) = (&secured.peer_id, secured.peer.as_ref().is_some_and(agrees)) else {
+        let (Some(id), true) = (&talked.peer_id, talked.peer.as_ref().is_some_and(agrees)) else {
             head.info(cx, format_args!("the peer's identity is not the one of its ticket"));
             return Err(Failure::Authentication);
         };
-        let expected = self.theirs.hash_r(&secured.keys, &secured.phase1, id);
+        let expected = self.theirs.hash_r(&talked.secured.keys, &talked.secured.phase1, id);
         let expected = expected.map_err(|_| Failure::Local)?;
         let (whose, act) = (Whose::Known(context), Act::Verify { wrapped, expected });
         let waiting = kerberos::ask(head, cx, whose, act, None).ok_or(Failure::Local)?;
         let verified = Verified {
-            local_id: secured.local_id.clone(),
+            local_id: talked.local_id.clone(),
             remote_id: Identity::Email(peer),
-            initial_contact: secured.initial_contact,
+            beside: talked.beside,
         };
-        Ok(Step::Verifying { waiting, secured, verified })
+        Ok(Step::Verifying { waiting, talked, verified })
     }
 
     fn establish(
         self,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        secured: Secured,
+        talked: Talked,
         verified: Verified,
     ) -> State {
-        let Secured { phase1, keys, sealer, iv, .. } = secured;
         let Self { choice, abilities, attempt, .. } = self;
-        let session = Session::new(sealer, keys, phase1.cookies, iv);
-        let chosen = choice.suite.chosen();
-        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let mut established = Established::new(head, cx, new);
+        let mut established = talked.secured.establish(head, cx, &choice, abilities, verified);
         established.came_up(head, cx, attempt.replaces);
         State::Established(Box::new(established))
     }

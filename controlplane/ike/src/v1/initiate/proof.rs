@@ -1,19 +1,19 @@
 //! The fifth and sixth messages: proof of who the two are.
 
-use super::{Attempt, Phase1, clear, encrypted, header, repeat};
+use super::{Attempt, clear, encrypted, header, repeat};
 use crate::config::{Identity, Unique};
 use crate::context::Cx;
-use crate::crypto::v1::{Iv, V1Keys};
+use crate::crypto::v1::Iv;
 use crate::event::Failure;
 use crate::identity::Fit;
 use crate::job::{Product, Work};
 use crate::message::v1::{Message, Notify, NotifyType, PayloadType, Payloads};
 use crate::message::{Emit, Flags, PayloadList, ProtocolId};
 use crate::v1::authenticate;
-use crate::v1::established::{Established, NewSa};
 use crate::v1::fragment;
+use crate::v1::phase1::{Beside, Phase1, Secured};
 use crate::v1::sa::{State, Verified};
-use crate::v1::session::{Cookies, Opened, Sealer, Session};
+use crate::v1::session::{Cookies, Opened};
 use crate::v1::signature::{self, Own};
 use crate::v1::suite::Choice;
 use crate::v1::vendor::Abilities;
@@ -22,8 +22,8 @@ use crate::v2::fault::{Fault, Misbehaved};
 use crate::v2::prove::{self, Requested};
 use crate::v2::sa::Head;
 use crate::v2::window::Sent;
+use crate::view::Role;
 use keyexchange::{KeyExchangeError, SharedSecret};
-use std::sync::Arc;
 
 /// The signature of the fifth message is being made.
 pub(crate) struct Signing {
@@ -42,12 +42,10 @@ pub(crate) struct Verifying {
 
 /// What the fifth message is made of, and what comes after it.
 pub(super) struct Fifth {
-    phase1: Phase1,
+    secured: Secured,
     choice: Choice,
     abilities: Abilities,
     attempt: Attempt,
-    keys: V1Keys,
-    sealer: Sealer,
     local_id: Identity,
     /// The body of our ID payload.
     id: Vec<u8>,
@@ -56,12 +54,9 @@ pub(super) struct Fifth {
 /// The fifth message is on its way.
 pub(crate) struct AuthSent {
     pub(crate) sent: Sent,
-    phase1: Phase1,
+    secured: Secured,
     choice: Choice,
     abilities: Abilities,
-    keys: V1Keys,
-    sealer: Sealer,
-    iv: Iv,
     local_id: Identity,
     attempt: Attempt,
 }
@@ -91,9 +86,9 @@ pub(super) fn begin_fifth(
         signature::derive(&choice.suite, &phase1, shared)
     };
     let keys = keys.map_err(Fault::failure)?;
-    let sealer = Sealer::new(&choice.suite, &keys).map_err(|_| Failure::Local)?;
+    let secured = Secured::new(&choice.suite, phase1, keys).map_err(|_| Failure::Local)?;
     let id = authenticate::id_payload(&local_id).ok_or(Failure::Local)?;
-    Ok(Fifth { phase1, choice, abilities, attempt, keys, sealer, local_id, id })
+    Ok(Fifth { secured, choice, abilities, attempt, local_id, id })
 }
 
 impl Fifth {
@@ -104,10 +99,10 @@ impl Fifth {
         cx: &mut Cx<'_>,
         requested: &Requested,
     ) -> Result<State, Failure> {
-        let hash = self.keys.skeyid.hash(&self.phase1.of_initiator(&self.id));
-        let hash = hash.map_err(|_| Failure::Local)?;
-        if self.attempt.method.is_psk() {
-            return self.send(head, cx, |_, list| {
+        let Secured { phase1, keys, .. } = &self.secured;
+        let hash = keys.skeyid.hash(&phase1.of_initiator(&self.id)).map_err(|_| Failure::Local)?;
+        if !self.attempt.method.signs(Role::Initiator) {
+            return self.send(head, cx, |list| {
                 list.push_raw(PayloadType::Hash.number(), false, &hash);
             });
         }
@@ -125,26 +120,19 @@ impl Fifth {
         self,
         head: &mut Head,
         cx: &mut Cx<'_>,
-        push: impl FnOnce(&Cx<'_>, &mut PayloadList),
+        push: impl FnOnce(&mut PayloadList),
     ) -> Result<State, Failure> {
-        let Self { phase1, choice, abilities, attempt, keys, sealer, local_id, id } = self;
-        let remote_id = &head.connection.remote.id;
-        let iv = choice.suite.first_iv(&phase1.public_i, &phase1.public_r);
+        let Self { mut secured, choice, abilities, attempt, local_id, id } = self;
         let mut list = PayloadList::new();
         list.push_raw(PayloadType::Identification.number(), false, &id);
-        push(cx, &mut list);
-        let unknown = !cx.registry.known.has(&local_id, remote_id);
-        if head.connection.unique != Unique::Never && unknown {
-            list.push(&contact(phase1.cookies, &mut [0; 16]));
-        }
-        let plain = list.bytes().map_err(|_| Failure::Local)?;
-        let (message, iv) = sealer
-            .seal(&header(head, Flags::ENCRYPTED), list.first(), plain, iv)
-            .map_err(Fault::failure)?;
+        push(&mut list);
+        signature::push_request(&mut list, cx.config, &head.connection);
+        push_contact(&mut list, head, cx, &local_id, &head.connection.remote.id);
+        let message = secured.seal(&header(head, Flags::ENCRYPTED), &list);
+        let message = message.map_err(Fault::failure)?;
         fragment::send(head, cx, head.path, &message);
         let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-        let state =
-            AuthSent { sent, phase1, choice, abilities, keys, sealer, iv, local_id, attempt };
+        let state = AuthSent { sent, secured, choice, abilities, local_id, attempt };
         Ok(State::AuthSent(Box::new(state)))
     }
 }
@@ -159,12 +147,8 @@ impl Signing {
     ) -> State {
         let Self { fifth, own, .. } = self;
         let attempt = fifth.attempt;
-        let connection = Arc::clone(&head.connection);
         let sent = match result {
-            Ok(Product::Proved(Some(made))) => fifth.send(head, cx, |cx, list| {
-                own.push(list, &made);
-                signature::push_request(list, cx.config, &connection);
-            }),
+            Ok(Product::Proved(Some(made))) => fifth.send(head, cx, |list| own.push(list, &made)),
             _ => Err(Failure::Local),
         };
         match sent {
@@ -202,17 +186,25 @@ impl Verifying {
     }
 }
 
-/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3).
-pub(super) fn contact(cookies: Cookies, spi: &mut [u8; 16]) -> Notify<'_> {
-    spi[..8].copy_from_slice(&cookies.i.0);
-    spi[8..].copy_from_slice(&cookies.r.0);
-    Notify {
+/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3), where we know of no other SA with the peer.
+pub(super) fn push_contact(
+    list: &mut PayloadList,
+    head: &Head,
+    cx: &Cx<'_>,
+    local_id: &Identity,
+    remote_id: &Identity,
+) {
+    if head.connection.unique == Unique::Never || cx.registry.known.has(local_id, remote_id) {
+        return;
+    }
+    let spi = Cookies { i: head.spi_i, r: head.spi_r }.octets();
+    list.push(&Notify {
         doi: crate::message::v1::DOI_IPSEC,
         protocol: ProtocolId::Ike,
-        spi,
+        spi: &spi,
         kind: NotifyType::InitialContact,
         data: &[],
-    }
+    });
 }
 
 impl AuthSent {
@@ -232,8 +224,8 @@ impl AuthSent {
             }
             return State::AuthSent(self);
         };
-        let opened = self.sealer.open(first, ciphertext, self.iv);
-        if !self.attempt.method.is_psk() {
+        let opened = self.secured.open(first, ciphertext);
+        if self.attempt.method.signs(Role::Responder) {
             return self.signed(head, cx, opened);
         }
         let verdict = opened.as_ref().map(|opened| {
@@ -261,11 +253,9 @@ impl AuthSent {
         verified: Verified,
         next: Iv,
     ) -> State {
-        let Self { phase1, choice, abilities, keys, sealer, attempt, .. } = *self;
-        let session = Session::new(sealer, keys, phase1.cookies, next);
-        let chosen = choice.suite.chosen();
-        let new = NewSa { session, chosen, abilities, verified, life: choice.life };
-        let mut established = Established::new(head, cx, new);
+        let Self { mut secured, choice, abilities, attempt, .. } = *self;
+        secured.iv = next;
+        let mut established = secured.establish(head, cx, &choice, abilities, verified);
         established.came_up(head, cx, attempt.replaces);
         State::Established(Box::new(established))
     }
@@ -275,7 +265,8 @@ impl AuthSent {
         let found = opened.as_ref().and_then(|opened| {
             let payloads = opened.payloads().ok()?;
             let signed = signature::signed(&payloads)?;
-            let hash = self.keys.skeyid.hash(&self.phase1.of_responder(&signed.id.body())).ok()?;
+            let Secured { phase1, keys, .. } = &self.secured;
+            let hash = keys.skeyid.hash(&phase1.of_responder(&signed.id.body())).ok()?;
             Some((payloads, signed, hash, opened.next))
         });
         let Some((payloads, signed, hash, next)) = found else {
@@ -295,8 +286,7 @@ impl AuthSent {
             return self.attempt.failed(head, cx, Failure::Authentication);
         };
         let local_id = self.local_id.clone();
-        let initial_contact = signed.initial_contact;
-        let verified = Verified { local_id, remote_id, initial_contact };
+        let verified = Verified { local_id, remote_id, beside: Beside::read(&payloads) };
         let job = cx.job(head.id, false, Work::Prove(Some(Box::new(work)), None));
         State::Verifying(Box::new(Verifying { job, sent: self, verified, next }))
     }
@@ -304,15 +294,16 @@ impl AuthSent {
     fn verify(&self, head: &Head, payloads: &Payloads<'_>) -> Result<Verified, Fault> {
         let proof = authenticate::proof(payloads)?;
         let parts = proof.id.body();
-        if !self.keys.skeyid.verify(&self.phase1.of_responder(&parts), proof.hash)? {
+        let Secured { phase1, keys, .. } = &self.secured;
+        if !keys.skeyid.verify(&phase1.of_responder(&parts), proof.hash)? {
             return Err(Fault::Misbehaved(Misbehaved::Missing));
         }
         let remote_id = authenticate::identity(&proof.id).ok_or(Fault::Authentication)?;
         if head.connection.remote.id.covers(&remote_id) == Fit::No {
             return Err(Fault::Authentication);
         }
-        let initial_contact = proof.initial_contact;
-        Ok(Verified { local_id: self.local_id.clone(), remote_id, initial_contact })
+        let local_id = self.local_id.clone();
+        Ok(Verified { local_id, remote_id, beside: Beside::read(payloads) })
     }
 
     pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {

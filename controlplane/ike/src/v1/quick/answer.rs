@@ -8,16 +8,16 @@ use crate::context::Cx;
 use crate::event::{Activate, InstallId};
 use crate::job::{Product, Work};
 use crate::message::v1::{
-    Attribute, DOI_IPSEC, IpsecAttributeType, KeyExchange, Nonce, Notify, NotifyType, PayloadType,
-    SaPayload,
+    DOI_IPSEC, KeyExchange, Nonce, Notify, NotifyType, PayloadType, SaPayload,
 };
 use crate::message::v2::TrafficSelector;
 use crate::message::{ExchangeType, MessageId, ProtocolId};
 use crate::narrowing;
 use crate::v1::established::Established;
 use crate::v1::offer::{self, Choice, Terms};
+use crate::v1::phase1;
 use crate::v1::session::Opened;
-use crate::v1::suite::{KILOBYTES, Life, SECONDS};
+use crate::v1::suite::Life;
 use crate::v2::child::{Agreed, Prepared, install_inbound, install_outbound};
 use crate::v2::fault::{Fault, Incompatible, Misbehaved};
 use crate::v2::init::OwnNonce;
@@ -267,7 +267,7 @@ impl Established {
             list.push_raw(PayloadType::Identification.number(), false, id);
         }
         terms.push_original(&mut list, head.path.remote.ip(), head.path.local.ip());
-        let data = responder_lifetime(offered, ours);
+        let data = phase1::responder_lifetime(offered, ours);
         if !data.is_empty() {
             let spi = spi.get().to_be_bytes();
             let kind = NotifyType::ResponderLifetime;
@@ -347,25 +347,4 @@ const fn refusal(fault: Fault) -> NotifyType {
             NotifyType::NoProposalChosen
         }
     }
-}
-
-/// The attributes of RESPONDER-LIFETIME, where ours is shorter than what was offered (RFC 2407 §4.6.3.1).
-fn responder_lifetime(offered: Life, ours: Life) -> Vec<u8> {
-    let less = |ours: Option<u64>, theirs: Option<u64>| {
-        ours.filter(|ours| theirs.is_none_or(|theirs| *ours < theirs))
-    };
-    let seconds = |life: Life| life.time.map(|time| time.as_secs());
-    let mut data = Vec::new();
-    let limits = [
-        (SECONDS, less(seconds(ours), seconds(offered))),
-        (KILOBYTES, less(ours.kilobytes, offered.kilobytes)),
-    ];
-    for (kind, value) in limits {
-        let Some(value) = value else { continue };
-        Attribute::basic(IpsecAttributeType::LifeType.number(), kind).emit(&mut data);
-        let octets = u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
-        let value = crate::message::v1::AttributeValue::Variable(&octets);
-        Attribute { kind: IpsecAttributeType::LifeDuration.number(), value }.emit(&mut data);
-    }
-    data
 }

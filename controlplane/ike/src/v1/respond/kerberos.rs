@@ -12,28 +12,26 @@
 use super::{REMEMBERED, Stored, refusal};
 use crate::config::{Connection, Identity};
 use crate::context::Cx;
-use crate::crypto::v1::{Iv, V1Keys};
 use crate::event::{Failure, Level, Path};
 use crate::gss::{Act, Context, Passed, Whose};
 use crate::identity::Fit;
-use crate::job::{Product, Work};
+use crate::job::Work;
 use crate::message::v1::{Message, NotifyType, Payload, PayloadType, Payloads};
 use crate::message::{Emit, Flags, PayloadList};
 use crate::proposal::Chosen;
 use crate::v1::authenticate;
-use crate::v1::established::{Established, NewSa};
 use crate::v1::fragment;
-use crate::v1::initiate::{self, Phase1, clear, encrypted, header};
-use crate::v1::kerberos::{self, Side, Waiting};
+use crate::v1::initiate::{self, clear, encrypted, header};
+use crate::v1::kerberos::{self, Said, Side, Waiting};
+use crate::v1::phase1::{self, Beside, Phase1, Secured};
 use crate::v1::sa::{Closed, State, Verified};
-use crate::v1::session::{Cookies, Sealer, Session};
+use crate::v1::session::Cookies;
 use crate::v1::signature;
 use crate::v1::suite::Choice;
 use crate::v1::vendor::Abilities;
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
 use crate::v2::window::Digest;
-use keyexchange::KeyExchangeError;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,12 +60,12 @@ enum Step {
     /// The third message, or one after it, is answered.
     AuthExpected {
         stored: Stored,
-        secured: Box<Secured>,
+        talked: Box<Talked>,
         context: Box<dyn Context>,
         peer: Option<String>,
     },
     /// The mechanism has a token or HASH_I.
-    Answering { waiting: Waiting, secured: Box<Secured>, path: Path, digest: Digest, last: Last },
+    Answering { waiting: Waiting, talked: Box<Talked>, path: Path, digest: Digest, last: Last },
 }
 
 /// What the third message brought.
@@ -84,19 +82,14 @@ enum Last {
     Yes(Verified, Arc<Connection>),
 }
 
-struct Secured {
-    phase1: Phase1,
-    keys: V1Keys,
-    sealer: Sealer,
-    iv: Iv,
+struct Talked {
+    secured: Secured,
     /// The body of the initiator's ID payload, and what it says.
     peer_id: Option<(Vec<u8>, Option<Identity>)>,
-    initial_contact: bool,
+    beside: Beside,
     /// Our ID payload has been sent.
     introduced: bool,
 }
-
-type Said = Result<Product, KeyExchangeError>;
 
 /// Goes on from the third message, whose value and nonce are there.
 pub(super) fn begin(
@@ -171,17 +164,6 @@ fn refuse(head: &mut Head, cx: &mut Cx<'_>, path: Path, digest: Digest, why: Fai
     State::Closed(Closed { digest, until: cx.now + REMEMBERED, failed: true })
 }
 
-fn passed(head: &Head, cx: &mut Cx<'_>, result: Said) -> Result<Box<Passed>, Failure> {
-    match result {
-        Ok(Product::Gss(Ok(passed))) => Ok(passed),
-        Ok(Product::Gss(Err(reason))) => {
-            kerberos::log(head, cx, &reason);
-            Err(Failure::Authentication)
-        }
-        _ => Err(Failure::Local),
-    }
-}
-
 impl Acceptance {
     pub(crate) fn handle(
         self: Box<Self>,
@@ -193,11 +175,11 @@ impl Acceptance {
     ) -> State {
         let Self { base, step } = *self;
         match step {
-            Step::AuthExpected { mut stored, secured, context, peer } => {
+            Step::AuthExpected { mut stored, talked, context, peer } => {
                 if stored.repeat(head, cx, path, &digest) {
-                    return Step::AuthExpected { stored, secured, context, peer }.after(base);
+                    return Step::AuthExpected { stored, talked, context, peer }.after(base);
                 }
-                base.fifth(head, cx, (path, digest), message, (stored, secured, context, peer))
+                base.fifth(head, cx, (path, digest), message, (stored, talked, context, peer))
             }
             step => {
                 cx.stats.parked_dropped += 1;
@@ -216,7 +198,7 @@ impl Acceptance {
         let Self { base, step } = *self;
         match step {
             Step::Accepting { waiting, third } if waiting.job == number => {
-                match passed(head, cx, result) {
+                match kerberos::passed(head, cx, result) {
                     Ok(passed) => base.accepted(head, cx, third, passed),
                     Err(why) => refuse(head, cx, head.path, third.digest, why),
                 }
@@ -224,9 +206,9 @@ impl Acceptance {
             Step::Keying { job, third, passed } if job == number => {
                 base.fourth(head, cx, third, *passed, result)
             }
-            Step::Answering { waiting, secured, path, digest, last } if waiting.job == number => {
-                match passed(head, cx, result) {
-                    Ok(passed) => base.answer(head, cx, (path, digest), *secured, *passed, last),
+            Step::Answering { waiting, talked, path, digest, last } if waiting.job == number => {
+                match kerberos::passed(head, cx, result) {
+                    Ok(passed) => base.answer(head, cx, (path, digest), *talked, *passed, last),
                     Err(why) => refuse(head, cx, path, digest, why),
                 }
             }
@@ -276,15 +258,10 @@ impl Base {
         passed: Passed,
         result: Said,
     ) -> State {
-        let (public, shared) = match result {
-            Ok(Product::Response(public, shared)) => (public, shared),
-            Err(KeyExchangeError::PeerValue) => {
-                cx.stats.invalid_packets_received += 1;
-                head.fail(cx, Failure::KeyExchange);
-                return State::Gone;
-            }
-            _ => {
-                head.fail(cx, Failure::Local);
+        let (public, shared) = match phase1::response(cx, result) {
+            Ok(found) => found,
+            Err(reason) => {
+                head.fail(cx, reason);
                 return State::Gone;
             }
         };
@@ -302,25 +279,21 @@ impl Base {
         let phase1 = Phase1 { cookies, sa, ni, nr: nr.to_vec(), public_i, public_r: public };
         let suite = &self.choice.suite;
         let keys = signature::derive(suite, &phase1, &shared).ok();
-        let sealer = keys.as_ref().and_then(|keys| Sealer::new(suite, keys).ok());
+        let secured = keys.and_then(|keys| Secured::new(suite, phase1, keys).ok());
         let datagram = list.into_message(&header(head, Flags::NONE)).ok();
-        let (Some(keys), Some(sealer), Some(datagram)) = (keys, sealer, datagram) else {
+        let (Some(secured), Some(datagram)) = (secured, datagram) else {
             head.fail(cx, Failure::Local);
             return State::Gone;
         };
         fragment::send(head, cx, head.path, &datagram);
-        let iv = suite.first_iv(&phase1.public_i, &phase1.public_r);
-        let secured = Box::new(Secured {
-            phase1,
-            keys,
-            sealer,
-            iv,
+        let talked = Box::new(Talked {
+            secured,
             peer_id: None,
-            initial_contact: false,
+            beside: Beside::default(),
             introduced: false,
         });
         let stored = Stored { digest, datagram, repeats: 0 };
-        Step::AuthExpected { stored, secured, context, peer }.after(self)
+        Step::AuthExpected { stored, talked, context, peer }.after(self)
     }
 
     fn fifth(
@@ -329,9 +302,9 @@ impl Base {
         cx: &mut Cx<'_>,
         (path, digest): (Path, Digest),
         message: &Message<'_>,
-        (stored, mut secured, context, peer): (
+        (stored, mut talked, context, peer): (
             Stored,
-            Box<Secured>,
+            Box<Talked>,
             Box<dyn Context>,
             Option<String>,
         ),
@@ -339,21 +312,19 @@ impl Base {
         let Some((first, ciphertext)) = encrypted(message) else {
             // An earlier message once more is nothing new; anything else does not belong here.
             cx.stats.invalid_packets_received += u64::from(clear(message).is_none());
-            return Step::AuthExpected { stored, secured, context, peer }.after(self);
+            return Step::AuthExpected { stored, talked, context, peer }.after(self);
         };
-        let opened = secured.sealer.open(first, ciphertext, secured.iv);
+        let opened = talked.secured.open(first, ciphertext);
         let found = opened.as_ref().and_then(|opened| {
             let payloads = opened.payloads().ok()?;
             let mut hash = None;
             for payload in payloads.iter() {
                 match payload {
                     Payload::Hash(payload) => hash = Some(payload.data.to_vec()),
-                    Payload::Identification(id) if secured.peer_id.is_none() => {
-                        secured.peer_id = Some((id.body(), authenticate::identity(&id)));
+                    Payload::Identification(id) if talked.peer_id.is_none() => {
+                        talked.peer_id = Some((id.body(), authenticate::identity(&id)));
                     }
-                    Payload::Notify(notify) => {
-                        secured.initial_contact |= notify.kind == NotifyType::InitialContact;
-                    }
+                    Payload::Notify(notify) => talked.beside.add(&notify),
                     _ => {}
                 }
             }
@@ -368,17 +339,17 @@ impl Base {
             cx.stats.invalid_packets_received += 1;
             return refuse(head, cx, path, digest, Failure::Authentication);
         };
-        secured.iv = next;
+        talked.secured.iv = next;
         let asked = match said {
             Ok(token) => self.theirs.add(&token).and_then(|()| {
                 let (whose, act) = (Whose::Known(context), Act::Step(Some(token)));
                 Some((kerberos::ask(head, cx, whose, act, None)?, Last::No))
             }),
-            Err((wrapped, peer)) => self.check(head, cx, path, &secured, context, wrapped, &peer),
+            Err((wrapped, peer)) => self.check(head, cx, path, &talked, context, wrapped, &peer),
         };
         match asked {
             Some((waiting, last)) => {
-                Step::Answering { waiting, secured, path, digest, last }.after(self)
+                Step::Answering { waiting, talked, path, digest, last }.after(self)
             }
             None => refuse(head, cx, path, digest, Failure::Authentication),
         }
@@ -391,26 +362,26 @@ impl Base {
         head: &Head,
         cx: &mut Cx<'_>,
         path: Path,
-        secured: &Secured,
+        talked: &Talked,
         context: Box<dyn Context>,
         wrapped: Vec<u8>,
         peer: &str,
     ) -> Option<(Waiting, Last)> {
-        let (id, identity) = secured.peer_id.as_ref()?;
+        let (id, identity) = talked.peer_id.as_ref()?;
         if !identity.as_ref().is_some_and(|id| kerberos::agrees(id, peer, path)) {
             head.info(cx, format_args!("the peer's identity is not the one of its ticket"));
             return None;
         }
         let chosen = self.choice.suite.chosen();
         let connection = connection_for(cx, path, &chosen, &self.own, peer)?;
-        let (keys, phase1) = (&secured.keys, &secured.phase1);
+        let Secured { keys, phase1, .. } = &talked.secured;
         let expected = self.theirs.hash_i(keys, phase1, id).ok()?;
         let own = authenticate::id_payload(&connection.local.id)?;
         let ours = self.ours.hash_r(keys, phase1, &own).ok()?;
         let verified = Verified {
             local_id: connection.local.id.clone(),
             remote_id: Identity::Email(peer.to_owned()),
-            initial_contact: secured.initial_contact,
+            beside: talked.beside,
         };
         if authenticate::is_kept_out(cx, &connection, &verified) {
             return None;
@@ -426,7 +397,7 @@ impl Base {
         head: &mut Head,
         cx: &mut Cx<'_>,
         (path, digest): (Path, Digest),
-        mut secured: Secured,
+        mut talked: Talked,
         passed: Passed,
         last: Last,
     ) -> State {
@@ -434,12 +405,12 @@ impl Base {
         // The initiator may have floated to port 4500 (RFC 3947 §4).
         head.path = path;
         let mut list = PayloadList::new();
-        if !secured.introduced {
+        if !talked.introduced {
             let Some(id) = authenticate::id_payload(&head.connection.local.id) else {
                 return refuse(head, cx, path, digest, Failure::Local);
             };
             list.push_raw(PayloadType::Identification.number(), false, &id);
-            secured.introduced = true;
+            talked.introduced = true;
         }
         match (&last, &wrapped) {
             (Last::Yes(..), Some(wrapped)) => {
@@ -451,30 +422,21 @@ impl Base {
             }
             _ => return refuse(head, cx, path, digest, Failure::Local),
         }
-        let header = header(head, Flags::ENCRYPTED);
-        let sealed = list
-            .bytes()
-            .ok()
-            .and_then(|plain| secured.sealer.seal(&header, list.first(), plain, secured.iv).ok());
-        let Some((datagram, iv)) = sealed else {
+        let Ok(datagram) = talked.secured.seal(&header(head, Flags::ENCRYPTED), &list) else {
             return refuse(head, cx, path, digest, Failure::Local);
         };
-        secured.iv = iv;
         fragment::send(head, cx, path, &datagram);
         match last {
             Last::No => {
                 let stored = Stored { digest, datagram, repeats: 0 };
-                let secured = Box::new(secured);
-                Step::AuthExpected { stored, secured, context, peer }.after(self)
+                let talked = Box::new(talked);
+                Step::AuthExpected { stored, talked, context, peer }.after(self)
             }
             Last::Yes(verified, connection) => {
                 head.connection = connection;
-                let Secured { phase1, keys, sealer, .. } = secured;
-                let session = Session::new(sealer, keys, phase1.cookies, iv);
-                let chosen = self.choice.suite.chosen();
-                let (abilities, life) = (self.abilities, self.choice.life);
-                let new = NewSa { session, chosen, abilities, verified, life };
-                let mut established = Established::new(head, cx, new);
+                let (choice, abilities) = (&self.choice, self.abilities);
+                let mut established =
+                    talked.secured.establish(head, cx, choice, abilities, verified);
                 established.remember_sixth(digest, datagram);
                 established.came_up(head, cx, None);
                 State::Established(Box::new(established))

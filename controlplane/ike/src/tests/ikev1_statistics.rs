@@ -1,0 +1,230 @@
+//! Each main mode row moves for IKEv1 by exactly what happened; docs/statistics.md says which test is for which row.
+
+use super::harness::{Pair, Who, psk};
+use super::ikev1::{established, pair, v1, v1_with};
+use super::statistics::moved;
+use crate::event::{ChildTarget, Command, IkeTarget, Origin};
+use crate::statistics::Statistics;
+use std::time::Duration;
+
+fn zero() -> Statistics {
+    Statistics::default()
+}
+
+/// Active Acquire, Acquire Heap Size, Total Acquire, Total Get SPI, Key Additions, Key Updates, ISADB List Size, Connection
+/// List Size, IKE Main Mode, IKE Quick Mode.
+#[test]
+fn a_main_mode_and_a_quick_mode() {
+    let mut pair = pair();
+    pair.initiate(Who::A);
+    let gauges = pair.a.engine.statistics();
+    assert_eq!((gauges.active_acquire, gauges.acquire_heap_size), (1, 1));
+    assert_eq!((gauges.isadb_list_size, gauges.connection_list_size), (1, 0));
+    pair.deliver_next(Who::B);
+    let gauges = pair.b.engine.statistics();
+    assert_eq!((gauges.half_open, gauges.isadb_list_size), (1, 1));
+    for _ in 0..2 {
+        pair.deliver_next(Who::A);
+        pair.deliver_next(Who::B);
+    }
+    assert_eq!(pair.a.engine.statistics().connection_list_size, 0);
+    pair.deliver_next(Who::A);
+    assert_eq!(pair.a.engine.statistics().connection_list_size, 1, "quick mode has begun");
+    pair.deliver_next(Who::B);
+    assert_eq!(pair.b.engine.statistics().connection_list_size, 1);
+    pair.settle();
+    let each = Statistics {
+        total_get_spi: 1,
+        key_additions: 1,
+        key_updates: 1,
+        ike_main_mode_initial: 1,
+        ike_quick_mode: 1,
+        ..zero()
+    };
+    moved(&pair, Who::A, &zero(), &Statistics { total_acquire_initiate: 1, ..each });
+    moved(&pair, Who::B, &zero(), &each);
+    for host in [&pair.a, &pair.b] {
+        let gauges = host.engine.statistics();
+        assert_eq!((gauges.active_acquire, gauges.acquire_heap_size), (0, 0));
+        assert_eq!((gauges.isadb_list_size, gauges.connection_list_size), (1, 0));
+        assert_eq!((gauges.active_receive, gauges.half_open), (0, 0));
+    }
+    pair.command(
+        Who::A,
+        Command::TerminateIke { target: IkeTarget::Connection("gw".to_owned()), force: false },
+    );
+    pair.settle();
+    pair.advance(Duration::from_secs(60));
+    for host in [&pair.a, &pair.b] {
+        assert_eq!(host.engine.statistics().isadb_list_size, 0);
+    }
+}
+
+/// IKE Main Mode by its label: a main mode that renews is a rekey to who begins it, and one like any other to who answers, as
+/// nothing in it says what it is for.
+#[test]
+fn rekeys_of_both_kinds() {
+    let mut pair = established();
+    let (a, b) = (pair.a.engine.statistics(), pair.b.engine.statistics());
+    let child = ChildTarget::Named { connection: None, child: "net".to_owned() };
+    pair.command(Who::A, Command::RekeyChild(child));
+    pair.settle();
+    pair.command(Who::B, Command::RekeyIke(IkeTarget::Connection("gw".to_owned())));
+    pair.settle();
+    let each = Statistics {
+        total_get_spi: 1,
+        key_additions: 1,
+        key_updates: 1,
+        ike_quick_mode: 1,
+        child_rekeys: 1,
+        ..zero()
+    };
+    moved(&pair, Who::A, &a, &Statistics { ike_main_mode_initial: 1, ..each });
+    moved(&pair, Who::B, &b, &Statistics { ike_main_mode_rekey: 1, ..each });
+}
+
+/// Get SPI Failures, Key Update Failures, Key Addition Failures, Acquire Failures.
+#[test]
+fn refusals_of_the_dataplane() {
+    let begun = Statistics {
+        total_acquire_initiate: 1,
+        acquire_failures: 1,
+        total_get_spi: 1,
+        negotiation_failures: 1,
+        ike_main_mode_initial: 1,
+        ..zero()
+    };
+    let mut refused = pair();
+    refused.a.spis.refuse = true;
+    refused.initiate(Who::A);
+    refused.settle();
+    moved(&refused, Who::A, &zero(), &Statistics { get_spi_failures: 1, ..begun });
+
+    let mut refused = pair();
+    refused.a.refuse_inbound = true;
+    refused.initiate(Who::A);
+    refused.settle();
+    let failures = Statistics { key_update_failures: 1, key_additions: 1, ..begun };
+    moved(&refused, Who::A, &zero(), &failures);
+    refused.assert_in_use(1, 0);
+
+    let mut refused = pair();
+    refused.b.refuse_outbound = true;
+    refused.initiate(Who::A);
+    refused.settle();
+    let failures = Statistics {
+        key_updates: 1,
+        key_addition_failures: 1,
+        total_acquire_initiate: 0,
+        acquire_failures: 0,
+        ..begun
+    };
+    moved(&refused, Who::B, &zero(), &failures);
+    refused.assert_in_use(1, 0);
+}
+
+/// Total Acquire and Acquire Failures by origin, Negotiation Failures; Acquire Heap Size while held down.
+#[test]
+fn a_silent_peer() {
+    let mut pair = pair();
+    pair.command(
+        Who::A,
+        Command::InitiateChild {
+            connection: Some("gw".to_owned()),
+            child: "net".to_owned(),
+            origin: Origin::StartAction,
+        },
+    );
+    pair.wait_without_delivery(Duration::from_secs(166));
+    let failures = Statistics {
+        total_acquire_start_action: 1,
+        acquire_failures: 1,
+        negotiation_failures: 1,
+        retransmissions: 5,
+        ..zero()
+    };
+    moved(&pair, Who::A, &zero(), &failures);
+    let gauges = pair.a.engine.statistics();
+    assert_eq!((gauges.active_acquire, gauges.acquire_heap_size), (0, 1), "held down");
+    assert_eq!(gauges.isadb_list_size, 0);
+    pair.wait_without_delivery(Duration::from_secs(5));
+    assert_eq!(pair.a.engine.statistics().acquire_heap_size, 0);
+}
+
+/// Invalid Cookies Received, Invalid Packets Received.
+#[test]
+fn stray_messages() {
+    let mut pair = established();
+    let other = {
+        let mut other = Pair::seeded_with(77, v1(Who::A), v1(Who::B));
+        other.initiate(Who::A);
+        other.settle();
+        other.trace[2].1.clone()
+    };
+    let before = pair.b.engine.statistics();
+    pair.deliver(Who::B, &other);
+    moved(&pair, Who::B, &before, &Statistics { invalid_cookies_received: 1, ..zero() });
+    // A header that names another exchange.
+    let mut wrong = pair.trace[6].1.clone();
+    wrong.datagram[18] = 31;
+    let before = pair.b.engine.statistics();
+    pair.deliver(Who::B, &wrong);
+    moved(&pair, Who::B, &before, &Statistics { invalid_packets_received: 1, ..zero() });
+    // A quick mode with a HASH that is not right.
+    let mut wrong = pair.trace[6].1.clone();
+    *wrong.datagram.last_mut().unwrap() ^= 1;
+    let before = pair.b.engine.statistics();
+    pair.deliver(Who::B, &wrong);
+    moved(&pair, Who::B, &before, &Statistics { invalid_packets_received: 1, ..zero() });
+    // A NAT keepalive is nothing.
+    let before = pair.b.engine.statistics();
+    let mut keepalive = wrong;
+    keepalive.datagram = vec![0xff];
+    pair.deliver(Who::B, &keepalive);
+    moved(&pair, Who::B, &before, &zero());
+}
+
+/// Authentication Failures by preshared key, with what docs/statistics.md says beside it: an invalid packet where nothing could
+/// be read; Negotiation Failures without a proposal in common.
+#[test]
+fn a_wrong_key_and_no_proposal() {
+    let mut other = v1(Who::B);
+    other.psks = vec![psk("another")];
+    let mut pair = Pair::new(v1(Who::A), other);
+    pair.initiate(Who::A);
+    pair.settle();
+    let failures = Statistics {
+        authentication_failures_psk: 1,
+        negotiation_failures: 1,
+        invalid_packets_received: 1,
+        ..zero()
+    };
+    moved(&pair, Who::B, &zero(), &failures);
+    let mut pair = Pair::new(v1(Who::A), v1_with(Who::B, "aes256-sha512-ecp384", |_| ()));
+    pair.initiate(Who::A);
+    pair.settle();
+    moved(&pair, Who::B, &zero(), &Statistics { negotiation_failures: 1, ..zero() });
+    assert_eq!(pair.b.engine.statistics().isadb_list_size, 0);
+}
+
+/// Active Receive, Receive Heap Size: what comes while a job is done is not kept, as the peer says it again.
+#[test]
+fn nothing_waits_for_a_job() {
+    let mut pair = pair();
+    pair.b.hold_jobs = true;
+    pair.initiate(Who::A);
+    pair.deliver_next(Who::B);
+    pair.deliver_next(Who::A);
+    let third = pair.to_b[0].clone();
+    pair.deliver_next(Who::B);
+    let mut fifth = third;
+    fifth.datagram[19] |= 1;
+    pair.deliver(Who::B, &fifth);
+    let statistics = pair.b.engine.statistics();
+    assert_eq!((statistics.active_receive, statistics.receive_heap_size), (0, 0));
+    assert_eq!(statistics.parked_dropped, 1);
+    pair.b.hold_jobs = false;
+    pair.pump();
+    pair.settle();
+    pair.assert_in_use(1, 1);
+}
