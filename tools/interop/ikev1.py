@@ -1,9 +1,10 @@
 """IKEv1 opposite strongSwan, both ways: main mode and quick mode, rekeys, several children, dead peers."""
 
 import signal
+import sys
 import time
 
-from lab import Charon, Culvert, check, eventually, scenario
+from lab import Charon, Culvert, check, eventually, scenario, stop
 
 TESTS = {}
 
@@ -122,3 +123,38 @@ def wrong_psk(lab):
 
 
 TESTS["ikev1_wrong_psk"] = wrong_psk
+
+
+FLOOD = """
+import socket
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range({count}):
+    udp.sendto(b"stranger" + bytes(1400), ("192.168.77.1", 500))
+"""
+
+
+def socket_failures(lab):
+    """Send Failures and Receive Failures: a peer that no route leads to, and datagrams that the kernel had no room for."""
+    a, b = lab.pair()
+    conf = scenario("ikev1-psk", "a").replace("192.168.77.2", "203.0.113.9")
+    ours = Culvert(a, conf)
+    rows = ("main_mode.send_failures", "main_mode.receive_failures", "main_mode.invalid_packets_received")
+    check(ours.rows(*rows[:2]) == [0, 0], "nothing has failed yet")
+    asking = a.start(lab.binary, "initiate", "--child", "net", "--socket", ours.socket)
+    eventually("a send failure", lambda: ours.rows(rows[0])[0] >= 1, seconds=5)
+    stop(asking)
+    ours.process.send_signal(signal.SIGSTOP)
+    try:
+        b.run(sys.executable, "-c", FLOOD.format(count=20000))
+    finally:
+        ours.process.send_signal(signal.SIGCONT)
+    # The kernel tells of the losses with the next datagram that it has room for.
+    time.sleep(1)
+    b.run(sys.executable, "-c", FLOOD.format(count=1))
+    eventually("receive failures", lambda: ours.rows(rows[1])[0] >= 1, seconds=5)
+    lost, bad = ours.rows(*rows[1:])
+    check(lost + bad == 20001, f"{lost} lost and {bad} read, of 20,001")
+    print(f"    {lost} datagrams lost, {bad} read, of 20,001")
+
+
+TESTS["ikev1_socket_failures"] = socket_failures
