@@ -18,6 +18,7 @@
 //! | [`sad`] | SAs of one worker, by SPI and by policy |
 //! | [`spd`] | policies, compiled, and the flow cache |
 //! | [`fragments`] | later fragments by the ports of the first |
+//! | [`icmp_error`] | ICMP errors by what they quote |
 //! | [`esp`], `ah` | what is done to a packet under one SA |
 //! | [`replay`] | anti-replay windows |
 //! | [`aead`], [`legacy`] | the batched AES-GCM engine; 3DES and MD5 |
@@ -38,6 +39,7 @@ pub mod drop_cause;
 pub mod esp;
 pub mod flow;
 pub mod fragments;
+pub mod icmp_error;
 pub mod inbound;
 #[expect(unsafe_code, reason = "advice to the kernel about memory of our own")]
 pub mod large_pages;

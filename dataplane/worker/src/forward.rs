@@ -13,9 +13,10 @@ use core::net::IpAddr;
 use core::num::NonZeroU16;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::Flow;
+use ipsec::icmp_error::answered_traffic;
 use ipsec::selector::Action;
 use stats::Worker as Row;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wire::ethernet::Mac;
 use wire::ip::Ip;
 use wire::{ethernet, icmp};
@@ -266,6 +267,20 @@ impl Worker {
                 self.forward(message, &flow, Origin::Generated, None);
                 true
             }
+            // Where policy forbids it from the address that it should have, it does not leave from another.
+            Some(found) if found.action == Action::Discard => {
+                self.free(message.0);
+                true
+            }
+            // What came out of a tunnel is answered by that tunnel, also where its SA is not for ICMP (RFC 4301 §6.2).
+            _ if sender == Sender::Inside
+                && let Some(answer) = answered_traffic(&message)
+                && let Some(policy) = self.sa_for(&answer) =>
+            {
+                self.account.add(Row::Generated, 1);
+                self.protect(message, answer, policy, Origin::Generated, None);
+                true
+            }
             _ => {
                 self.free(message.0);
                 false
@@ -321,7 +336,12 @@ impl Budget {
         if due > 0 {
             let due = u32::try_from(due).unwrap_or(u32::MAX);
             self.tokens = self.tokens.saturating_add(due).min(self.burst);
-            self.from = now;
+            // Up to the last whole token: what is begun of the next is not lost to who asks often.
+            let given = u64::from(due) * 1_000_000_000 / u64::from(self.per_second.max(1));
+            self.from = self.from.checked_add(Duration::from_nanos(given)).unwrap_or(now);
+            if self.tokens == self.burst {
+                self.from = now;
+            }
         }
         let Some(left) = self.tokens.checked_sub(1) else { return false };
         self.tokens = left;

@@ -14,6 +14,7 @@ use crate::worker::Worker;
 use core::sync::atomic::Ordering;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::{Flow, FlowKey};
+use ipsec::icmp_error::answered_traffic;
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, AddressRange, PolicyId, Ports, Selector};
 use stats::Worker as Row;
@@ -76,8 +77,28 @@ impl Worker {
                 Action::Discard => self.discard(packet, DropCause::PolicyDiscard, question),
             },
             None if bypassed => self.forward(packet, &flow, origin, question),
-            None => self.discard(packet, DropCause::NoPolicy, question),
+            None => match answered_traffic(&packet) {
+                Some(answer) => self.outbound_error(packet, answer, origin),
+                None => self.discard(packet, DropCause::NoPolicy, question),
+            },
         }
+    }
+
+    /// An ICMP error that no policy speaks of takes the SA of the traffic that it is about, if there is one (RFC 4301 §6.2). It asks for
+    /// none, and nothing is remembered of it: the next one of its flow may be about something else.
+    fn outbound_error(&mut self, packet: Packet, answer: Flow, origin: Origin) {
+        match self.sa_for(&answer) {
+            Some(policy) => self.protect(packet, answer, policy, origin, None),
+            None => self.drop_packet(packet, DropCause::NoPolicy),
+        }
+    }
+
+    /// The policy that protects a packet, where it has an SA for that.
+    pub(crate) fn sa_for(&self, flow: &Flow) -> Option<PolicyId> {
+        let key = flow.outbound();
+        let found = self.spd.lookup(&key)?;
+        let protects = found.action == Action::Protect && self.choose(found.policy, &key).is_some();
+        protects.then_some(found.policy)
     }
 
     /// Drops a packet as policy says, and the rest of its flow.
@@ -133,6 +154,10 @@ impl Worker {
     /// A packet whose SA went while it was handed over: it takes the one that its policy has now.
     pub(crate) fn protect_again(&mut self, packet: Packet, policy: PolicyId) {
         match flow_of(&packet) {
+            // An error may have had it for what it quotes.
+            Some(flow) if answered_traffic(&packet).is_some() => {
+                self.outbound(packet, flow, Origin::Resumed, false, None);
+            }
             Some(flow) => self.protect(packet, flow, policy, Origin::Resumed, None),
             None => self.drop_packet(packet, DropCause::MalformedHeader),
         }

@@ -7,6 +7,7 @@ mod forwarding;
 mod fragments;
 mod frames;
 mod handoff;
+mod icmp;
 mod policy;
 mod rekey;
 mod sleep;

@@ -13,6 +13,7 @@ use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{FlowId, FlowIdV4, QuickV4};
 use crate::fragments::admitted;
+use crate::icmp_error::answered_traffic;
 use crate::packet::PacketBuffer;
 use crate::prefetch::prefetch_lines;
 use crate::replay::{Candidate, Order, ReplayWindow};
@@ -294,6 +295,12 @@ impl InboundSa {
         self.selectors.iter().any(|selector| selector.matches(&key))
     }
 
+    /// Whether a packet that is no traffic of the SA is an ICMP error about such traffic (RFC 4301 §6.2).
+    #[cold]
+    fn admits_error(&self, packet: Option<&[u8]>) -> bool {
+        packet.and_then(answered_traffic).is_some_and(|answer| self.asks_all(&answer.into()))
+    }
+
     #[inline]
     pub(crate) fn suite(&self) -> &Suite {
         &self.suite
@@ -366,7 +373,7 @@ impl InboundSa {
             let id = restore_transport(packet, next_header, header)?;
             (start, end - start, self.admits(&id))
         };
-        if !admitted {
+        if !admitted && !self.admits_error(buffer.data().get(start..start + len)) {
             return Err(DropCause::SelectorMismatch);
         }
 

@@ -327,6 +327,80 @@ fn esp_ecn() {
     }
 }
 
+/// Without ECN at this end the outer field says nothing, and nothing is dropped for it.
+#[test]
+fn an_sa_without_ecn_leaves_the_field_inside_alone() {
+    let headers = HeaderRules { ecn: false, ..HeaderRules::default() };
+    let mut tunnel = Tunnel::new(Shape { headers, ..Shape::default() });
+    let (source, destination) = tunnel.shape.inner();
+    for fields in 0..16u8 {
+        let (inner, outer) = (fields & 3, fields >> 2);
+        let packet = udp_packet(source, destination, 0x28 | inner, 5);
+        let sealed = forge(1 + u32::from(fields), 0xb8 | outer, &text(&packet, 4));
+        assert_eq!(tunnel.opened(&sealed), packet);
+    }
+}
+
+/// RFC 4301 §6.2: an ICMP error whose own addresses the SA is not for is taken for what it quotes.
+#[test]
+fn an_icmp_error_is_taken_by_the_sa_of_what_it_quotes() {
+    let range = |text: &str, len| AddressRange::prefix(addr(text), len).unwrap();
+    let selector = Selector {
+        local: range("10.2.0.0", 16),
+        remote: range("10.1.0.0", 16),
+        protocol: Some(17),
+        local_ports: Ports::Range(5001..=5001),
+        remote_ports: Ports::Range(5002..=5002),
+    };
+    let shape = Shape { selectors: Some(vec![selector]), ..Shape::default() };
+    let (mut sequence, mut tunnel) = (0, Tunnel::new(shape));
+    let mut send = |packet: &[u8]| {
+        sequence += 1;
+        tunnel.open(&forge(sequence, 0, &text(packet, 4))).0
+    };
+    let about = |packet: &[u8], from: &str| {
+        let mut out = [0; wire::icmp::MAX_ERROR_LEN];
+        let error = wire::icmp::Error::TooBig(1200);
+        let len = wire::icmp::emit_error(error, addr(from), packet, &mut out).unwrap();
+        out[..len].to_vec()
+    };
+    // Ours to the peer's side, too long for a router there, which quotes what fits; and one that quotes no more than it must.
+    let sent = udp_packet(addr("10.2.0.2"), addr("10.1.0.1"), 0, 1000);
+    let good = about(&sent, "172.16.0.1");
+    assert!(good.len() < sent.len());
+    let mut least = good[..20 + 8 + 20 + 8].to_vec();
+    least[2..4].copy_from_slice(&56u16.to_be_bytes());
+    ipv4_checksum(&mut least);
+    for message in [&good, &least] {
+        assert!(matches!(send(message), inbound::Outcome::Accepted(_)));
+    }
+    let mismatch = inbound::Outcome::Dropped(DropCause::SelectorMismatch);
+    let edit = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut packet = good.clone();
+        edit(&mut packet);
+        ipv4_checksum(&mut packet);
+        packet
+    };
+    let between = |from: &str, to: &str| about(&udp_packet(addr(from), addr(to), 0, 8), "10.1.0.9");
+    assert_eq!(send(&between("10.2.0.2", "10.9.0.1")), mismatch, "traffic with somebody else");
+    assert_eq!(send(&between("10.9.0.2", "10.1.0.1")), mismatch, "of somebody else");
+    assert_eq!(send(&edit(&|p| p[28 + 20] ^= 1)), mismatch, "another port");
+    assert_eq!(send(&edit(&|p| p[28 + 9] = 6)), mismatch, "another protocol");
+    assert_eq!(send(&edit(&|p| p[19] ^= 1)), mismatch, "to another host than sent it");
+    assert_eq!(send(&edit(&|p| p[7] = 1)), mismatch, "a later fragment");
+    for kind in [0, 4, 5, 8, 13] {
+        assert_eq!(send(&edit(&|p| p[20] = kind)), mismatch, "type {kind} is no such error");
+    }
+    // A quote of every length: ports have to be there, and nothing is read beyond.
+    for quote in 0..64usize {
+        let mut short = good[..28 + quote].to_vec();
+        short[2..4].copy_from_slice(&(28 + quote as u16).to_be_bytes());
+        ipv4_checksum(&mut short);
+        let taken = matches!(send(&short), inbound::Outcome::Accepted(_));
+        assert_eq!(taken, quote >= 24, "{quote} bytes");
+    }
+}
+
 #[test]
 fn larval_and_unknown_spis_are_told_apart() {
     let mut tunnel = Tunnel::new(Shape::default());

@@ -181,17 +181,35 @@ fn outer_dscp_ecn_and_df_follow_the_rules() {
         (DscpRule::None, false),
     ] {
         for ecn in [false, true] {
-            let headers = HeaderRules { dscp, ecn, ..HeaderRules::default() };
-            let mut tunnel = Tunnel::new(Shape { headers, ..Shape::default() });
-            for class in 0..=255u8 {
-                let (source, destination) = tunnel.shape.inner();
-                let packet = udp_packet(source, destination, class, 4);
-                let sealed = tunnel.sealed(&packet);
-                let dscp = if copied { class & 0xfc } else { 0 };
-                let ecn = if ecn { class & 3 } else { 0 };
-                assert_eq!(sealed[1], dscp | ecn);
+            for (outer_v6, inner_v6) in [(false, false), (false, true), (true, false), (true, true)]
+            {
+                let headers = HeaderRules { dscp, ecn, ..HeaderRules::default() };
+                let shape = Shape { headers, outer_v6, inner_v6, ..Shape::default() };
+                let mut tunnel = Tunnel::new(shape);
+                for class in 0..=255u8 {
+                    let (source, destination) = tunnel.shape.inner();
+                    let packet = udp_packet(source, destination, class, 4);
+                    let sealed = tunnel.sealed(&packet);
+                    let dscp = if copied { class & 0xfc } else { 0 };
+                    let ecn = if ecn { class & 3 } else { 0 };
+                    let outer = Ip::parse(&sealed).unwrap();
+                    assert_eq!(outer.traffic_class(), dscp | ecn);
+                    // Of its own, whatever the packet inside has.
+                    assert_eq!(outer.hop_limit(), 64);
+                    if outer_v6 {
+                        let first = u32::from_be_bytes(sealed[..4].try_into().unwrap());
+                        assert_eq!(first & 0xf_ffff, 0x3400, "the SPI is the flow label");
+                    }
+                }
             }
         }
+    }
+    // What is inside IPv6 may not be fragmented on the way either.
+    for (df, expected) in [(DfRule::Copy, true), (DfRule::Set, true), (DfRule::Clear, false)] {
+        let headers = HeaderRules { df, ..HeaderRules::default() };
+        let mut tunnel = Tunnel::new(Shape { headers, inner_v6: true, ..Shape::default() });
+        let sealed = tunnel.sealed(&tunnel.shape.packet(4));
+        assert_eq!(sealed[6] & 0x40 != 0, expected, "{df:?}");
     }
     for (df, inner, outer) in [
         (DfRule::Copy, true, true),

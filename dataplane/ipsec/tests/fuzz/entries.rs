@@ -8,6 +8,7 @@ use ipsec::esp::inbound::InboundSa;
 use ipsec::esp::outbound::OutboundSa;
 use ipsec::esp::transform::Mac;
 use ipsec::flow::FlowKey;
+use ipsec::icmp_error::answered_traffic;
 use ipsec::inbound::{self, InboundPacket};
 use ipsec::outbound::{self, OutboundPacket};
 use ipsec::packet::{OwnedPacket, PacketBuffer};
@@ -27,6 +28,10 @@ const MAC_KEY: [u8; 32] = [0x5a; 32];
 
 /// What `Protected` says lies inside the packet, whatever the packet.
 pub(crate) fn classify(packet: &[u8]) {
+    if let Some(answer) = answered_traffic(packet) {
+        // An error goes to who sent what it quotes.
+        assert_eq!(Ip::parse(packet).map(|ip| ip.destination()), Ok(answer.destination));
+    }
     let destination = Ip::parse(packet).map(|ip| ip.destination());
     for local in [LocalAddresses::new(destination.ok()), LocalAddresses::default()] {
         match classify_packet(packet, &local, esp::UDP_PORT) {

@@ -125,6 +125,13 @@ fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// A packet of the receiver of the others, as an ICMP error quotes it.
+fn quoted(v6: bool) -> Vec<u8> {
+    let mut packet = if v6 { ipv6(17, &[7; 12]) } else { ipv4(17, &[], &[7; 12]) };
+    packet[if v6 { 23 } else { 15 }] = 2;
+    packet
+}
+
 /// ESP and AH, plain and in UDP, behind options and extension headers, whole and in fragments; and what is neither.
 fn packets() -> Vec<Vec<u8>> {
     let spi = entries::SPI.to_be_bytes();
@@ -143,6 +150,8 @@ fn packets() -> Vec<Vec<u8>> {
         ipv4(17, &[], &udp(encap, &[0, 0, 0, 0, 1, 2, 3])),
         ipv4(6, &[], &[3; 40]),
         ipv4(1, &[], &[8, 0, 0, 0, 0, 1, 0, 1]),
+        ipv4(1, &[], &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted(false)].concat()),
+        ipv6(58, &[&[2, 0, 0, 0, 0, 0, 5, 0][..], &quoted(true)].concat()),
         ipv6(50, &esp),
         ipv6(51, &ah),
         ipv6(17, &udp(encap, &esp)),
