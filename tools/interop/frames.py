@@ -1,6 +1,6 @@
 """Frames of one's own making: `frames.py DEVICE < JSON` sends each and prints the echo replies that come, as JSON.
 
-Input: {"frames": [hex], "count": N, "seconds": S}. A reply is {"tags": [VLAN IDs], "id": n, "sequence": n, "length": bytes of IP}.
+Input: {"frames": [hex], "count": N, "seconds": S}. A reply is {"tags": [VLAN IDs], "id": n, "sequence": n, "length": bytes of IP, "padding": hex behind it}.
 The kernel takes the outermost tag off before a packet socket sees the frame and says it in PACKET_AUXDATA.
 """
 
@@ -78,7 +78,7 @@ def reply(frame, tags):
     if len(message) < 8 or message[0] != wanted:
         return None
     identifier, sequence = struct.unpack("!HH", message[4:8])
-    return {"tags": tags, "id": identifier, "sequence": sequence, "length": length}
+    return {"tags": tags, "id": identifier, "sequence": sequence, "length": length, "padding": packet[length:].hex()}
 
 
 def main():

@@ -1,6 +1,7 @@
 """Ports whose devices change, and the frames on them: carrier, MTU, address, queues, deletion and return."""
 
 import json
+import os
 import re
 import struct
 import sys
@@ -346,6 +347,8 @@ def short_frames_options_and_extension_headers(lab):
     ])
     check([r["length"] for r in seen] == [28 + n for n in sizes], f"short packets: {seen}")
     moved_exactly(gateways[0], names, before, [sum(28 + n for n in sizes)] * 2, "padding is not carried")
+    # What leaves is as long as Ethernet asks, with nothing of other packets behind it.
+    check([r["padding"] for r in seen] == ["00" * max(0, 46 - 28 - n) for n in sizes], f"padding: {seen}")
     # Router alert, and a record route with room for nobody, which a gateway leaves alone.
     for options in (b"\x94\x04\0\0", b"\x07\x07\x08\x01\x02\x03\x04\0", b"\x01" * 40):
         seen = send_frames(client, "eth0", [
@@ -600,7 +603,8 @@ def jumbo_frames(lab):
 
 @test
 def two_workers_four_queues(lab):
-    """A soak: two workers with two queues of two ports each, flows on both, rekeys of one child and the churn of another."""
+    """A soak: two workers with two queues of two ports each, flows on both, rekeys of one child and the churn of another. For longer:
+    SOAK_SECONDS=300."""
     children = {
         n: "".join(
             f"""
@@ -625,7 +629,7 @@ def two_workers_four_queues(lab):
     ]
     comes_up(client, (NEAR, FAR))
     watch = Watch(lab, gateways, right)
-    seconds, rate = 6, 3000
+    seconds, rate = int(os.environ.get("SOAK_SECONDS", 6)), 3000
     running = numbered_traffic(client, server, (NEAR, FAR), rate, seconds, flows=64)
     time.sleep(0.5)
     begin, rekeys, churns, unbalanced, least = time.monotonic(), 0, 0, 0, None

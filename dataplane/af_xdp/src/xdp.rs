@@ -46,6 +46,9 @@ const FILL_BATCH: u32 = 32;
 /// Send buffer in copy mode: what the packets of a full transmit ring weigh while the device has them.
 const SEND_BUFFER: u32 = 64 << 20;
 
+/// Octets that an Ethernet frame has at least, its checksum apart (IEEE 802.3 §3.2.7).
+const LEAST_FRAME: usize = 60;
+
 /// Which way packets take between device and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -444,14 +447,17 @@ impl XdpPort {
             });
             fits.count()
         };
-        for frame in frames.drain(..taken) {
-            let len = frame.len() as u32;
-            if len == 0 {
-                // The kernel would reject it and never give the chunk back.
-                self.statistics.tx_invalid += 1;
-                pool.reclaim(frame);
-                continue;
+        for mut frame in frames.drain(..taken) {
+            if frame.len() < LEAST_FRAME {
+                if frame.is_empty() {
+                    // The kernel would reject it and never give the chunk back.
+                    self.statistics.tx_invalid += 1;
+                    pool.reclaim(frame);
+                    continue;
+                }
+                pad(pool, &mut frame);
             }
+            let len = frame.len() as u32;
             match pool.lend_for_transmit(self.registration, frame) {
                 Ok(addr) => {
                     self.statistics.tx_packets += 1;
@@ -598,5 +604,18 @@ impl XdpPort {
             tx_ring_empty: kernel.tx_ring_empty_descs,
             ..self.statistics
         })
+    }
+}
+
+/// Makes a short frame as long as Ethernet asks. Devices that do it themselves need not take what lies behind the packet, which is of
+/// another (CVE-2003-0001). Not where it would take another descriptor than was reckoned with.
+#[cold]
+fn pad(pool: &FramePool, frame: &mut Frame) {
+    let (len, pieces) = (frame.len(), pool.pieces(frame));
+    if let Some(padding) = frame.extend(LEAST_FRAME.saturating_sub(len)) {
+        padding.fill(0);
+    }
+    if pool.pieces(frame) != pieces {
+        frame.truncate(len);
     }
 }
