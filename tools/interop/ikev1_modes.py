@@ -118,6 +118,9 @@ def weak(lab, role, ike, esp):
     ends.works()
     said = ends.ours.log.read_text()
     check("(weak)" in said, "the log names what is weak")
+    for view, name in (("main-mode-sas", ike), ("quick-mode-sas", esp)):
+        shown = ends.ours.command("show", view).stdout
+        check("3DES_CBC (weak)" in shown and ("md5" not in name or "MD5_96 (weak)" in shown), f"{view}: {shown}")
     ends.ends()
 
 

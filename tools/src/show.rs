@@ -251,8 +251,8 @@ fn ike_sa(name: &str, sa: &Message, method: Option<&String>) -> Row {
         text(sa, "remote-id"),
         method.cloned().unwrap_or_default(),
         encryption(sa),
-        text(sa, "integ-alg"),
-        text(sa, "dh-group"),
+        algorithm(sa, "integ-alg"),
+        algorithm(sa, "dh-group"),
         text(sa, "state"),
         text(sa, "established"),
     ]
@@ -262,7 +262,7 @@ fn ike_sa(name: &str, sa: &Message, method: Option<&String>) -> Row {
 fn child_sa(sa: &Message, child: &Message) -> [Row; 2] {
     let is_ah = text(child, "protocol") == "AH";
     let is_tunnel = text(child, "mode") == "TUNNEL";
-    let integrity = text(child, "integ-alg");
+    let integrity = algorithm(child, "integ-alg");
     let endpoint = |name| if is_tunnel { text(sa, name) } else { String::new() };
     let (me, peer) = (texts(child, "local-ts"), texts(child, "remote-ts"));
     let (protocol, my_port) = parts(&me);
@@ -313,10 +313,17 @@ fn filters(policy: &Message) -> Vec<Row> {
 
 /// `AES_GCM_16-128`
 fn encryption(sa: &Message) -> String {
-    match (sa.text("encr-alg"), sa.text("encr-keysize")) {
-        (Some(name), Some(bits)) => shown(&format!("{name}-{bits}")),
-        (name, _) => shown(name.unwrap_or_default()),
+    match (algorithm(sa, "encr-alg"), sa.text("encr-keysize")) {
+        (name, Some(bits)) => format!("{name}-{}", shown(bits)),
+        (name, None) => name,
     }
+}
+
+/// An algorithm's name, and that it is weak where it is.
+fn algorithm(sa: &Message, key: &str) -> String {
+    let name = sa.text(key).unwrap_or_default();
+    let is_weak = sa.list("weak").iter().any(|weak| weak.as_str() == Some(name));
+    shown(name) + if is_weak { " (weak)" } else { "" }
 }
 
 /// Protocol and port of a selector as VICI writes it, `10.0.0.0/8[tcp/80]`.
@@ -385,6 +392,16 @@ mod tests {
         let policy = child.with_list("remote-ts", ["::/0"]);
         let filters = filters(&policy);
         assert_eq!(filters[0].len(), View::QuickModeFilters.columns().len());
+    }
+
+    #[test]
+    fn weak_algorithms_are_named_so() {
+        let sa = Message::new().with("encr-alg", "3DES_CBC").with("integ-alg", "HMAC_SHA1_96");
+        let sa = sa.with("dh-group", "MODP_1024").with_list("weak", ["3DES_CBC", "MODP_1024"]);
+        let row = ike_sa("gw", &sa, None).join("|");
+        assert!(row.contains("|3DES_CBC (weak)|HMAC_SHA1_96|MODP_1024 (weak)|"), "{row}");
+        let rows = child_sa(&Message::new(), &sa);
+        assert!(rows.iter().all(|row| row.contains(&"3DES_CBC (weak)".to_owned())));
     }
 
     #[test]

@@ -168,9 +168,20 @@ pub struct Chosen {
 impl Chosen {
     /// Whether an algorithm of it is weak (RFC 8221 §5, §6, RFC 8247 §2).
     pub fn is_weak(&self) -> bool {
-        self.encryption.and_then(Encryption::cipher).is_some_and(Cipher::is_weak)
-            || self.integrity.and_then(integrity).is_some_and(Integrity::is_weak)
-            || self.group.is_some_and(is_weak_group)
+        self.weak_names().next().is_some()
+    }
+
+    /// The names of those that are.
+    pub fn weak_names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let encryption = self.encryption.filter(|e| e.cipher().is_some_and(Cipher::is_weak));
+        let integrity = self.integrity.filter(|id| integrity(*id).is_some_and(Integrity::is_weak));
+        let group = self.group.filter(|id| is_weak_group(*id));
+        let names = [
+            encryption.map(|e| encryption_name(e.id)),
+            integrity.map(integrity_name),
+            group.map(group_name),
+        ];
+        names.into_iter().flatten()
     }
 }
 

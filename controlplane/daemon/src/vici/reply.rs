@@ -421,6 +421,11 @@ fn ike_sa(view: &IkeSaView) -> Message {
 fn algorithms(message: Message, suite: Option<&Chosen>) -> Message {
     let Some(suite) = suite else { return message };
     let bits = suite.encryption.map(|e| e.key_bits).filter(|bits| *bits != 0);
+    // Not a key of charon's; the names themselves stay as clients know them.
+    let message = match suite.is_weak() {
+        true => message.with_list("weak", suite.weak_names()),
+        false => message,
+    };
     message
         .with_some("encr-alg", suite.encryption.map(|e| encryption_name(e.id)))
         .with_some("encr-keysize", bits)
