@@ -2,7 +2,14 @@
 
 use super::harness::{Pair, Who, change_child, changed, ts};
 use crate::config::{Config, Identity, Pool, TrafficSelector};
-use crate::event::{ChildTarget, Command, Failure, IkeTarget};
+use crate::event::{ChildTarget, Command, Failure, IkeTarget, Transmit};
+use crate::message::v2::{ConfigAttribute, Configuration};
+use crate::message::{
+    ConfigAttributeType as Attribute, ConfigType, ExchangeType, Header, Message, MessageId,
+    PayloadList,
+};
+use crate::sa::Sa;
+use crate::v2::sa::State;
 use core::net::IpAddr;
 use ipsec::selector::{AddressRange, Ports};
 use std::time::Duration;
@@ -165,6 +172,71 @@ fn reauthentication_keeps_the_address() {
     pair.assert_in_use(1, 1);
     assert_eq!(agreed(&pair).0, addresses(&[V4]));
     assert_eq!(virtual_events(&pair), ["+10.9.0.1", "-10.9.0.1", "+10.9.0.1"]);
+}
+
+/// What an INFORMATIONAL request of the client with such a payload is answered with.
+fn inform(
+    pair: &mut Pair,
+    id: u32,
+    kind: ConfigType,
+    asked: &[(Attribute, &[u8])],
+) -> Option<(ConfigType, Vec<(Attribute, Vec<u8>)>)> {
+    let mut attributes = Vec::new();
+    for (kind, value) in asked {
+        ConfigAttribute { kind: *kind, value }.emit(&mut attributes);
+    }
+    let mut list = PayloadList::new();
+    list.push(&Configuration::new(kind, &attributes).unwrap());
+    let ike = *pair.a.engine.table.ids().last().unwrap();
+    let Sa::V2(sa) = pair.a.engine.table.get_mut(ike).unwrap() else { panic!() };
+    let path = sa.head.path;
+    let header = Header::v2(
+        sa.head.spi_i,
+        sa.head.spi_r,
+        ExchangeType::Informational,
+        sa.head.flags(false),
+        MessageId(id),
+    );
+    let State::Established(state) = &mut sa.state else { panic!() };
+    let datagram = state.keys.seal(&header, &list, None).unwrap().remove(0);
+    pair.deliver(Who::B, &Transmit { path, datagram });
+    let answer = pair.to_a.drain(..).next().expect("an answer");
+    let Sa::V2(sa) = pair.a.engine.table.get_mut(ike).unwrap() else { panic!() };
+    let State::Established(state) = &sa.state else { panic!() };
+    let Ok(Message::V2(message)) = Message::parse(&answer.datagram) else { panic!("not IKEv2") };
+    let opened = state.keys.open(&message).expect("authentic");
+    let payloads = opened.payloads().unwrap();
+    let cp = payloads.configuration()?;
+    Some((cp.kind, cp.attributes().map(|a| (a.kind, a.value.to_vec())).collect()))
+}
+
+/// RFC 7296 §3.15: what a client asks for again is told again; nobody gets more than it has, and nothing is set from outside.
+#[test]
+fn a_client_may_ask_again_for_what_it_has() {
+    let mut pair = Pair::new(client(&["0.0.0.0"]), both());
+    pair.initiate(Who::A);
+    pair.settle();
+    let v4 = (Attribute::InternalIp4Address, vec![10, 9, 0, 1]);
+    let dns = (Attribute::InternalIp4Dns, vec![10, 2, 0, 53]);
+    let what_it_has = Some((ConfigType::Reply, vec![v4, dns]));
+    let other = [10, 9, 0, 5];
+    for (n, asked) in [
+        &[(Attribute::InternalIp4Address, &[][..])][..],
+        &[(Attribute::InternalIp4Dns, &[]), (Attribute::InternalIp6Address, &[])],
+        &[(Attribute::InternalIp4Address, &other), (Attribute::InternalIp4Address, &other)],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let answer = inform(&mut pair, 2 + n as u32, ConfigType::Request, asked);
+        assert_eq!(answer, what_it_has, "{n}");
+    }
+    let nothing = inform(&mut pair, 5, ConfigType::Request, &[(Attribute::InternalIp6Dns, &[])]);
+    assert_eq!(nothing, Some((ConfigType::Reply, Vec::new())));
+    let set = [(Attribute::InternalIp4Dns, &[192, 0, 2, 1][..])];
+    assert_eq!(inform(&mut pair, 6, ConfigType::Set, &set), Some((ConfigType::Ack, Vec::new())));
+    assert_eq!(inform(&mut pair, 7, ConfigType::Reply, &set), None);
+    assert_eq!(agreed(&pair).1, addresses(&[V4]), "and all is as it was");
 }
 
 /// RFC 7296 §3.10.1: the IKE SA stays, the child is not made, and both say why.

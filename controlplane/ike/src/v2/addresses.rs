@@ -11,7 +11,7 @@
 
 use super::fault::{Fault, Incompatible};
 use super::sa::Head;
-use crate::config::{Connection, Identity};
+use crate::config::{Connection, Identity, Pool};
 use crate::context::Cx;
 use crate::event::{Event, IkeId};
 use crate::message::v2::{ConfigAttribute, Configuration, Payloads};
@@ -173,13 +173,7 @@ pub(super) fn assign(
         let found = pools.find_map(|pool| Some((pool, leases.take(pool, owner, head.id, wanted)?)));
         let Some((pool, given)) = found else { continue };
         *head.addresses.peer.of(v4) = Some(given);
-        let (address, dns) = kinds(v4);
-        ConfigAttribute { kind: address, value: &value(given) }.emit(&mut attributes);
-        for server in pool.dns.iter().filter(|server| server.is_ipv4() == v4) {
-            // A server's address has no prefix length behind it.
-            let octets = &value(*server)[..if v4 { 4 } else { 16 }];
-            ConfigAttribute { kind: dns, value: octets }.emit(&mut attributes);
-        }
+        say(given, pool, &mut attributes);
         head.info(cx, format_args!("the peer has the virtual address {given}"));
     }
     if attributes.is_empty() {
@@ -187,6 +181,49 @@ pub(super) fn assign(
         return Err(Fault::Incompatible(Incompatible::NoAddress));
     }
     Ok(Some(Reply(attributes)))
+}
+
+/// What an INFORMATIONAL exchange with a configuration payload is answered with (RFC 7296 §1.4, §3.15): to a CFG_REQUEST what the peer has
+/// from us already, as nobody gets more behind IKE_AUTH; to a CFG_SET that nothing of it is accepted.
+pub(super) fn push_what_the_peer_has(
+    head: &Head,
+    cx: &Cx<'_>,
+    payloads: &Payloads<'_>,
+    list: &mut PayloadList,
+) {
+    let Some(asked) = payloads.configuration() else { return };
+    let mut attributes = Vec::new();
+    let kind = match asked.kind {
+        ConfigType::Request => ConfigType::Reply,
+        ConfigType::Set => ConfigType::Ack,
+        _ => return,
+    };
+    for given in head.addresses.peers().filter(|_| kind == ConfigType::Reply) {
+        let (address, dns) = kinds(given.is_ipv4());
+        let is_asked = |asked: ConfigAttribute<'_>| asked.kind == address || asked.kind == dns;
+        let of_connection = |pool: &&Pool| head.connection.pools.contains(&pool.name);
+        let mut pools = cx.config.pools.iter().filter(of_connection);
+        if asked.attributes().any(is_asked)
+            && let Some(pool) = pools.find(|pool| pool.addresses.contains(given))
+        {
+            say(given, pool, &mut attributes);
+        }
+    }
+    if let Ok(answer) = Configuration::new(kind, &attributes) {
+        list.push(&answer);
+    }
+}
+
+/// An address that the peer has, and the servers of its pool.
+fn say(given: IpAddr, pool: &Pool, attributes: &mut Vec<u8>) {
+    let v4 = given.is_ipv4();
+    let (address, dns) = kinds(v4);
+    ConfigAttribute { kind: address, value: &value(given) }.emit(attributes);
+    for server in pool.dns.iter().filter(|server| server.is_ipv4() == v4) {
+        // A server's address has no prefix length behind it.
+        let octets = &value(*server)[..if v4 { 4 } else { 16 }];
+        ConfigAttribute { kind: dns, value: octets }.emit(attributes);
+    }
 }
 
 /// Initiator: takes the addresses that we are given, of those families that were asked for.

@@ -1,5 +1,6 @@
 //! INFORMATIONAL: deletes and liveness (RFC 7296 §1.4, §2.4, §2.25).
 
+use super::addresses;
 use super::child::Phase;
 use super::create_child::protocol_id;
 use super::established::{Current, Established, Life, Request};
@@ -146,6 +147,7 @@ impl Established {
                 list.push(&Delete::children(protocol_id(protocol), &spis));
             }
         }
+        addresses::push_what_the_peer_has(head, cx, payloads, &mut list);
         self.respond(head, cx, exchange, &list);
         State::Established(self)
     }
