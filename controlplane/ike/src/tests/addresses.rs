@@ -174,13 +174,16 @@ fn reauthentication_keeps_the_address() {
     assert_eq!(virtual_events(&pair), ["+10.9.0.1", "-10.9.0.1", "+10.9.0.1"]);
 }
 
+/// A configuration payload.
+type Told = (ConfigType, Vec<(Attribute, Vec<u8>)>);
+
 /// What an INFORMATIONAL request of the client with such a payload is answered with.
 fn inform(
     pair: &mut Pair,
     id: u32,
     kind: ConfigType,
     asked: &[(Attribute, &[u8])],
-) -> Option<(ConfigType, Vec<(Attribute, Vec<u8>)>)> {
+) -> Option<Told> {
     let mut attributes = Vec::new();
     for (kind, value) in asked {
         ConfigAttribute { kind: *kind, value }.emit(&mut attributes);
