@@ -30,6 +30,7 @@
 //! | `xdp` | [`XdpPort`], an AF_XDP socket |
 //! | [`memory`] | the in-memory wire, the generator |
 //! | `ring` | the rings of both |
+//! | `crossing` | frames from one worker to another, over such a ring |
 //! | `doorbell`, [`wait`] | sleeping and waking |
 //! | [`steering`] | which packets reach the sockets: rules, program, attachment |
 //! | `asm`, `bpf`, `syscall` | what they stand on |
@@ -48,6 +49,8 @@ mod syscall;
 mod umem;
 
 mod asm;
+#[cfg(not(loom))]
+mod crossing;
 mod device;
 mod doorbell;
 #[cfg(not(loom))]
@@ -63,6 +66,8 @@ pub mod wait;
 mod xdp;
 
 pub use bpf::{AttachMode, Rejected};
+#[cfg(not(loom))]
+pub use crossing::{FrameReceiver, FrameSender, crossing};
 pub use device::{Device, Offload};
 #[cfg(not(loom))]
 pub use pool::{FramePool, PoolGauges, Retired};

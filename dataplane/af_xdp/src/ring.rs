@@ -184,6 +184,14 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         ready
     }
 
+    /// Whether something is there, as far as the producer end has said by now.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn has_any(&self) -> bool {
+        // Relaxed: a hint, no slot is touched because of it.
+        self.limit != self.tail || self.memory.producer().load(Ordering::Relaxed) != self.tail
+    }
+
     /// Empties the next slot, without giving it back yet.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {

@@ -6,7 +6,7 @@ use crate::forwarding::ForwardingTable;
 use crate::sa_usage::SaUsage;
 use crate::tunnels::{DeviceId, TunnelDevice};
 use crate::wake::Doorbell;
-use af_xdp::{BoundSocket, Frame};
+use af_xdp::BoundSocket;
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
@@ -134,23 +134,6 @@ pub(crate) enum Husk {
     Outbound(Box<NewOutbound>),
 }
 
-/// A packet on its way to the core that owns its SA.
-#[derive(Debug)]
-pub(crate) struct Handoff {
-    pub(crate) frame: Frame,
-    pub(crate) from: CoreId,
-    pub(crate) what: HandedOff,
-}
-
-/// What the owner does with it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum HandedOff {
-    /// Opens it: an IP packet addressed to us that carries ESP or AH.
-    Inbound,
-    /// Seals it with this SA: a plain IP packet that its policy was found for.
-    Outbound(SaRef, PolicyId),
-}
-
 /// What one worker shares with the control thread and the other workers.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
@@ -168,10 +151,6 @@ pub(crate) struct WorkerShared {
     pub(crate) injected: ArrayQueue<Vec<u8>>,
     /// A: written by the worker, read by the control thread. Relaxed: a count.
     pub(crate) events_lost: AtomicU64,
-    /// Packets from the other workers.
-    pub(crate) handoff: ArrayQueue<Handoff>,
-    /// Frames of this worker that come home. As long as its UMEM has chunks, so it is never full.
-    pub(crate) returns: ArrayQueue<Frame>,
     pub(crate) bell: Doorbell,
 }
 
@@ -208,7 +187,7 @@ impl core::fmt::Debug for Command {
 }
 
 impl WorkerShared {
-    pub(crate) fn new(limits: &Limits, chunks: usize) -> io::Result<Self> {
+    pub(crate) fn new(limits: &Limits) -> io::Result<Self> {
         Ok(Self {
             commands: ArrayQueue::new(limits.command_ring.max(1)),
             husks: ArrayQueue::new(limits.command_ring.max(1)),
@@ -216,18 +195,13 @@ impl WorkerShared {
             events: ArrayQueue::new(limits.event_ring.max(1)),
             events_lost: AtomicU64::new(0),
             injected: ArrayQueue::new(limits.waiting_packets.max(1)),
-            handoff: ArrayQueue::new(limits.handoff_ring.max(1)),
-            returns: ArrayQueue::new(chunks.max(1)),
             bell: Doorbell::new()?,
         })
     }
 
     /// Whether a worker that is about to sleep has something to do here.
     pub(crate) fn has_work(&self) -> bool {
-        !self.commands.is_empty()
-            || !self.handoff.is_empty()
-            || !self.injected.is_empty()
-            || !self.returns.is_empty()
+        !self.commands.is_empty() || !self.injected.is_empty()
     }
 
     pub(crate) fn applied(&self) -> u64 {

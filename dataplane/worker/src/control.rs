@@ -5,6 +5,7 @@ use crate::command::{
     Binding, Command, Delivery, Endpoints, Husk, NewInbound, NewOutbound, WorkerShared,
 };
 use crate::forwarding::NextHop;
+use crate::handoff::Crossing;
 use crate::sa_usage::{Due, SaUsage};
 use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
@@ -62,8 +63,8 @@ pub(crate) struct PairPlaces {
 pub(crate) struct Closing {
     sequence: u64,
     pairs: Vec<PairId>,
-    /// Complete when this many packets were taken from the handoff ring,
-    handoffs: u64,
+    /// Complete when each other worker's packets were taken as far as this, by core,
+    handed: Box<[u64]>,
     /// and this many reassembled ones.
     injected: u64,
 }
@@ -285,11 +286,14 @@ impl Worker {
     }
 
     fn close(&mut self, pairs: Vec<PairId>) {
-        let (handoffs, injected) = (self.mine().handoff.len(), self.mine().injected.len());
+        let injected = self.mine().injected.len();
+        let drained =
+            |crossing: &mut Option<Crossing>| crossing.as_mut().map_or(0, Crossing::drained);
+        let handed = self.crossings.iter_mut().map(drained).collect();
         self.closing.push_back(Closing {
             sequence: self.sequence,
             pairs,
-            handoffs: self.handoffs_taken + handoffs as u64,
+            handed,
             injected: self.injected_taken + injected as u64,
         });
     }
@@ -310,7 +314,9 @@ impl Worker {
     /// Removes SAs whose last packets are through, and tells the control thread how far its commands are.
     pub(crate) fn finish_deletes(&mut self) {
         while let Some(first) = self.closing.front()
-            && first.handoffs <= self.handoffs_taken
+            && first.handed.iter().zip(&self.crossings).all(|(until, crossing)| {
+                crossing.as_ref().is_none_or(|crossing| *until <= crossing.taken())
+            })
             && first.injected <= self.injected_taken
             && let Some(closing) = self.closing.pop_front()
         {

@@ -2,9 +2,11 @@
 //! into a tunnel of this core or come out of one.
 //!
 //! ```text
+//!   handed over ─────────────────►──┐
 //!                ┌─ plain ─► SA of the flow ─► headers, cipher ────────────────────────┐
-//!  frames ─► noted                                                                     ├─► transmit rings
+//!  frames ─► noted ─ another core's SA ─► handed over                                  ├─► transmit rings
 //!                └─ ESP ───► cipher ─► window, trailer, selectors ─► next hop of flow ─┘
+//!   handed over ─────►─┘
 //!                  everything else, from wherever it is: the way that fits all (ingress.rs, open.rs), unchanged
 //! ```
 //!
@@ -16,6 +18,7 @@ mod seal;
 
 use crate::account::{Drop, WorkerDrop};
 use crate::config::{PortId, Side};
+use crate::handoff::HandedOff;
 use crate::packet::{Packet, put};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -25,6 +28,7 @@ use ipsec::inbound::Entered;
 use ipsec::sa::Spi;
 use ipsec::sad::Slot;
 use ipsec::spd::Place;
+use ipsec::spi::CoreId;
 use wire::ethernet::{self, Mac};
 use wire::{esp, ipv4, protocol};
 
@@ -32,9 +36,11 @@ use wire::{esp, ipv4, protocol};
 const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
 
 /// What is known of a frame.
-enum Note {
+pub(crate) enum Note {
     /// Not for here.
     Other,
+    /// It is for the core that owns its SA.
+    HandOff(CoreId, HandedOff),
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
     /// It is to take this SA.
@@ -51,13 +57,15 @@ enum Note {
     Drop(Drop),
 }
 
-type Notes = ArrayVec<Note, BURST>;
+pub(crate) type Notes = ArrayVec<Note, BURST>;
 
 /// Which kinds of frames a burst has.
 #[derive(Default)]
-struct Kinds {
-    plain: bool,
-    protected: bool,
+pub(crate) struct Kinds {
+    pub(crate) plain: bool,
+    pub(crate) protected: bool,
+    /// Another core's.
+    other: bool,
 }
 
 impl Worker {
@@ -72,14 +80,28 @@ impl Worker {
         let kinds = self.note(frames, station, &mut notes);
         if kinds.plain {
             self.choose_sas(side, &mut notes);
+        }
+        if kinds.plain | kinds.protected | kinds.other {
+            self.go_straight(frames, notes, &kinds, self.core);
+        }
+    }
+
+    /// Takes of a burst that came to a port of `arrival` what its SA was found for; the rest stays, in its order.
+    #[inline]
+    pub(crate) fn go_straight(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        mut notes: Notes,
+        kinds: &Kinds,
+        arrival: CoreId,
+    ) {
+        if kinds.plain {
             self.seal_direct(frames, &mut notes);
         }
         if kinds.protected {
             self.open_direct(frames, &mut notes);
         }
-        if kinds.plain | kinds.protected {
-            self.send_direct(frames, &mut notes);
-        }
+        self.send_direct(frames, &mut notes, arrival);
     }
 
     /// Looks at every frame, and asks for what is known of its flow or SA.
@@ -113,7 +135,14 @@ impl Worker {
                         let spi = Spi::new(u32::from_be_bytes([s3, s2, s1, s0]));
                         if let Some(spi) = spi
                             && ours == Some(destination)
-                            && spi.core() == self.core
+                            && spi.core() != self.core
+                        {
+                            let sequence = esp::sequence_at(frame.data(), ESP_AT);
+                            let what = HandedOff::InboundFrame { spi, sequence };
+                            kinds.other = true;
+                            note = Note::HandOff(spi.core(), what);
+                        } else if let Some(spi) = spi
+                            && ours == Some(destination)
                         {
                             if spis != Some(spi) {
                                 let number = esp::sequence_at(frame.data(), ESP_AT);
@@ -133,9 +162,9 @@ impl Worker {
         kinds
     }
 
-    /// To the transmit rings.
+    /// To the transmit rings, or to other cores.
     #[inline(never)]
-    fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes) {
+    fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes, arrival: CoreId) {
         #[cfg(test)]
         {
             self.went_straight += notes.iter().filter(|note| matches!(note, Note::Send(_))).count();
@@ -159,9 +188,12 @@ impl Worker {
                     None => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
                 },
                 Note::Drop(cause) => self.drop_packet(Packet(frame), cause),
-                Note::Opened(spi, flow, _) => self.opened_otherwise(Packet(frame), spi, flow),
+                Note::HandOff(to, what) => self.hand_off_frame(frame, to, what),
+                Note::Opened(spi, flow, _) => {
+                    self.opened_otherwise(frame, arrival, spi, flow);
+                }
                 Note::Entered(_, entered, authentic) => {
-                    self.conclude_otherwise(Packet(frame), entered, authentic);
+                    self.conclude_otherwise(frame, arrival, entered, authentic);
                 }
                 Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(_) => {
                     frames.push(frame);

@@ -11,8 +11,9 @@
 //! known without asking (`epochs.rs`).
 
 use crate::account::Drop;
-use crate::command::{HandedOff, SaRef};
+use crate::command::SaRef;
 use crate::config::{PortId, Side};
+use crate::handoff::{Choice, HandedOff};
 use crate::packet::{Origin, Packet, put};
 use crate::worker::Worker;
 use ipsec::flow::{Flow, FlowId, FlowIdV4};
@@ -59,6 +60,15 @@ pub(crate) struct Question {
     flow: FlowId,
     place: Place,
     context: Context,
+}
+
+/// The SA that a packet takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// One of this core.
+    Here(Slot),
+    /// One of another core.
+    There(CoreId, Choice),
 }
 
 /// What came out of a tunnel.
@@ -140,19 +150,22 @@ impl Worker {
         }
     }
 
-    /// The SA of this core that packets of a flow from a port take, if that was decided and still holds or follows.
+    /// The SA that packets of a flow from a port take, if that was decided and still holds or follows.
     #[inline]
-    pub(crate) fn sa_of(&mut self, flow: FlowIdV4, place: Place, side: Side) -> Option<Slot> {
+    pub(crate) fn sa_of(&mut self, flow: FlowIdV4, place: Place, side: Side) -> Option<Taken> {
         let context = context(Origin::Port, side);
-        match self.flows.get_v4(place, flow, context, self.decisions)? {
-            Decision::Protect { core, slot, policy, epoch, .. } => {
-                let (core, slot, policy, epoch) = (*core, *slot, *policy, *epoch);
+        match *self.flows.get_v4(place, flow, context, self.decisions)? {
+            Decision::Protect { core, slot, generation, policy, epoch } => {
+                let mut sa = SaRef { core, slot, generation };
                 if epoch != self.epochs.of(policy) {
                     let flow = flow.into();
-                    let sa = self.inherit(policy, epoch, Question { flow, place, context })?;
-                    return (sa.core == self.core).then_some(Slot(sa.slot));
+                    sa = self.inherit(policy, epoch, Question { flow, place, context })?;
                 }
-                (core == self.core).then_some(Slot(slot))
+                let SaRef { core, slot, generation } = sa;
+                Some(match core == self.core {
+                    true => Taken::Here(Slot(slot)),
+                    false => Taken::There(core, Choice { slot, generation, policy }),
+                })
             }
             _ => None,
         }
@@ -187,8 +200,8 @@ impl Worker {
                     // It is there: what unbinds an SA, as every delete does first, advances the epoch, unless all follow another one.
                     return self.seal_with(packet, Slot(slot));
                 }
-                let sa = SaRef { core, slot, generation };
-                self.hand_off(packet, core, HandedOff::Outbound(sa, policy));
+                let choice = Choice { slot, generation, policy };
+                self.hand_off(packet, core, HandedOff::Outbound(choice));
             }
             Decision::Send { port, mtu, header } => {
                 if packet.len() > usize::from(mtu) {

@@ -15,6 +15,7 @@ use crate::command::{Command, SaRef, WorkerShared};
 use crate::config::{DataplaneConfig, WorkerParts};
 use crate::event::Event;
 use crate::forwarding::ForwardingTable;
+use crate::handoff::Crossing;
 use crate::sa_usage::{PairUsage, SaUsage};
 use crate::worker::Worker;
 use af_xdp::PacketMemory;
@@ -143,7 +144,7 @@ impl Dataplane {
         }
         let shared: Arc<[WorkerShared]> = parts
             .iter()
-            .map(|p| WorkerShared::new(&config.limits, p.pool.gauges().total as usize))
+            .map(|_| WorkerShared::new(&config.limits))
             .collect::<io::Result<Vec<_>>>()?
             .into();
         let memories = parts.iter().map(|p| p.pool.memory()).collect();
@@ -154,8 +155,10 @@ impl Dataplane {
             .into_iter()
             .enumerate()
             .filter_map(|(index, parts)| Some((CoreId::new(index)?, parts)))
-            .map(|(core, parts)| {
-                Worker::new(core, config, parts, Arc::clone(&shared), Arc::clone(&upcall), epoch)
+            .zip(Crossing::between(count, config.limits.handoff_ring))
+            .map(|((core, parts), crossings)| {
+                let (shared, upcall) = (Arc::clone(&shared), Arc::clone(&upcall));
+                Worker::new(core, config, parts, shared, crossings, upcall, epoch)
             })
             .collect();
         let sas = config.limits.sas;

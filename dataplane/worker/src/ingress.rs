@@ -1,8 +1,8 @@
 //! From every source to the stage that a packet belongs to.
 
 use crate::account::WorkerDrop;
-use crate::command::{HandedOff, Handoff};
 use crate::config::{PortId, Side};
+use crate::handoff::HandedOff;
 use crate::packet::{Origin, Packet, put};
 use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::{Key, Released};
@@ -21,21 +21,7 @@ use stats::Worker as Row;
 use wire::ethernet::{self, Mac};
 use wire::ip::Ip;
 
-/// Lines of a packet that are asked for ahead; the processor itself goes on from there.
-const ASKED_FOR: usize = 4;
-
 impl Worker {
-    /// Frames of this worker that others have copied.
-    pub(crate) fn take_home(&mut self) {
-        if self.shared[self.core.index()].returns.is_empty() {
-            return;
-        }
-        while let Some(frame) = self.shared[self.core.index()].returns.pop() {
-            self.account.add(Row::FramesReturned, 1);
-            self.free(frame);
-        }
-    }
-
     /// One burst of a port.
     #[inline]
     pub(crate) fn receive(&mut self, id: PortId, frames: &mut Vec<Frame>) -> usize {
@@ -139,47 +125,6 @@ impl Worker {
                 self.classify(packet, Origin::Resumed, Side::Either);
             }
         }
-        if count > 0 {
-            self.flush();
-        }
-        count
-    }
-
-    /// One burst of what other workers handed over.
-    pub(crate) fn take_handoffs(&mut self) -> usize {
-        if self.shared[self.core.index()].handoff.is_empty() {
-            return 0;
-        }
-        // Their bytes are in the other core's caches: all are asked for before the first is needed.
-        let mut handed = core::mem::take(&mut self.handed);
-        while handed.len() < BURST
-            && let Some(handoff) = self.shared[self.core.index()].handoff.pop()
-        {
-            for line in handoff.frame.data().chunks(64).take(ASKED_FOR) {
-                prefetch(&line[0]);
-            }
-            handed.push(handoff);
-        }
-        let count = handed.len();
-        self.handoffs_taken += count as u64;
-        self.account.add(Row::HandedIn, count as u64);
-        for Handoff { frame, from, what } in handed.drain(..) {
-            let copy = self.copy(frame.data());
-            let marks = frame.mark;
-            // Never full: it has a place for every chunk of that worker's UMEM.
-            let _ = self.shared[from.index()].returns.push(frame);
-            self.bells |= 1 << from.index();
-            let Some(mut packet) = copy else { continue };
-            packet.0.mark = marks;
-            match what {
-                HandedOff::Inbound => self.classify(packet, Origin::Resumed, Side::Either),
-                HandedOff::Outbound(sa, policy) => match self.owned_slot(sa) {
-                    Some(slot) => self.seal_with(packet, slot),
-                    None => self.protect_again(packet, policy),
-                },
-            }
-        }
-        self.handed = handed;
         if count > 0 {
             self.flush();
         }
@@ -302,7 +247,7 @@ impl Worker {
 
     /// What an IP packet from a port, from another worker's port or from the kernel is.
     #[inline]
-    fn classify(&mut self, packet: Packet, origin: Origin, side: Side) {
+    pub(crate) fn classify(&mut self, packet: Packet, origin: Origin, side: Side) {
         let class = classify(&packet, &self.forwarding.addresses, self.encap_port);
         match class {
             Err(cause) => self.drop_packet(packet, cause),
@@ -343,19 +288,6 @@ impl Worker {
             }
         }
         &mut put(&mut self.opening, InboundPacket::new(packet, header)).buffer
-    }
-
-    /// A copy in a frame of this worker; without one it is dropped.
-    fn copy(&mut self, bytes: &[u8]) -> Option<Packet> {
-        let Some(mut frame) = self.pool.alloc_for(bytes.len()) else {
-            self.account.drop(WorkerDrop::UmemEmpty);
-            return None;
-        };
-        if frame.copy_from(bytes).is_none() {
-            self.drop_packet(Packet(frame), DropCause::NoRoom);
-            return None;
-        }
-        Some(Packet(frame))
     }
 }
 

@@ -54,6 +54,7 @@ mod forward;
 mod forwarding;
 mod fragment;
 mod handle;
+mod handoff;
 mod host;
 mod ingress;
 mod later;

@@ -85,6 +85,11 @@ impl Packet {
         self.0.mark[1] as u8
     }
 
+    /// Marks it as one that came to a port of this core.
+    pub(crate) fn begin(&mut self, core: CoreId) {
+        self.0.mark = [core.index() as u64, 0];
+    }
+
     pub(crate) fn set_arrival(&mut self, core: CoreId) {
         self.0.mark[0] = core.index() as u64;
     }

@@ -1,10 +1,11 @@
 //! The SPD's word on plain packets, and the SA that a policy's packets take (RFC 4301 §5.1, §5.2 step 3).
 
 use crate::account::WorkerDrop;
-use crate::command::{HandedOff, SaRef};
+use crate::command::SaRef;
 use crate::config::Side;
 use crate::event::Event;
 use crate::flows::{Decision, Question};
+use crate::handoff::{Choice, HandedOff};
 use crate::ingress::flow_of;
 use crate::later::{is_later, without_ports};
 use crate::packet::{Origin, Packet};
@@ -137,7 +138,10 @@ impl Worker {
                 Some(slot) => self.seal_with(packet, slot),
                 None => self.drop_packet(packet, DropCause::NoSa),
             },
-            Some(sa) => self.hand_off(packet, sa.core, HandedOff::Outbound(sa, policy)),
+            Some(SaRef { core, slot, generation }) => {
+                let choice = Choice { slot, generation, policy };
+                self.hand_off(packet, core, HandedOff::Outbound(choice));
+            }
             None if origin == Origin::Generated => self.drop_packet(packet, DropCause::NoSa),
             None => {
                 // Not on the way of packets that have an SA: the database is asked again which of the policy's selectors it was.

@@ -1,7 +1,7 @@
 //! One worker: what it owns, one turn of its loop, and its sleep.
 
 use crate::account::{Account, Drop};
-use crate::command::{Binding, HandedOff, Handoff, SaRef, WorkerShared};
+use crate::command::{Binding, SaRef, WorkerShared};
 use crate::config::{DataplaneConfig, Idle, Limits, PortId, Side, WorkerParts};
 use crate::control::{Closing, InboundSide, OutboundSide, PairPlaces};
 use crate::epochs::BindingEpochs;
@@ -9,7 +9,11 @@ use crate::event::Event;
 use crate::flows::{Decision, Plain};
 use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
+<<<<<<< HEAD
 use crate::handle::Tables;
+=======
+use crate::handoff::Crossing;
+>>>>>>> ab57b33 (wip: handoff over rings of one writer, straight way for handed frames)
 use crate::host::HostPort;
 use crate::numbers::{LargeMap, NumberMap, NumberSet};
 use crate::packet::Packet;
@@ -135,6 +139,8 @@ pub struct Worker {
     pub(crate) retired: Vec<Retired>,
 
     pub(crate) shared: Arc<[WorkerShared]>,
+    /// The ways to and from the other workers, by core.
+    pub(crate) crossings: Vec<Option<Crossing>>,
     upcall: Arc<EventFd>,
     /// Workers that were pushed to since the last flush, a bit each.
     pub(crate) bells: u64,
@@ -176,8 +182,7 @@ pub struct Worker {
     pub(crate) forwarding_version: u64,
     pub(crate) waiting: Waiting,
     pub(crate) errors: Budget,
-    /// Handed-over packets and reassembled ones taken so far, for deletes to know when the rings have drained.
-    pub(crate) handoffs_taken: u64,
+    /// Reassembled packets taken so far, for deletes to know when their ring has drained.
     pub(crate) injected_taken: u64,
     /// The identification of the next IPv6 packet that is fragmented here, from a random one on (RFC 7739 §5.3).
     pub(crate) next_fragment: u32,
@@ -206,7 +211,7 @@ pub struct Worker {
     /// Takes the place of `sealing` while that is worked on.
     pub(crate) spare: Vec<OutboundPacket<Packet>>,
 
-    pub(crate) handed: Vec<Handoff>,
+    pub(crate) handed: Vec<Frame>,
 
     pub(crate) account: Account,
     block: Option<BlockWriter>,
@@ -225,6 +230,7 @@ impl Worker {
         config: &DataplaneConfig,
         parts: WorkerParts,
         shared: Arc<[WorkerShared]>,
+        crossings: Vec<Option<Crossing>>,
         upcall: Arc<EventFd>,
         epoch: Instant,
     ) -> Self {
@@ -260,6 +266,7 @@ impl Worker {
             tunnels: Arc::new([]),
             retired: Vec::new(),
             shared,
+            crossings,
             upcall,
             bells: 0,
             upcall_due: false,
@@ -285,7 +292,6 @@ impl Worker {
             forwarding: Arc::new(ForwardingTable::default()),
             forwarding_version: 0,
             errors: Budget::new(limits.icmp_per_second, limits.icmp_burst, epoch),
-            handoffs_taken: 0,
             injected_taken: 0,
             next_fragment: fragment_seed(),
             unknown_spis: Budget::new(10, 10, epoch),
@@ -452,9 +458,12 @@ impl Worker {
                 .into_iter()
                 .chain(rest)
                 .min();
-            let host = &self.host;
-            let slept =
-                shared.bell.sleep(sources, timeout, || shared.has_work() || host.has_input());
+            let (host, crossings) = (&self.host, &self.crossings);
+            let slept = shared.bell.sleep(sources, timeout, || {
+                shared.has_work()
+                    || host.has_input()
+                    || crossings.iter().flatten().any(Crossing::has_work)
+            });
             match slept {
                 Ok(Slept::Woken) => self.account.add(Row::Wakes, 1),
                 Ok(Slept::No | Slept::TimedOut) => {}
@@ -505,15 +514,6 @@ impl Worker {
         }
     }
 
-    pub(crate) fn ring_bells(&mut self) {
-        let mut bells = core::mem::take(&mut self.bells);
-        while bells != 0 {
-            let core = bells.trailing_zeros() as usize;
-            bells &= bells - 1;
-            self.shared[core].bell.ring();
-        }
-    }
-
     /// Gives a frame of this worker's UMEM back.
     pub(crate) fn free(&mut self, frame: Frame) {
         // Every frame in a worker's hands is its own: one of another worker is sent home when its packet is copied.
@@ -524,20 +524,6 @@ impl Worker {
     pub(crate) fn drop_packet(&mut self, packet: Packet, cause: impl Into<Drop>) {
         self.account.drop(cause);
         self.free(packet.0);
-    }
-
-    /// Hands a packet to the core that owns its SA.
-    pub(crate) fn hand_off(&mut self, packet: Packet, to: CoreId, what: HandedOff) {
-        let handoff = Handoff { frame: packet.0, from: self.core, what };
-        match self.shared[to.index()].handoff.push(handoff) {
-            Ok(()) => {
-                self.account.add(Row::HandedOut, 1);
-                self.bells |= 1 << to.index();
-            }
-            Err(handoff) => {
-                self.drop_packet(Packet(handoff.frame), crate::account::WorkerDrop::HandoffFull);
-            }
-        }
     }
 
     /// Tells the control thread; says whether there was room for it.

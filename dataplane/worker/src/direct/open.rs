@@ -12,6 +12,7 @@ use ipsec::flow::FlowIdV4;
 use ipsec::inbound::{Entered, Hop, InboundPacket, Leaving, Left, Opened, Opener, Verdicts};
 use ipsec::packet::PacketBuffer;
 use ipsec::sa::Spi;
+use ipsec::spi::CoreId;
 use wire::ethernet;
 use wire::ip::Ip;
 
@@ -104,8 +105,15 @@ impl Worker {
 
     /// A packet out of an SA whose flow is not known, or that is unusual where it goes.
     #[cold]
-    pub(super) fn opened_otherwise(&mut self, mut packet: Packet, spi: Spi, flow: FlowIdV4) {
-        packet.set_arrival(self.core);
+    pub(super) fn opened_otherwise(
+        &mut self,
+        frame: Frame,
+        arrival: CoreId,
+        spi: Spi,
+        flow: FlowIdV4,
+    ) {
+        let mut packet = Packet(frame);
+        packet.begin(arrival);
         match self.sad.get(spi).map(|sa| sa.pair()) {
             Some(pair) => {
                 let origin = Origin::Decapsulated(pair);
@@ -119,12 +127,14 @@ impl Worker {
     #[cold]
     pub(super) fn conclude_otherwise(
         &mut self,
-        mut packet: Packet,
+        frame: Frame,
+        arrival: CoreId,
         entered: Entered,
         authentic: bool,
     ) {
+        let mut packet = Packet(frame);
+        packet.begin(arrival);
         packet.trim_front(ethernet::HEADER_LEN);
-        packet.set_arrival(self.core);
         let header = match Ip::parse(&packet) {
             Ok(Ip::V4(ip)) => Protected::of_plain_esp(&ip),
             _ => None,

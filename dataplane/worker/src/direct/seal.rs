@@ -2,35 +2,42 @@
 
 use super::{Note, Notes};
 use crate::config::{PortId, Side};
+use crate::flows::Taken;
+use crate::handoff::HandedOff;
 use crate::sa_usage::Due;
 use crate::worker::Worker;
 use af_xdp::Frame;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::FlowIdV4;
 use ipsec::outbound::{Plan, Sealer};
-use ipsec::sad::Slot;
 
 impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
     pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes) {
-        let mut run: Option<(FlowIdV4, Option<Slot>)> = None;
+        let mut run: Option<(FlowIdV4, Option<Taken>)> = None;
         for note in notes {
             let Note::Plain(flow, place) = *note else { continue };
-            let slot = match run {
-                Some((last, slot)) if last == flow => slot,
+            let taken = match run {
+                Some((last, taken)) if last == flow => taken,
                 before => {
-                    let slot = self.sa_of(flow, place, side);
-                    if let Some(slot) = slot
-                        && before.is_none_or(|(_, last)| last != Some(slot))
+                    let taken = self.sa_of(flow, place, side);
+                    if let Some(Taken::Here(slot)) = taken
+                        && before.is_none_or(|(_, last)| last != taken)
                     {
                         self.outbound_sad.prefetch(slot);
                     }
-                    run = Some((flow, slot));
-                    slot
+                    run = Some((flow, taken));
+                    taken
                 }
             };
-            *note = slot.map_or(Note::Other, Note::Seal);
+            *note = match taken {
+                Some(Taken::Here(slot)) => Note::Seal(slot),
+                Some(Taken::There(core, choice)) => {
+                    Note::HandOff(core, HandedOff::OutboundFrame(choice))
+                }
+                None => Note::Other,
+            };
         }
     }
 
