@@ -221,20 +221,23 @@ impl Worker {
     pub(crate) fn take_handoffs(&mut self) -> usize {
         let mut count = 0;
         for from in 0..self.crossings.len() {
-            if let Some(Some(crossing)) = self.crossings.get_mut(from)
+            let mut taken = 0;
+            while taken < BURST
+                && let Some(Some(crossing)) = self.crossings.get(from)
                 && !crossing.arriving.is_empty()
             {
-                count += self.take_handed_by(from);
+                taken += self.take_handed_by(from, BURST - taken);
             }
+            count += taken;
         }
         count
     }
 
-    /// A burst goes one way as a whole, so that packets keep their order.
-    fn take_handed_by(&mut self, from: usize) -> usize {
+    /// As many as go the same way one after the other, so that packets keep their order.
+    fn take_handed_by(&mut self, from: usize, most: usize) -> usize {
         let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
         let is_straight = |frame: &Frame| HandedOff::is_straight(frame.mark);
-        let most = (crossing.arriving.len() as usize).min(BURST);
+        let most = (crossing.arriving.len() as usize).min(most);
         let straight = crossing.arriving.peek(is_straight);
         let mut handed = core::mem::take(&mut self.handed);
         // Their bytes are in the other core's caches: all are asked for before the first is needed.
