@@ -380,7 +380,12 @@ impl Lane {
         let mut counted = through(self);
         while done.load(Ordering::Relaxed) < given && idle < 1000 * PATIENCE {
             let packets = self.worker.turn(clock.now(self.worker.turned_at())).packets;
-            idle = if packets == 0 { idle + 1 } else { 0 };
+            if packets > 0 {
+                // Asked once there is nothing else to do: the other worker's cache has the count.
+                idle = 0;
+                continue;
+            }
+            idle += 1;
             let now = through(self);
             if now != counted {
                 done.fetch_add((now - counted) as usize, Ordering::Relaxed);
