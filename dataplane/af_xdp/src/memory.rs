@@ -295,10 +295,12 @@ fn lanes(senders: &[Arc<Doorbell>], receivers: &[Arc<Doorbell>], ring: u32) -> L
 impl MemoryPort {
     /// See [`Port::receive`](crate::Port::receive). Packets wait on the wire while `pool` is empty.
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
-        let lanes = self.receive.len();
         let mut received = 0;
-        for i in 0..lanes {
-            let lane = &mut self.receive[(self.next + i) % lanes];
+        let (later, first) = self.receive.split_at_mut(self.next);
+        for lane in first.iter_mut().chain(later) {
+            if lane.packets.is_empty() {
+                continue;
+            }
             let mut moved = 0;
             while received < max {
                 let Some(mut own) = pool.alloc() else { break };
@@ -325,7 +327,7 @@ impl MemoryPort {
                 lane.sender.ring(Sleep::ForPacketsOrFrames);
             }
         }
-        self.next = (self.next + 1) % lanes;
+        self.next = if self.next + 1 < self.receive.len() { self.next + 1 } else { 0 };
         self.statistics.rx_packets += received as u64;
         received
     }

@@ -127,6 +127,16 @@ impl HostPort {
         }
     }
 
+    /// Whether to read now. A TUN has to be asked by a system call, so a busy worker does that in some turns only.
+    #[inline]
+    pub(crate) fn is_due(&self, is_time: bool) -> bool {
+        match self {
+            Self::Memory(m) => !m.down.is_empty(),
+            Self::Tun(_) => is_time,
+            Self::None => false,
+        }
+    }
+
     /// Reads one packet into `buffer`, cut to it; `None` when there is none now.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self {

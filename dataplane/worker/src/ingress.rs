@@ -4,7 +4,7 @@ use crate::account::WorkerDrop;
 use crate::config::{PortId, Side};
 use crate::handoff::HandedOff;
 use crate::packet::{Origin, Packet, put};
-use crate::tunnels::ANY_SELECTOR;
+use crate::tunnels::{ANY_SELECTOR, BUSY_TURNS};
 use crate::waiting::{Key, Released};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -77,8 +77,14 @@ impl Worker {
         }
     }
 
-    /// One burst of the host port.
-    pub(crate) fn read_host(&mut self, frames: &mut Vec<Frame>) -> usize {
+    /// One burst of the host port, unless there is much else to do.
+    #[inline]
+    pub(crate) fn read_host(&mut self, frames: &mut Vec<Frame>, busy: bool) -> usize {
+        let is_time = !busy || self.account.get(Row::Turns).is_multiple_of(BUSY_TURNS);
+        if self.host.is_due(is_time) { self.read_host_burst(frames) } else { 0 }
+    }
+
+    fn read_host_burst(&mut self, frames: &mut Vec<Frame>) -> usize {
         while frames.len() < BURST {
             // Without a frame to read into, packets stay with the host.
             let Some(mut frame) = self.pool.alloc() else { break };

@@ -27,7 +27,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Turns of a busy worker between two looks at its devices, each of which is a system call.
-const BUSY_TURNS: u64 = 8;
+pub(crate) const BUSY_TURNS: u64 = 8;
 
 /// The selector that packets of a device wait for: one negotiation is for all of them.
 pub(crate) const ANY_SELECTOR: u16 = u16::MAX;

@@ -9,11 +9,8 @@ use crate::event::Event;
 use crate::flows::{Decision, Plain};
 use crate::forward::Budget;
 use crate::forwarding::ForwardingTable;
-<<<<<<< HEAD
 use crate::handle::Tables;
-=======
 use crate::handoff::Crossing;
->>>>>>> ab57b33 (wip: handoff over rings of one writer, straight way for handed frames)
 use crate::host::HostPort;
 use crate::numbers::{LargeMap, NumberMap, NumberSet};
 use crate::packet::Packet;
@@ -381,7 +378,7 @@ impl Worker {
         if !self.retired.is_empty() {
             self.repossess();
         }
-        packets += self.read_host(&mut frames);
+        packets += self.read_host(&mut frames, packets > 0);
         if !self.tunnels.is_empty() {
             packets += self.read_tunnels(&mut frames, packets > 0);
         }

@@ -172,7 +172,7 @@ fn a_command_that_came_before_a_packet_is_carried_out_before_it() {
     let mut frames = Vec::new();
     handed_over(&mut bed, Action::Bypass);
     bed.a.hosts[0].send(datagram(ip(A.host4), ip(B.host4), 1, 100)).unwrap();
-    assert_eq!(bed.a.workers[0].read_host(&mut frames), 1);
+    assert_eq!(bed.a.workers[0].read_host(&mut frames, false), 1);
     assert_eq!(bed.a.all_drops(), 0);
     handed_over(&mut bed, Action::Discard);
     bed.send_a(false, 2, 100);
