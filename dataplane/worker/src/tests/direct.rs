@@ -6,6 +6,7 @@ use ipsec::sa::PairId;
 use ipsec::selector::Action;
 use proptest::prelude::*;
 use stats::Worker as Row;
+use std::collections::BTreeMap;
 use wire::{checksum, protocol};
 
 /// A packet from host to host, more or less as it should be.
@@ -85,13 +86,23 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 /// What comes of bursts of packets: what the hosts get, in no order, and every counter that does not depend on time.
-fn run(bursts: &[Vec<Shape>], replayed: bool, wan_mtu: u16, long_way: bool) -> Vec<String> {
-    let mut bed = Bed::new(BedConfig { wan_mtu, ..Default::default() });
+///
+/// All come to the first worker; the SAs are the `owner`'s.
+fn run(
+    bursts: &[Vec<Shape>],
+    replayed: bool,
+    wan_mtu: u16,
+    owner: usize,
+    long_way: bool,
+) -> Vec<String> {
+    let workers = owner as u16 + 1;
+    let mut bed = Bed::new(BedConfig { wan_mtu, workers, ..Default::default() });
     for worker in bed.a.workers.iter_mut().chain(&mut bed.b.workers) {
         worker.long_way = long_way;
     }
     bed.policies(Action::Protect);
-    bed.install(1, Outer::V4, 0, 0);
+    bed.install(1, Outer::V4, owner, owner);
+    bed.force_queue(0);
     if replayed {
         let duplication = PartsPerMillion::new(1_000_000);
         for way in [Way::AToB, Way::BToA] {
@@ -108,7 +119,7 @@ fn run(bursts: &[Vec<Shape>], replayed: bool, wan_mtu: u16, long_way: bool) -> V
             };
             assert!(station.inject(&frame(from, to, &shape.packet())));
         }
-        bed.steps(4);
+        bed.steps(4 + 8 * owner);
         for host in [&mut bed.host_a, &mut bed.host_b] {
             let mut packets = received(host);
             packets.sort();
@@ -118,8 +129,12 @@ fn run(bursts: &[Vec<Shape>], replayed: bool, wan_mtu: u16, long_way: bool) -> V
     bed.steps(2);
     for gateway in [&bed.a, &bed.b] {
         gateway.assert_no_frame_is_missing();
-        let account = gateway.workers[0].account();
-        outcome.push(format!("{:?}", account.dropped().collect::<Vec<_>>()));
+        let dropped = gateway.workers.iter().flat_map(|worker| worker.account().dropped());
+        let mut drops = BTreeMap::new();
+        for (cause, count) in dropped {
+            *drops.entry(cause).or_insert(0) += count;
+        }
+        outcome.push(format!("{drops:?}"));
         for row in [
             Row::SealedPackets,
             Row::OpenedPackets,
@@ -133,7 +148,7 @@ fn run(bursts: &[Vec<Shape>], replayed: bool, wan_mtu: u16, long_way: bool) -> V
             Row::SentBytes,
             Row::Generated,
         ] {
-            outcome.push(format!("{row:?} {}", account.get(row)));
+            outcome.push(format!("{row:?} {}", gateway.sum(row)));
         }
         let usage = gateway.dataplane.usage(ipsec::sa::PairId(1)).unwrap();
         let counts = |usage: crate::Usage| (usage.packets, usage.bytes);
@@ -150,10 +165,11 @@ proptest! {
         bursts in proptest::collection::vec(proptest::collection::vec(shape(), 1..40), 1..8),
         replayed in any::<bool>(),
         wan_mtu in prop_oneof![Just(1500u16), 600u16..1500],
+        owner in 0..2usize,
     ) {
         prop_assert_eq!(
-            run(&bursts, replayed, wan_mtu, false),
-            run(&bursts, replayed, wan_mtu, true)
+            run(&bursts, replayed, wan_mtu, owner, false),
+            run(&bursts, replayed, wan_mtu, owner, true)
         );
     }
 }
@@ -194,4 +210,22 @@ fn flows_go_straight_on_after_a_rekey() {
     }
     assert_eq!(received(&mut bed.host_b).len(), 100);
     assert_eq!(bed.a.workers[0].went_straight, 99);
+}
+
+/// The same where another core owns the SAs.
+#[test]
+fn handed_packets_of_known_flows_go_the_straight_way() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    for n in 0..100 {
+        bed.send_a(false, n, 100);
+        bed.steps(4);
+    }
+    assert_eq!(received(&mut bed.host_b).len(), 100);
+    for gateway in [&bed.a, &bed.b] {
+        assert_eq!(gateway.workers[0].account().get(Row::HandedOut), 100);
+        assert_eq!(gateway.workers[1].went_straight, 99);
+    }
 }
