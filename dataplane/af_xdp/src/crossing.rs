@@ -105,7 +105,7 @@ mod tests {
         }
         let (mut sender, mut receiver) = crossing(4);
         sender.push(pool.alloc().unwrap()).unwrap();
-        assert!(receiver.is_empty() && receiver.len() == 0, "not published");
+        assert!(receiver.is_empty(), "not published");
         sender.publish();
         assert_eq!(receiver.len(), 1);
     }

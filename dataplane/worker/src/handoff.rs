@@ -113,33 +113,37 @@ impl Crossing {
     /// For each of so many workers the ways between it and every other, in the order of their cores; a way holds `packets`.
     pub(crate) fn between(workers: usize, packets: usize) -> Vec<Vec<Option<Self>>> {
         let packets = u32::try_from(packets).unwrap_or(u32::MAX);
-        // What is on the way there, and what the other has in its hands.
-        let frames = packets.saturating_add(BURST as u32);
-        let mut all: Vec<Vec<Option<Self>>> =
-            (0..workers).map(|_| (0..workers).map(|_| None).collect()).collect();
-        for a in 0..workers {
-            for b in 0..a {
-                let ways = (crossing(packets), crossing(packets));
-                let homes = (crossing(frames), crossing(frames));
-                let ((a_leaving, b_arriving), (b_leaving, a_arriving)) = ways;
-                let ((b_returning, a_home), (a_returning, b_home)) = homes;
-                all[a][b] = Some(Self {
-                    leaving: a_leaving,
-                    coming_home: a_home,
-                    arriving: a_arriving,
-                    returning: a_returning,
-                    taken: 0,
-                });
-                all[b][a] = Some(Self {
-                    leaving: b_leaving,
-                    coming_home: b_home,
-                    arriving: b_arriving,
-                    returning: b_returning,
-                    taken: 0,
-                });
+        let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
+        for core in 0..workers {
+            let (before, rest) = all.split_at_mut(core);
+            let [own, ..] = rest else { break };
+            for other in before {
+                let (here, there) = Self::pair(packets);
+                own.push(Some(here));
+                other.push(Some(there));
             }
+            own.push(None);
         }
         all
+    }
+
+    /// Both ends.
+    fn pair(packets: u32) -> (Self, Self) {
+        // What is on the way there, and what the other has in its hands.
+        let frames = packets.saturating_add(BURST as u32);
+        let ((leaving, there_arriving), (there_leaving, arriving)) =
+            (crossing(packets), crossing(packets));
+        let ((there_returning, coming_home), (returning, there_home)) =
+            (crossing(frames), crossing(frames));
+        let here = Self { leaving, coming_home, arriving, returning, taken: 0 };
+        let there = Self {
+            leaving: there_leaving,
+            coming_home: there_home,
+            arriving: there_arriving,
+            returning: there_returning,
+            taken: 0,
+        };
+        (here, there)
     }
 
     /// Whether there is something for this worker.
