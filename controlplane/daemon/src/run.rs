@@ -7,22 +7,19 @@
 //! the process.
 
 use crate::config::{self, Configuration, Diagnostics, OnFailure, Options, Store};
-use crate::control::{Asked, Configured, Control, Refused};
+use crate::control::{Asked, Configured, Control};
 use crate::figures::Figures;
 use crate::gateway::Gateway;
 use crate::host::netlink::{Changes, HostView, Requests, Route};
-use crate::host::proxy::{self, Proxies};
+use crate::host::proxy::Proxies;
 use crate::host::surroundings::Surroundings;
 use crate::host::{HostError, closed, mirror, tun};
 use crate::path_mtu::{self, PathCounts};
 use crate::ports::{self, PortsError};
 use crate::sockets::{Arrival, Reassembled, SocketError, Sockets};
-use crate::vici::Request;
 use af_xdp::steering::{Posture, SteeringError};
 use core::net::IpAddr;
 use core::time::Duration;
-use ike::config::{ChildAction, Connection};
-use ike::event::{ChildTarget, Origin};
 use ike::{Command, Path as IkePath};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -33,6 +30,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use worker::{Dataplane, DataplaneConfig, TunQueue};
+
+mod host;
+mod loaded;
+
+use loaded::{Loaded, start_children};
 
 /// Routing table and rule priority of the host's own protected traffic, as charon has them.
 const TABLE: u8 = 220;
@@ -136,49 +138,6 @@ struct Daemon {
     /// Where [`PathCounts`] go, and errors that were not to be believed (`gateway.icmp_path_mtu = no`).
     paths: Option<stats::BlockWriter>,
     path_errors_ignored: u64,
-}
-
-/// The configuration: of the files, and what clients have loaded.
-struct Loaded {
-    path: PathBuf,
-    options: Options,
-    store: Store,
-    /// As the files have them.
-    left_out: Vec<config::LeftOut>,
-    /// What address keywords stand for.
-    around: Surroundings,
-}
-
-impl Loaded {
-    /// The connections that cannot be done, with what filters say of them.
-    fn left_out(&self) -> Vec<config::LeftOut> {
-        let filters = &self.store.gateway().filters;
-        let with_filters = |connection: &config::LeftOut| config::LeftOut {
-            children: filters.children(&connection.name, &connection.children, &self.around),
-            ..connection.clone()
-        };
-        self.left_out.iter().map(with_filters).collect()
-    }
-
-    /// Hands the configuration over as it is now.
-    fn hand_over(&self, gateway: &mut Gateway) {
-        let config = Arc::new(self.store.engine_config(&self.around));
-        gateway.set_config(config, Some(self.left_out()));
-    }
-
-    /// Looks around again; what keywords stand for is handed over when it has changed.
-    fn look_around(&mut self, view: &HostView, gateway: &mut Gateway) {
-        let filters = &self.store.gateway().filters;
-        if !filters.have_keywords() {
-            return;
-        }
-        let around = Surroundings::look(view, &filters.sources);
-        if around != self.around {
-            tracing::info!("address keywords stand for other addresses now");
-            self.around = around;
-            self.hand_over(gateway);
-        }
-    }
 }
 
 /// Runs the gateway until SIGTERM or SIGINT.
@@ -513,128 +472,6 @@ impl Daemon {
         }
     }
 
-    /// Has the kernel answer on our links for addresses behind tunnels.
-    fn follow_proxies(&mut self) {
-        let ports: Vec<u32> = self.ports.indices().into_iter().flatten().collect();
-        let behind = proxy::wanted(&self.view, &ports, &self.gateway.behind_tunnels());
-        self.proxies.follow(&mut self.requests, &self.view, behind);
-    }
-
-    /// Makes the devices of route-based children, and asks what is routed to them.
-    ///
-    /// What comes from a port and is routed there is steered to the workers by that; what the host itself puts in, the workers read.
-    fn follow_tunnels(&mut self) -> Result<(), RunError> {
-        let config = self.gateway.engine().config();
-        let children = config.connections.iter().flat_map(|c| &c.children);
-        let wanted: BTreeSet<u32> = children.filter_map(|child| child.if_id).collect();
-        let before = self.tunnels.len();
-        self.tunnels.retain(|id, _| wanted.contains(id));
-        let mut changed = self.tunnels.len() != before;
-        for id in wanted {
-            if self.tunnels.contains_key(&id) {
-                continue;
-            }
-            let name = device_name(id);
-            let opened = tun::open(&name, 1)?.pop();
-            let index = self.requests.view()?.interface(&name);
-            if let (Some(queue), Some(index)) = (opened, index) {
-                tun::quieten(&name, true);
-                self.requests.bring_up(index, HOST_MTU.into())?;
-                self.tunnels.insert(id, (Arc::new(TunQueue::new(queue)), index));
-                changed = true;
-            }
-        }
-        if changed {
-            self.view = self.requests.view()?;
-            let queues = self.tunnels.iter().map(|(id, (queue, _))| (*id, Arc::clone(queue)));
-            self.gateway.set_devices(&queues.collect());
-        }
-        let devices = self.tunnels.iter().map(|(id, (_, index))| (*id, *index)).collect();
-        // Who is behind a tunnel is no neighbour, whatever prefix the device's address has.
-        for (interface, address, length) in &mut self.view.addresses {
-            if self.tunnels.values().any(|(_, index)| index == interface) {
-                *length = if address.is_ipv4() { 32 } else { 128 };
-            }
-        }
-        self.gateway.set_routed(mirror::routed(&self.view, &devices));
-        Ok(())
-    }
-
-    /// Virtual addresses come to the TUN and go.
-    fn follow_addresses(&mut self) -> Result<(), RunError> {
-        let wanted = self.gateway.virtual_addresses();
-        for address in self.addresses.difference(&wanted) {
-            self.requests.remove_address(self.tun, *address)?;
-        }
-        for address in wanted.difference(&self.addresses) {
-            self.requests.add_address(self.tun, *address)?;
-        }
-        self.addresses = wanted;
-        Ok(())
-    }
-
-    /// Brings everything that depends on the host's tables or the policies up to date.
-    fn follow_host(&mut self) -> Result<(), RunError> {
-        self.follow_addresses()?;
-        self.view = self.requests.view()?;
-        // First, as a peer may send what the host answers as soon as its SA is there.
-        let policies = self.gateway.policies().without_devices();
-        self.add_host_routes(&mirror::host_routes(&self.view, &policies, self.tun))?;
-        self.ports.follow(&self.view, self.gateway.dataplane(), Instant::now());
-        self.loaded.look_around(&self.view, &mut self.gateway);
-        self.follow_tunnels()?;
-        self.gateway.set_connected(&mirror::connected(&self.view));
-        // The kernel has forgotten what it kept for a device that is gone.
-        self.managed.retain(|(interface, _)| self.view.links.contains_key(interface));
-        let indices = self.ports.indices();
-        for hop in mirror::next_hops(&self.view, &indices, &self.gateway.peers()) {
-            self.resolve(hop);
-        }
-        self.follow_proxies();
-        let table = mirror::forwarding(&self.view, &indices);
-        self.gateway.set_forwarding(table);
-        let policies = self.gateway.policies().ordered();
-        let without_devices = self.gateway.policies().without_devices();
-        let wanted = mirror::host_routes(&self.view, &without_devices, self.tun);
-        self.add_host_routes(&wanted)?;
-        let settings = self.loaded.store.settings();
-        let ike_ports = [settings.port, settings.port_nat_t];
-        if self.section.on_failure == OnFailure::Closed {
-            let (guarded, exempt) = self.gateway.policies().guarded();
-            let devices: Vec<_> = core::iter::once(self.host.clone())
-                .chain(self.tunnels.keys().map(|id| device_name(*id)))
-                .collect();
-            closed::install(&guarded, &exempt, &devices, MARK, ike_ports)?;
-        }
-        self.ports.steering.update(&mirror::steering(&self.view, &policies, ike_ports))?;
-        // One for the same prefix was replaced; IPv6 would remove what replaced it.
-        let kept = |old: &Route| {
-            wanted.iter().any(|r| (r.destination, r.length) == (old.destination, old.length))
-        };
-        for route in self.routes.iter().filter(|r| !kept(r)) {
-            self.requests.remove_route(TABLE, route)?;
-        }
-        self.routes = wanted;
-        Ok(())
-    }
-
-    /// Leads what is protected to the TUN, where it is not yet.
-    fn add_host_routes(&mut self, wanted: &[Route]) -> Result<(), RunError> {
-        // Exceptions first: the host's links are never led there, not even for a moment.
-        for throw in [true, false] {
-            for route in wanted.iter().filter(|route| route.throw == throw) {
-                if !self.routes.contains(route) {
-                    self.requests.add_route(TABLE, route)?;
-                    let same =
-                        |r: &Route| (r.destination, r.length) == (route.destination, route.length);
-                    self.routes.retain(|r| !same(r));
-                    self.routes.push(route.clone());
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// SIGHUP.
     fn reload(&mut self, now: Instant) {
         match self.loaded.change(Asked::Reload, &mut self.gateway, now) {
@@ -664,121 +501,6 @@ impl Daemon {
         self.flush();
         self.gateway.dataplane().stop();
         tracing::info!("ended");
-    }
-}
-
-impl Configured for Loaded {
-    fn change(&mut self, asked: Asked, gateway: &mut Gateway, now: Instant) -> Result<(), Refused> {
-        let changes = match asked {
-            Asked::Reload => {
-                let new = Configuration::load(&self.path, self.options).map_err(Refused::File)?;
-                for warning in &new.warnings {
-                    tracing::warn!("{warning}");
-                }
-                self.left_out.clone_from(&new.left_out);
-                self.store.reload(new)
-            }
-            Asked::LoadConn(arguments) => {
-                let (connection, warnings) = Request::connection(
-                    &arguments,
-                    self.store.settings(),
-                    self.store.credentials(),
-                )
-                .map_err(Refused::Arguments)?;
-                for warning in warnings {
-                    tracing::warn!("{warning}");
-                }
-                self.store.load_connection(connection)
-            }
-            Asked::UnloadConn(name) => config::Changes {
-                removed: vec![self.store.unload_connection(&name).ok_or(Refused::Unknown)?],
-                ..config::Changes::default()
-            },
-            Asked::LoadShared(secret) => {
-                self.store.load_secret(secret);
-                config::Changes::default()
-            }
-            Asked::LoadCredential(new) => {
-                self.store.load_credential(new);
-                config::Changes::default()
-            }
-            Asked::UnloadKey(id) => {
-                if !self.store.unload_key(&id) {
-                    return Err(Refused::Unknown);
-                }
-                config::Changes::default()
-            }
-            Asked::UnloadShared(name) => {
-                if !self.store.unload_secret(&name) {
-                    return Err(Refused::Unknown);
-                }
-                config::Changes::default()
-            }
-            Asked::ClearCreds => {
-                self.store.clear_secrets();
-                config::Changes::default()
-            }
-        };
-        for key in &changes.restart {
-            tracing::warn!(key, "takes effect at the next start");
-        }
-        self.hand_over(gateway);
-        // What was started because the configuration said so ends when it says so no longer.
-        let gone = changes.changed.iter().map(|(old, _)| old).chain(&changes.removed);
-        stop_children(gateway, gone, now);
-        let new: Vec<_> = changes
-            .added
-            .into_iter()
-            .chain(changes.changed.into_iter().map(|(_, new)| new))
-            .collect();
-        start_children(gateway, &new, now);
-        Ok(())
-    }
-
-    fn key_ids(&self) -> Vec<String> {
-        self.store.credentials().keys.iter().map(|key| crate::vici::reply::hex(&key.id())).collect()
-    }
-
-    fn secret_names(&self) -> Vec<&str> {
-        self.store.secret_names().collect()
-    }
-}
-
-/// The children whose `start_action` is `start`.
-fn started<'a>(
-    connections: impl IntoIterator<Item = &'a Arc<Connection>>,
-) -> impl Iterator<Item = (&'a str, &'a str)> {
-    connections.into_iter().flat_map(|connection| {
-        let children = connection.children.iter();
-        children
-            .filter(|child| child.start_action == ChildAction::Start)
-            .map(|child| (connection.name.as_str(), child.name.as_str()))
-    })
-}
-
-fn start_children(gateway: &mut Gateway, connections: &[Arc<Connection>], now: Instant) {
-    for (connection, child) in started(connections) {
-        let command = Command::InitiateChild {
-            connection: Some(connection.to_owned()),
-            child: child.to_owned(),
-            origin: Origin::StartAction,
-        };
-        if let Err(error) = gateway.handle_command(now, command) {
-            tracing::warn!(connection, child, %error, "not started");
-        }
-    }
-}
-
-fn stop_children<'a>(
-    gateway: &mut Gateway,
-    connections: impl IntoIterator<Item = &'a Arc<Connection>>,
-    now: Instant,
-) {
-    for (connection, child) in started(connections) {
-        let target =
-            ChildTarget::Named { connection: Some(connection.to_owned()), child: child.to_owned() };
-        // Refused when it is not up: nothing to undo.
-        let _ = gateway.handle_command(now, Command::TerminateChild { target, force: false });
     }
 }
 
