@@ -10,6 +10,7 @@ use crate::known::{Known, KnownPeers};
 use crate::message::IkeSpi;
 use crate::random::Random;
 use crate::statistics::Statistics;
+use crate::succession::Between;
 use crate::v2::child::ChildSa;
 use crate::v2::sa::IkeSa;
 use crate::v2::task::Queued;
@@ -38,6 +39,11 @@ impl Ids {
         self.last += 1;
         self.last
     }
+
+    /// The last one given.
+    pub(crate) const fn last(&self) -> u64 {
+        self.last
+    }
 }
 
 /// Which half of a pair is being installed.
@@ -63,6 +69,8 @@ pub(crate) struct Registry {
     pub(crate) install: Ids,
     pub(crate) job: Ids,
     pub(crate) request: Ids,
+    /// IKEv1: the order in which main modes begin, say their last word and come up.
+    pub(crate) moment: Ids,
     /// Virtual addresses that we have from peers.
     pub(crate) own_addresses: BTreeMap<IkeId, IpAddr>,
     /// Virtual addresses that peers have.
@@ -107,8 +115,19 @@ pub(crate) enum Effect {
     Renewal { old: IkeId, connection: Arc<Connection>, path: Path, tag: Option<RequestId> },
     /// IKEv1: the main mode that was to take the place of this SA failed.
     NotReplaced(IkeId),
-    /// IKEv1: an ISAKMP SA takes over the children of the one that it replaces.
+    /// IKEv1: an ISAKMP SA is there, and those that were there before it, `replaces` among them, hand over.
+    Succeed { id: IkeId, replaces: Option<IkeId> },
+    /// IKEv1: an ISAKMP SA hands over what it can to the one that has taken over.
     Adopt { from: IkeId, to: IkeId },
+    /// IKEv1: an ISAKMP SA is gone; another of those between the same two may have to take over.
+    Ended(Between),
+    /// IKEv1: an ISAKMP SA is gone; its children go to another one between the same two. Where there is none they end, which
+    /// `downs` tell.
+    Orphans { between: Between, children: BTreeMap<PairId, ChildSa>, downs: Vec<Event> },
+    /// IKEv1: an ISAKMP SA asks which pairs there still are that keep it from its end.
+    Wards(IkeId),
+    /// IKEv1: a Child SA of ours goes, and others between the same two than its own ISAKMP SA are to say so too.
+    TellDelete { ike: IkeId, protocol: Protocol, spi: Spi },
     /// IKEv1: the peer of this SA deletes a Child SA that another SA with the same ends may have.
     DeletedByPeer { ike: IkeId, protocol: Protocol, spi: u32 },
     /// IKEv1: the peer says that it knows of no other SA.

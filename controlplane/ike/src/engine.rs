@@ -13,6 +13,7 @@ use crate::known::Known;
 use crate::random::Random;
 use crate::sa::Sa;
 use crate::statistics::Statistics;
+use crate::succession::Between;
 use crate::table::{Held, Table};
 use crate::v1::aggressive::Allowance;
 use crate::v1::sa::State as StateV1;
@@ -282,15 +283,28 @@ impl Engine {
         f(sa, &mut cx);
         sa.pump(&mut cx);
         let over = sa.is_closed() || sa.is_gone();
+        let between = match self.registry.known.get(id) {
+            Some(known) if over && matches!(sa, Sa::V1(_)) => {
+                Some(Between::new(known.clone(), sa.head()))
+            }
+            _ => None,
+        };
         self.table.settle(id, self.config.settings.keep_alive);
         if over {
+            if let Some(between) = between {
+                self.effects.push_back(Effect::Ended(between));
+            }
             self.registry.known.remove(id);
             self.registry.leases.release(id);
             self.registry.own_addresses.remove(&id);
         }
     }
 
-    pub(crate) fn insert(&mut self, sa: Sa) {
+    pub(crate) fn insert(&mut self, mut sa: Sa) {
+        if let Sa::V1(sa) = &mut sa {
+            sa.order.begun = self.registry.moment.next();
+            sa.order.last_pair = self.registry.pair.last();
+        }
         self.table.insert(sa, self.config.settings.keep_alive);
     }
 
@@ -394,7 +408,16 @@ impl Engine {
                         state.not_replaced(cx);
                     }
                 }),
-                Effect::Adopt { from, to } => self.adopt(now, spis, from, to, true),
+                Effect::Succeed { id, replaces } => self.succeed(now, spis, id, replaces),
+                Effect::Adopt { from, to } => self.adopt(now, spis, from, to),
+                Effect::Ended(between) => self.ended(now, spis, &between),
+                Effect::Orphans { between, children, downs } => {
+                    self.take_in(now, spis, &between, children, downs);
+                }
+                Effect::Wards(id) => self.wards(now, spis, id),
+                Effect::TellDelete { ike, protocol, spi } => {
+                    self.tell_delete(now, spis, ike, protocol, spi);
+                }
                 Effect::DeletedByPeer { ike, protocol, spi } => {
                     for other in self.same_ends(ike) {
                         self.step(now, spis, other, |sa, cx| {
@@ -429,21 +452,30 @@ impl Engine {
         let (policy, role) = (sa.head().connection.unique, sa.head().role);
         let is_v1 = matches!(sa, Sa::V1(_));
         for other in self.others_of(id, known) {
+            if self.is_race(id, other) {
+                // The peer had it after it said so.
+                continue;
+            }
             if initial_contact && policy != Unique::Never {
                 // The peer has lost its state: there is nobody to tell.
                 self.out.events.push_back(Event::Log {
                     level: Level::Info,
                     text: format!("IKE_SA [{}] ended by INITIAL_CONTACT", other.0),
                 });
-                self.step(now, spis, other, |sa, cx| sa.destroy(cx, Failure::Replaced));
+                self.step(now, spis, other, |sa, cx| {
+                    if let Sa::V1(sa) = sa
+                        && let StateV1::Established(state) = &mut sa.state
+                    {
+                        state.stands_alone();
+                    }
+                    sa.destroy(cx, Failure::Replaced);
+                });
                 continue;
             }
-            if is_v1 && role == Role::Responder {
-                // IKEv1 has no word for a main mode that renews another: the initiator's own view of it comes with the
-                // delete of the old one, and the children must not go with that.
-                self.adopt(now, spis, other, id, false);
-            }
-            if policy == Unique::Replace && role == Role::Responder {
+            // What an ISAKMP SA has in IKEv1 goes over to the new one first: `succeed`.
+            let succeeds = is_v1
+                && self.registry.known.get(other).is_some_and(|k| k.connection == known.connection);
+            if policy == Unique::Replace && role == Role::Responder && !succeeds {
                 self.step(now, spis, other, |sa, _| {
                     sa.head_mut().push_task(Task::DeleteIke {
                         reason: Failure::Replaced,
@@ -456,55 +488,15 @@ impl Engine {
     }
 
     /// Other IKE SAs between the same two ends.
-    fn others_of(&self, id: IkeId, known: &Known) -> Vec<IkeId> {
+    pub(crate) fn others_of(&self, id: IkeId, known: &Known) -> Vec<IkeId> {
         let same_ends =
             |(other, there): &(IkeId, &Known)| *other != id && there.local == known.local;
         self.registry.known.of(&known.remote).filter(same_ends).map(|(id, _)| id).collect()
     }
 
-    fn same_ends(&self, id: IkeId) -> Vec<IkeId> {
+    pub(crate) fn same_ends(&self, id: IkeId) -> Vec<IkeId> {
         let known = self.registry.known.get(id);
         known.map(|known| self.others_of(id, known)).unwrap_or_default()
-    }
-
-    /// IKEv1: children go from one ISAKMP SA of a connection to another; `for_good` with what waits, and the old one ends.
-    fn adopt(
-        &mut self,
-        now: Instant,
-        spis: &mut dyn SpiSource,
-        from: IkeId,
-        to: IkeId,
-        for_good: bool,
-    ) {
-        let there = self.table.get(to).filter(|sa| sa.is_active());
-        let name = there.map(|sa| sa.head().connection.name.clone());
-        self.step(now, spis, from, |sa, cx| {
-            if let Sa::V1(sa) = sa
-                && let StateV1::Established(state) = &mut sa.state
-            {
-                state.release_all(&sa.head, cx);
-            }
-        });
-        let mut moved = None;
-        if let Some(Sa::V1(sa)) = self.table.get_mut(from)
-            && let StateV1::Established(state) = &mut sa.state
-            && name.is_some_and(|name| name == sa.head.connection.name)
-        {
-            moved = Some(state.hand_over(&mut sa.head, now, for_good));
-        }
-        let Some((children, tasks)) = moved else { return };
-        for pair in children.keys() {
-            self.table.own(*pair, to);
-        }
-        self.step(now, spis, to, |sa, _| {
-            if let Sa::V1(sa) = sa
-                && let StateV1::Established(state) = &mut sa.state
-            {
-                state.children.extend(children);
-                sa.head.tasks.extend(tasks);
-            }
-        });
-        self.step(now, spis, from, |_, _| {});
     }
 
     fn queue_tag_failed(&mut self, tag: Option<RequestId>) {

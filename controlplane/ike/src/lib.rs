@@ -30,6 +30,7 @@ pub mod proposal;
 mod random;
 mod sa;
 pub mod statistics;
+mod succession;
 mod table;
 mod v1;
 mod v2;

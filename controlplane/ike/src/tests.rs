@@ -9,6 +9,7 @@ mod fragments;
 mod harness;
 mod ikev1;
 mod ikev1_attacks;
+mod ikev1_collisions;
 mod ikev1_commit;
 mod ikev1_config;
 mod ikev1_modes;

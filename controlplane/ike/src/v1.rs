@@ -28,6 +28,7 @@
 //! | `session` | keys in use: encryption with its chain of vectors, HASH payloads |
 //! | `established` | messages, timers and children of an established ISAKMP SA |
 //! | `quick` | quick mode, both sides |
+//! | `successor` | what goes over from one ISAKMP SA to another |
 //! | `informational` | deletes, notifies, dead peer detection |
 //! | `transaction` | XAUTH and Mode Config |
 //! | `clients` | the identities of quick mode as traffic selectors |
@@ -54,6 +55,7 @@ pub(crate) mod sa;
 mod session;
 mod show;
 mod signature;
+pub(crate) mod successor;
 mod suite;
 mod transaction;
 mod vendor;

@@ -5,6 +5,7 @@ use super::phase1::renewal_after;
 use super::quick::{Exchange, Quick};
 use super::sa::{Closed, State, Verified};
 use super::session::Session;
+use super::successor::{Succession, is_of_children};
 use super::suite::Life as Offered;
 use super::transaction::{Transactions, Verdict};
 use super::vendor::Abilities;
@@ -18,8 +19,9 @@ use crate::proposal::Chosen;
 use crate::v2::child::{ChildSa, Phase};
 use crate::v2::create_child::retry_after;
 use crate::v2::sa::{Head, Nat};
-use crate::v2::task::{Queued, Task};
+use crate::v2::task::Task;
 use crate::v2::window::{Digest, Sent};
+use crate::view::Role;
 use core::net::SocketAddr;
 use ipsec::sa::PairId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,11 +36,18 @@ const MAX_MESSAGE_IDS: usize = 16_384;
 /// Quick modes of ours that may be under way at once; more wait for their turn.
 const MAX_ASKING: usize = 8;
 
-/// How long an ISAKMP SA with a successor still answers, for quick modes that are under way on it.
-const HANDED_OVER: Duration = Duration::from_secs(5);
+/// After what time an ISAKMP SA that was to end and could not yet looks whether it can.
+const LOOKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a deleted ISAKMP SA is remembered for a repeat of its delete.
 const REMEMBERED: Duration = Duration::from_secs(12);
+
+/// How long the replacement of one of two Child SAs for the same traffic waits for that of the other.
+const SECOND_WAITS: Duration = Duration::from_secs(10);
+
+/// How much later than its soft lifetime says the side that answered renews something, at most, so that both sides with the same lifetimes
+/// do not begin at once.
+const ANSWERER_LATER: Duration = Duration::from_secs(5);
 
 /// How long a pair still receives after the peer was told that it goes.
 const TOLD: Duration = Duration::from_secs(2);
@@ -79,6 +88,9 @@ pub(crate) struct Established {
     pub(crate) remote_id: Identity,
     initial_contact: bool,
     pub(crate) life: Life,
+    /// When it came up (`Registry::moment`).
+    pub(crate) since: u64,
+    pub(crate) succession: Succession,
     /// Quick modes by message ID, lately finished ones included.
     pub(crate) exchanges: BTreeMap<u32, Exchange>,
     used: BTreeSet<u32>,
@@ -121,12 +133,16 @@ impl Established {
             remote_id: new.verified.remote_id,
             initial_contact: new.verified.beside.initial_contact,
             life: Life::Active,
+            since: cx.registry.moment.next(),
+            succession: Succession::default(),
             exchanges: BTreeMap::new(),
             // Zero is phase 1's.
             used: BTreeSet::from([0]),
             children: BTreeMap::new(),
             established: now,
-            reauth_at: soft.and_then(|soft| now.checked_add(early(soft))),
+            reauth_at: soft
+                .and_then(|soft| now.checked_add(early(soft)))
+                .map(|at| later(head.role, at, hard.and_then(|hard| now.checked_add(hard)))),
             expire_at: hard.and_then(|hard| now.checked_add(hard)),
             last_inbound: now,
             last_outbound: now,
@@ -168,9 +184,7 @@ impl Established {
         let connection = head.connection.name.clone();
         cx.event(Event::IkeUp { ike: head.id, connection: connection.clone(), replaces });
         let known = Known { connection, local: self.local_id.clone(), remote: self.peer().clone() };
-        if let Some(from) = replaces {
-            cx.effect(Effect::Adopt { from, to: head.id });
-        }
+        self.succession.enters = Some(replaces);
         cx.effect(Effect::Authenticated {
             id: head.id,
             known,
@@ -188,8 +202,9 @@ impl Established {
         self.initial_contact
     }
 
+    /// Whether it is the one, of those between the same two, that quick modes of ours begin on and that is renewed.
     pub(crate) const fn is_active(&self) -> bool {
-        matches!(self.life, Life::Active | Life::Renewing)
+        matches!(self.life, Life::Active | Life::Renewing) && self.succession.heir.is_none()
     }
 
     /// Takes any message with the SA's cookies.
@@ -336,10 +351,12 @@ impl Established {
     /// Begins what waits, as far as it may.
     pub(crate) fn pump(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
         self.begin_transaction(head, cx);
+        self.follow(head, cx);
         let mut later = Vec::new();
         while let Some(queued) = head.tasks.pop_front() {
             let asking = self.exchanges.values().filter(|e| e.is_asking()).count();
             let waits = queued.not_before.is_some_and(|at| at > cx.now)
+                || (self.succession.heir.is_some() && is_of_children(&queued.task))
                 || ((asking >= MAX_ASKING || !self.transactions.are_over())
                     && matches!(queued.task, Task::CreateChild { .. } | Task::RekeyChild { .. }));
             if waits {
@@ -376,12 +393,11 @@ impl Established {
                 cx.tag_done(tag, Ok(Outcome { matched: 1, ike: Some(head.id), pair }));
             }
             Task::DeleteSpi { protocol, spi } => self.send_delete(head, cx, protocol, &[spi]),
-            Task::Liveness if active => self.ask_liveness(head, cx),
+            Task::Liveness => self.ask_liveness(head, cx),
             task @ (Task::CreateChild { .. }
             | Task::RekeyChild { .. }
             | Task::RekeyIke { .. }
-            | Task::DeleteIke { .. }
-            | Task::Liveness) => head.fail_task(cx, task, Failure::Replaced),
+            | Task::DeleteIke { .. }) => head.fail_task(cx, task, Failure::Replaced),
         }
     }
 
@@ -405,33 +421,13 @@ impl Established {
         }
     }
 
-    /// The successor is there: the children and what waits go over to it.
-    pub(crate) fn hand_over(
-        &mut self,
-        head: &mut Head,
-        now: Instant,
-        for_good: bool,
-    ) -> (BTreeMap<PairId, ChildSa>, Vec<Queued>) {
-        let busy: BTreeSet<PairId> = self.exchanges.values().filter_map(Exchange::pair).collect();
-        let staying = self.children.keys().copied().filter(|pair| busy.contains(pair)).collect();
-        let staying: BTreeSet<PairId> = staying;
-        let all = core::mem::take(&mut self.children);
-        let (stay, go) = all.into_iter().partition(|(pair, _)| staying.contains(pair));
-        self.children = stay;
-        if for_good {
-            self.life = Life::Replaced { until: now + HANDED_OVER };
-            return (go, head.tasks.drain(..).collect());
-        }
-        (go, Vec::new())
-    }
-
     // Timers.
 
     pub(crate) fn deadline(&self, head: &Head, keep_alive: Duration) -> Option<Instant> {
         let mut at: Vec<Option<Instant>> = Vec::with_capacity(8);
         match self.life {
-            Life::Active => at.push(self.reauth_at),
-            Life::Renewing => {}
+            Life::Active if self.succession.heir.is_none() => at.push(self.reauth_at),
+            Life::Active | Life::Renewing => {}
             Life::Replaced { until } => at.push(Some(until)),
         }
         at.push(self.expire_at);
@@ -451,7 +447,8 @@ impl Established {
             return Some(dead.map_or(probe.sent.deadline(), |at| at.min(probe.sent.deadline())));
         }
         let delay = head.connection.dpd_delay;
-        let asks = self.abilities.dpd && self.is_active() && !delay.is_zero();
+        let lives = !matches!(self.life, Life::Replaced { .. });
+        let asks = self.abilities.dpd && lives && !delay.is_zero();
         if asks { self.last_inbound.checked_add(delay) } else { None }
     }
 
@@ -476,13 +473,18 @@ impl Established {
         if let Life::Replaced { until } = self.life
             && until <= now
         {
-            return self.delete(head, cx, Failure::Replaced);
+            if self.is_empty() {
+                return self.delete(head, cx, Failure::Replaced);
+            }
+            // What is under way ends by itself, and the peer has a successor for what it begins.
+            self.life = Life::Replaced { until: now + LOOKED_AGAIN };
+            cx.effect(Effect::Wards(head.id));
         }
         if due(self.expire_at) {
             return self.delete(head, cx, Failure::Expired);
         }
         let worn = self.used.len() > MAX_MESSAGE_IDS / 4 * 3;
-        if self.life == Life::Active && (due(self.reauth_at) || worn) {
+        if self.life == Life::Active && self.is_active() && (due(self.reauth_at) || worn) {
             self.renew(head, cx, None);
         }
         if due(self.liveness_at(head)) && self.liveness_due(head, cx).is_none() {
@@ -539,22 +541,26 @@ impl Established {
         }
     }
 
-    /// A Child SA is to be replaced, unless another one serves already: two that came up at once, from both sides, are
-    /// told apart by their SPIs, so that both sides let the same one go.
+    /// A Child SA is to be replaced. Of two that came up at once, from both sides, one goes first, the same at both: what takes its
+    /// place takes that of the other too.
     pub(crate) fn rekey_due(&mut self, head: &mut Head, cx: &mut Cx<'_>, pair: PairId) {
         let Some(child) = self.children.get_mut(&pair) else { return };
         child.rekey_at = None;
         let rank = rank(child);
         let (config, selectors) = (Arc::clone(&child.config), child.selectors.clone());
-        let spare = self.children.values().any(|other| {
+        let left = child.expire_at.map(|at| at.saturating_duration_since(cx.now) / 2);
+        let later = left.map_or(SECOND_WAITS, |left| left.min(SECOND_WAITS));
+        let is_second = self.children.values().any(|other| {
             other.pair != pair
-                && other.phase == Phase::Installed
+                && matches!(other.phase, Phase::Installed | Phase::Rekeying)
                 && other.config.name == config.name
                 && other.selectors == selectors
                 && self::rank(other) > rank
         });
-        if spare {
-            self.retire(cx, pair, super::quick::ASKER_LINGERS);
+        if is_second && later > LOOKED_AGAIN {
+            if let Some(child) = self.children.get_mut(&pair) {
+                child.rekey_at = cx.now.checked_add(later);
+            }
         } else {
             head.push_task(Task::RekeyChild { pair, tag: None });
         }
@@ -569,7 +575,8 @@ impl Established {
         cx: &mut Cx<'_>,
         reason: Failure,
     ) -> State {
-        self.send_deletes(head, cx);
+        let with_children = self.is_last(reason);
+        self.send_deletes(head, cx, with_children);
         self.destroy(head, cx, reason)
     }
 
@@ -594,6 +601,9 @@ impl Established {
     ) -> State {
         if let Some(address) = self.transactions.local.take() {
             cx.event(Event::VirtualAddress { ike: head.id, address, held: false });
+        }
+        if !self.is_last(reason) {
+            self.leave_behind(head, cx, reason);
         }
         for (_, exchange) in core::mem::take(&mut self.exchanges) {
             exchange.give_back(head, cx, reason);
@@ -627,6 +637,7 @@ impl Established {
         child.phase = Phase::Lingering { until: cx.now + TOLD };
         let (protocol, spi) = (child.protocol, child.spi_in);
         self.send_delete(head, cx, protocol, &[spi]);
+        cx.effect(Effect::TellDelete { ike: head.id, protocol, spi });
     }
 
     /// Takes a Child SA away at once and tells the peer.
@@ -640,6 +651,7 @@ impl Established {
         if let Some(child) = self.children.get(&pair) {
             let (protocol, spi) = (child.protocol, child.spi_in);
             self.send_delete(head, cx, protocol, &[spi]);
+            cx.effect(Effect::TellDelete { ike: head.id, protocol, spi });
         }
         self.remove_child(head, cx, pair, reason);
     }
@@ -661,14 +673,16 @@ impl Established {
         if child.acquired {
             head.acquired(cx, &child.config.name, Err(reason));
         }
-        let replaced = matches!(child.phase, Phase::Lingering { .. });
-        if !replaced && child.up == (true, true) {
-            let action = match reason {
-                Failure::Timeout => child.config.dpd_action,
-                Failure::DeletedByPeer => child.config.close_action,
-                _ => ChildAction::None,
-            };
-            cx.event(Event::ChildDown { name: child.name(head), reason, action });
+        // Where another one serves the same traffic, nothing is down.
+        let serves = |other: &ChildSa| {
+            matches!(other.phase, Phase::Installed | Phase::Rekeying)
+                && other.config.name == child.config.name
+                && other.selectors == child.selectors
+        };
+        if !self.children.values().any(serves)
+            && let Some(event) = down(head, &child, reason)
+        {
+            cx.event(event);
         }
     }
 
@@ -686,6 +700,29 @@ impl Established {
     /// Quick modes under way.
     pub(crate) fn negotiations(&self) -> usize {
         self.exchanges.values().filter(|e| !matches!(e.quick, Quick::Over { .. })).count()
+    }
+}
+
+/// What is told of a Child SA that goes and had not been replaced.
+pub(super) fn down(head: &Head, child: &ChildSa, reason: Failure) -> Option<Event> {
+    if matches!(child.phase, Phase::Lingering { .. }) || child.up != (true, true) {
+        return None;
+    }
+    let action = match reason {
+        Failure::Timeout => child.config.dpd_action,
+        Failure::DeletedByPeer => child.config.close_action,
+        _ => ChildAction::None,
+    };
+    Some(Event::ChildDown { name: child.name(head), reason, action })
+}
+
+/// When the side with this role renews what is due at `soft` and ends at `hard`: a part of the time between them later, where it
+/// answered.
+pub(super) fn later(role: Role, soft: Instant, hard: Option<Instant>) -> Instant {
+    let between = hard.map(|hard| hard.saturating_duration_since(soft) / 8);
+    match (role, between) {
+        (Role::Responder, Some(between)) => soft + between.min(ANSWERER_LATER),
+        _ => soft,
     }
 }
 

@@ -39,13 +39,14 @@ impl Established {
         self.inform(head, cx, &list);
     }
 
-    /// Tells the peer that everything is gone: the children first, each protocol in one message.
-    pub(crate) fn send_deletes(&mut self, head: &Head, cx: &mut Cx<'_>) {
+    /// Tells the peer that everything is gone: the children first, each protocol in one message, unless they go over to
+    /// another ISAKMP SA.
+    pub(crate) fn send_deletes(&mut self, head: &Head, cx: &mut Cx<'_>, with_children: bool) {
         for protocol in [Protocol::Esp, Protocol::Ah] {
             let of = |p| move |child: &&crate::v2::child::ChildSa| child.protocol == p;
             let spis: Vec<Spi> =
                 self.children.values().filter(of(protocol)).map(|child| child.spi_in).collect();
-            if !spis.is_empty() {
+            if with_children && !spis.is_empty() {
                 self.send_delete(head, cx, protocol, &spis);
             }
         }

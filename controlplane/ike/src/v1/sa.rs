@@ -83,11 +83,25 @@ pub(crate) struct IsakmpSa {
     pub(crate) state: State,
     /// Of the message that comes in pieces.
     pub(crate) pieces: Pieces,
+    /// Which of several ISAKMP SAs came when.
+    pub(crate) order: Order,
+}
+
+/// Where a main mode is in the order of everything (`Registry::moment`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Order {
+    /// When it began.
+    pub(crate) begun: u64,
+    /// The last pair that there was then.
+    pub(crate) last_pair: u64,
+    /// When our last message of it was sent, after which the peer has it: the order in which it was so for several is the order in
+    /// which they came up at the peer.
+    pub(crate) last_said: u64,
 }
 
 impl IsakmpSa {
     pub(crate) fn new(head: Head, state: State) -> Self {
-        Self { head, state, pieces: Pieces::default() }
+        Self { head, state, pieces: Pieces::default(), order: Order::default() }
     }
 
     /// Takes a piece of a message with this SA's cookies; returns the whole message with its digest once it is there.
@@ -211,11 +225,23 @@ impl IsakmpSa {
 
     /// Begins what waits.
     pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) {
+        self.note_order(cx);
         if matches!(self.state, State::Established(_)) {
             let head = &mut self.head;
             if let State::Established(state) = core::mem::replace(&mut self.state, State::Gone) {
                 self.state = state.pump(head, cx);
             }
+        }
+    }
+
+    /// The last word of an initiator of main mode is the fifth message; of everybody else it comes as the SA does.
+    fn note_order(&mut self, cx: &mut Cx<'_>) {
+        let last_said = &mut self.order.last_said;
+        match &self.state {
+            State::SaSent(_) => *last_said = 0,
+            State::AuthSent(_) if *last_said == 0 => *last_said = cx.registry.moment.next(),
+            State::Established(state) if *last_said == 0 => *last_said = state.since,
+            _ => {}
         }
     }
 

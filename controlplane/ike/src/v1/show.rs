@@ -55,6 +55,8 @@ impl IsakmpSa {
 impl Established {
     const fn view_state(&self) -> IkeState {
         match self.life {
+            // Another one has its children.
+            _ if self.succession.heir.is_some() => IkeState::Rekeyed,
             Life::Active => IkeState::Established,
             Life::Renewing => IkeState::Rekeying,
             Life::Replaced { .. } => IkeState::Rekeyed,

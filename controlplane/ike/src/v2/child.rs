@@ -5,7 +5,7 @@ use super::sa::Head;
 use crate::config::{self, ChildMode};
 use crate::context::{Cx, Effect, Half, Installing};
 use crate::crypto::{ChildKeys, DirectionKeys, SkD};
-use crate::event::{Activate, ChildName, Event, InstallId, SpiRefused};
+use crate::event::{Activate, ChildName, Event, IkeId, InstallId, SpiRefused};
 use crate::message::v2::{
     Notify, Payloads, SaPayload, TrafficSelector, TrafficSelectorsI, TrafficSelectorsR,
 };
@@ -71,6 +71,8 @@ pub(crate) struct ChildSa {
     pub(crate) waits_for_traffic: bool,
     /// IKEv1, lingering: whether the peer has been told that it goes.
     pub(crate) told: bool,
+    /// IKEv1: the ISAKMP SA that it was negotiated under.
+    pub(crate) under: IkeId,
 }
 
 impl ChildSa {
@@ -423,6 +425,7 @@ impl Agreed {
             acquired: self.acquired,
             waits_for_traffic: false,
             told: false,
+            under: head.id,
             config,
         };
         cx.effect(Effect::Own(pair, head.id));

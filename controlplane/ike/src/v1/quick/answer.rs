@@ -13,7 +13,7 @@ use crate::message::v1::{
 use crate::message::v2::TrafficSelector;
 use crate::message::{ExchangeType, MessageId, ProtocolId};
 use crate::narrowing;
-use crate::v1::established::Established;
+use crate::v1::established::{Established, later};
 use crate::v1::offer::{self, Choice, Terms};
 use crate::v1::phase1;
 use crate::v1::session::Opened;
@@ -23,6 +23,7 @@ use crate::v2::fault::{Fault, Incompatible, Misbehaved};
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
 use crate::v2::window::{Digest, Sent};
+use crate::view::Role;
 use ipsec::sa::{PairId, SaParameters, Spi};
 use keyexchange::{Group, KeyExchangeError};
 use std::sync::Arc;
@@ -51,6 +52,10 @@ pub(crate) struct Responding {
 }
 
 impl Responding {
+    pub(super) fn replaces(&self) -> &[PairId] {
+        &self.wanted.replaces
+    }
+
     pub(super) fn give_back(self, cx: &mut Cx<'_>) {
         cx.spis.release(self.wanted.spi);
     }
@@ -134,7 +139,8 @@ impl Established {
         cx: &mut Cx<'_>,
         content: &Content<'_>,
     ) -> Result<(Wanted, Option<PeerValue>), Fault> {
-        if !self.is_active() || !self.has_room() {
+        // Also where another ISAKMP SA has taken over: the peer may not know of that one yet, and the pair follows.
+        if !self.has_room() {
             return Err(crate::event::SpiRefused.into());
         }
         let (near, far) = self.hosts(head);
@@ -274,8 +280,9 @@ impl Established {
             list.push(&Notify { doi: DOI_IPSEC, protocol, spi: &spi, kind, data: &data });
         }
         let sealed = self.session.seal(ExchangeType::QuickMode, id, exchange.iv, &[&ni], &list);
-        let Prepared { child, inbound, outbound, .. } = prepared;
+        let Prepared { mut child, inbound, outbound, .. } = prepared;
         let pair = child.pair;
+        child.rekey_at = child.rekey_at.map(|at| later(Role::Responder, at, child.expire_at));
         let Ok((second, iv)) = sealed else {
             cx.stats.negotiation_failures += 1;
             cx.spis.release(spi);

@@ -37,7 +37,7 @@ pub(crate) struct Asking {
     /// The pair that is to be replaced.
     pub(super) rekeys: Option<PairId>,
     /// Every pair for the same traffic when we began.
-    replaces: Vec<PairId>,
+    pub(super) replaces: Vec<PairId>,
     tag: Option<RequestId>,
     acquired: bool,
 }
