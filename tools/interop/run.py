@@ -19,6 +19,7 @@ import addresses
 import attacks
 import certificates
 import ikev1
+import ikev1_both
 import ikev1_modes
 import ikev1_nat
 import ikev1_peer
@@ -674,6 +675,7 @@ def idle_takes_no_cpu(lab):
 TESTS.update(addresses.TESTS)
 TESTS.update(certificates.TESTS)
 TESTS.update(ikev1.TESTS)
+TESTS.update(ikev1_both.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
 TESTS.update(vici.TESTS)
