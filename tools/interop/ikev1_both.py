@@ -6,11 +6,10 @@ from lab import Charon, Culvert, check, eventually, scenario
 
 TESTS = {}
 
-# A quick mode after 4 s, a main mode after 5 s, by both sides' own timers, which nothing keeps apart.
-SHORT = {"reauth_time = 12": "reauth_time = 5", "over_time = 10": "over_time = 4", "rekey_time = 5": "rekey_time = 4",
-         "life_time = 20": "life_time = 10"}
+# A quick mode after 5 s, a main mode after 7 s, by both sides' own timers, which nothing keeps apart.
+SHORT = {"reauth_time = 12": "reauth_time = 7", "over_time = 10": "over_time = 5", "life_time = 20": "life_time = 12"}
 
-PINGS = 240
+PINGS = 290
 
 
 def conf(side):
@@ -29,13 +28,13 @@ def at_once(*begins):
 
 
 def serves(here, net, ends):
-    """No ping is lost in twelve seconds, and there are not more and more SAs."""
+    """No ping is lost in fifteen seconds, and there are not more and more SAs."""
     here.ping(*net)
     answered = here.ping(*net, count=PINGS, interval=0.05, ok=False)
     found = [end.rows("quick_mode.rekeys", "main_mode.ike_main_mode", "main_mode.isadb_list_size", "quick_mode.active_sas")
              for end in ends]
     for end, (rekeys, main, isakmp, pairs) in zip(ends, found):
-        check(rekeys >= 2 and main >= 3, f"{rekeys} rekeys, {main} main modes")
+        check(rekeys >= 2 and main >= 2, f"{rekeys} rekeys, {main} main modes")
         check(isakmp <= 6 and pairs <= 8, f"{isakmp} ISAKMP SAs, {pairs} pairs")
     check(answered == PINGS, f"{answered} of {PINGS} pings answered; {[end.drops() for end in ends]} {found}")
     print(f"    {PINGS} of {PINGS} pings; rekeys, main modes, ISAKMP SAs, pairs: {found}")

@@ -165,13 +165,7 @@ impl Engine {
     }
 
     /// IKEv1: an ISAKMP SA hands over what it can.
-    pub(crate) fn adopt(
-        &mut self,
-        now: Instant,
-        spis: &mut dyn SpiSource,
-        from: IkeId,
-        to: IkeId,
-    ) {
+    pub(crate) fn adopt(&mut self, now: Instant, spis: &mut dyn SpiSource, from: IkeId, to: IkeId) {
         let Some((heir, _)) = self.v1(to) else { return };
         let (order, role) = (heir.order, heir.head.role);
         let renew_at = match role {
@@ -183,8 +177,8 @@ impl Engine {
         let State::Established(state) = &mut sa.state else { return };
         let (mut children, tasks) = state.hand_over(&mut sa.head);
         for child in children.values_mut().filter(|child| child.under == from && !race) {
-            let late = child.pair.0 > order.last_pair
-                || state.succession.late.contains(&child.pair);
+            let late =
+                child.pair.0 > order.last_pair || state.succession.late.contains(&child.pair);
             if late && !matches!(child.phase, Phase::Lingering { .. }) {
                 state.succession.wards.insert(child.pair);
                 child.rekey_at = Some(child.rekey_at.map_or(renew_at, |at| at.min(renew_at)));

@@ -129,10 +129,6 @@ impl Host {
     }
 
     fn event(&mut self, now: Instant, event: Event) {
-        if std::env::var_os("DBG").is_some() {
-            let text = match &event { Event::InstallInbound { sa, .. } => format!("in {:?} {:?}", sa.pair, sa.spi), Event::InstallOutbound { sa, activate, .. } => format!("out {:?} {:?} {activate:?}", sa.pair, sa.spi), Event::ActivateOutbound { pair } => format!("act {pair:?}"), Event::RemoveOutbound { pair } => format!("rmout {pair:?}"), Event::RemovePair { pair } => format!("rm {pair:?}"), Event::IkeUp { ike, .. } => format!("ikeup {ike:?}"), Event::Log { text, .. } => text.clone(), Event::ChildDown { name, reason, .. } => format!("down {name:?} {reason:?}"), _ => String::new() };
-            if !text.is_empty() { eprintln!("{} {:?} {text}", self.spis.next >> 28, now); }
-        }
         match event {
             Event::InstallInbound { id, sa, .. } => {
                 let result = if self.refuse_inbound { Err(InstallRefused::Full) } else { Ok(()) };

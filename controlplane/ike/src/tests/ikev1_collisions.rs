@@ -5,6 +5,7 @@ use super::ikev1::{IKE, v1_with};
 use crate::config::Config;
 use crate::event::{ChildTarget, Command, IkeTarget, Origin};
 use crate::random::Random;
+use crate::v2::child::Phase;
 use crate::view::IkeState;
 use ipsec::sa::{PairId, Spi};
 use proptest::prelude::*;
@@ -60,7 +61,11 @@ impl Flow {
     #[track_caller]
     fn tick(&mut self, pair: &mut Pair, age: Duration, what: &str) {
         let sends = |host: &Host| {
-            host.sad.values().rfind(|slot| slot.active).and_then(|s| s.outbound.as_ref()).map(|sa| sa.spi)
+            host.sad
+                .values()
+                .rfind(|slot| slot.active)
+                .and_then(|s| s.outbound.as_ref())
+                .map(|sa| sa.spi)
         };
         let (a, b) = (sends(&pair.a), sends(&pair.b));
         self.begun |= a.is_some() && b.is_some();
@@ -78,7 +83,9 @@ impl Flow {
                 slot.inbound.as_ref().is_some_and(|sa| sa.spi == spi)
             };
             let taker = pair.host(to).sad.iter().find(takes).map(|(pair, _)| *pair);
-            let Some(taker) = taker else { panic!("{what}: {to:?} loses a packet: {}", said(pair)) };
+            let Some(taker) = taker else {
+                panic!("{what}: {to:?} loses a packet: {}", said(pair))
+            };
             pair.host(to).engine.handle_inbound_traffic(now, taker);
             pair.pump();
         }
@@ -105,7 +112,11 @@ fn said(pair: &Pair) -> String {
 fn assert_bounded(pair: &Pair, what: &str) {
     for host in [&pair.a, &pair.b] {
         let isakmp = host.engine.ike_sas(pair.now).len();
-        assert!(isakmp <= MANY && host.sad.len() <= 2 * MANY, "{what}: {isakmp}, {}", host.sad.len());
+        assert!(
+            isakmp <= MANY && host.sad.len() <= 2 * MANY,
+            "{what}: {isakmp}, {}",
+            host.sad.len()
+        );
     }
 }
 
@@ -371,6 +382,46 @@ fn a_renewal_collides_with_a_quick_mode() {
                 serves_on(&mut pair, &mut Flow::default(), &what);
             }
         }
+    }
+}
+
+/// A quick mode runs on the old ISAKMP SA while its successor is there already. strongSwan holds such a pair under the old one and ends
+/// it with that: so it is renewed under the new one first, whoever of the two asked for it.
+#[test]
+fn an_isakmp_sa_stays_while_the_peer_may_hold_a_pair_under_it() {
+    for (renewing, asking) in
+        [(Who::A, Who::A), (Who::A, Who::B), (Who::B, Who::A), (Who::B, Who::B)]
+    {
+        let mut pair = established(3);
+        let old = *pair.host(renewing).engine.table.ids().last().unwrap();
+        pair.command(asking, rekey_child());
+        let to = asking.other();
+        let held = core::mem::take(if to == Who::A { &mut pair.to_a } else { &mut pair.to_b });
+        pair.command(renewing, renew());
+        pair.settle();
+        for transmit in held {
+            pair.deliver(to, &transmit);
+        }
+        let until = pair.now + Duration::from_secs(20);
+        let mut flow = Flow::default();
+        let mut was_under_old = false;
+        while pair.now < until {
+            pair.advance(Duration::from_millis(100));
+            flow.tick(&mut pair, Duration::ZERO, "held");
+            let host = pair.host(renewing);
+            let table = &host.engine.table;
+            let children =
+                table.iter().filter_map(crate::sa::Sa::children).flat_map(|c| c.values());
+            // The first pair was there before, and went over at both sides.
+            let under_old = children
+                .filter(|child| child.under == old && child.pair.0 > 1)
+                .any(|child| matches!(child.phase, Phase::Installed | Phase::Rekeying));
+            was_under_old |= under_old;
+            assert!(!under_old || table.get(old).is_some(), "{renewing:?} {asking:?}");
+        }
+        assert!(was_under_old);
+        assert!(pair.host(renewing).engine.table.get(old).is_none(), "{renewing:?} {asking:?}");
+        serves_on(&mut pair, &mut flow, "after");
     }
 }
 
