@@ -9,7 +9,7 @@ TESTS = {}
 # A quick mode after 5 s, a main mode after 7 s, by both sides' own timers, which nothing keeps apart.
 SHORT = {"reauth_time = 12": "reauth_time = 7", "over_time = 10": "over_time = 5", "life_time = 20": "life_time = 12"}
 
-PINGS = 290
+PINGS = 230
 
 
 def conf(side):
@@ -28,14 +28,14 @@ def at_once(*begins):
 
 
 def serves(here, net, ends):
-    """No ping is lost in fifteen seconds, and there are not more and more SAs."""
+    """No ping is lost in twelve seconds, and there are not more and more SAs."""
     here.ping(*net)
     answered = here.ping(*net, count=PINGS, interval=0.05, ok=False)
     found = [end.rows("quick_mode.rekeys", "main_mode.ike_main_mode", "main_mode.isadb_list_size", "quick_mode.active_sas")
              for end in ends]
     for end, (rekeys, main, isakmp, pairs) in zip(ends, found):
         check(rekeys >= 2 and main >= 2, f"{rekeys} rekeys, {main} main modes")
-        check(isakmp <= 6 and pairs <= 8, f"{isakmp} ISAKMP SAs, {pairs} pairs")
+        check(isakmp <= 8 and pairs <= 8, f"{isakmp} ISAKMP SAs, {pairs} pairs")
     check(answered == PINGS, f"{answered} of {PINGS} pings answered; {[end.drops() for end in ends]} {found}")
     print(f"    {PINGS} of {PINGS} pings; rekeys, main modes, ISAKMP SAs, pairs: {found}")
 
@@ -44,7 +44,7 @@ def both_begin(lab):
     """Opposite strongSwan, both sides begin at once and both renew."""
     a, b = lab.pair()
     ours, peer = Culvert(a, conf("a")), Charon(b, conf("b"))
-    at_once(ours.initiate, lambda: peer.swanctl("--initiate", "--child", "net", "--timeout", 10, ok=False))
+    at_once(ours.initiate, lambda: peer.swanctl("--initiate", "--child", "net", "--timeout", 4, ok=False))
     serves(a, ("10.77.1.1", "10.77.2.1"), [ours])
 
 
