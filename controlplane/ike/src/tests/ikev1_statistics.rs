@@ -69,6 +69,9 @@ fn rekeys_of_both_kinds() {
     let child = ChildTarget::Named { connection: None, child: "net".to_owned() };
     pair.command(Who::A, Command::RekeyChild(child));
     pair.settle();
+    // The new pair takes the place of the old one when something comes in on it.
+    assert!(pair.send_data(Who::B));
+    pair.advance(Duration::ZERO);
     pair.command(Who::B, Command::RekeyIke(IkeTarget::Connection("gw".to_owned())));
     pair.settle();
     let each = Statistics {
