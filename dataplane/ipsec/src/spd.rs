@@ -17,6 +17,7 @@
 mod filter;
 mod flow_cache;
 mod fragments;
+mod masks;
 mod ports;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! A port range is cut into nodes of a binary tree over all 65,536 ports, 30 at most. All rules of a node hold for every port below it, so
-//! that of the other side's ports only who is first matters: a function in steps, found by binary search.
+//! that of the other side's ports only who is first matters: a function in steps, found by binary search. Fewer than some hundred
+//! rules are looked up in sets instead (spd/masks.rs).
 
+use super::masks::{self, Masks};
 use super::{Cost, Match};
 use crate::flow::FlowKey;
 use crate::selector::{AddressRange, Ports};
@@ -48,6 +50,11 @@ impl PortSpan {
             Some(port) => self.first <= port && port <= self.last,
             None => self.admits_hidden(),
         }
+    }
+
+    /// First and last of the ports that are seen; `None` for hidden ones only.
+    pub(super) fn visible(self) -> Option<(u16, u16)> {
+        (self.first <= self.last).then_some((self.first, self.last))
     }
 
     #[inline]
@@ -201,9 +208,21 @@ struct Group {
     loose: Vec<u32>,
     /// The first for packets that show no ports.
     hidden: Option<u32>,
-    /// By which side's ports the tree is; the steps are by the other's.
-    tree_is_remote: bool,
-    /// Levels of the tree that have nodes, a bit each.
+    by_ports: ByPorts,
+}
+
+/// The rules for packets that show ports.
+#[derive(Debug)]
+enum ByPorts {
+    Masks(Masks),
+    Tree(Tree),
+}
+
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// By which side's ports it is; the steps are by the other's.
+    is_remote: bool,
+    /// Levels that have nodes, a bit each.
     levels: u32,
     nodes: HashMap<u32, Steps, RandomState>,
 }
@@ -221,6 +240,57 @@ const NOBODY: u32 = u32::MAX;
 
 impl Group {
     fn new(rules: Vec<Rule>) -> Self {
+        let loose = (0u32..).zip(&rules).filter(|(_, rule)| rule.ranges.is_some());
+        let loose = loose.map(|(n, _)| n).collect();
+        let is_tight = |rule: &Rule| rule.ranges.is_none();
+        let hidden = rules.iter().position(|rule| {
+            is_tight(rule) && rule.local_ports.admits_hidden() && rule.remote_ports.admits_hidden()
+        });
+        let by_ports = if rules.len() <= masks::MOST {
+            let ports =
+                |rule: &Rule| is_tight(rule).then_some((rule.local_ports, rule.remote_ports));
+            ByPorts::Masks(Masks::new(&rules.iter().map(ports).collect::<Vec<_>>()))
+        } else {
+            ByPorts::Tree(Tree::new(&rules))
+        };
+        // No more rules than ranks.
+        Self { rules, loose, hidden: hidden.map(|n| n as u32), by_ports }
+    }
+
+    fn search<'a>(&'a self, key: &FlowKey, mut best: Option<&'a Rule>) -> Option<&'a Rule> {
+        // They are in the order of ranks.
+        if self.rules.first().is_none_or(|rule| !is_before(rule, best)) {
+            return best;
+        }
+        let found = match (key.ports, &self.by_ports) {
+            (None, _) => self.hidden.map(|n| n as usize),
+            (Some((local, remote)), ByPorts::Masks(masks)) => masks.first(local, remote),
+            (Some(ports), ByPorts::Tree(tree)) => {
+                best = tree.search(&self.rules, ports, best);
+                None
+            }
+        };
+        if let Some(rule) = found.and_then(|n| self.rules.get(n))
+            && is_before(rule, best)
+        {
+            best = Some(rule);
+        }
+        let loose = self.loose.iter().filter_map(|n| self.rules.get(*n as usize));
+        let rest = best;
+        loose.take_while(|rule| is_before(rule, rest)).find(|rule| rule.matches(key)).or(best)
+    }
+
+    fn worst_case(&self) -> Cost {
+        let Cost { probes, comparisons } = match &self.by_ports {
+            ByPorts::Masks(masks) => Cost { probes: 0, comparisons: masks.comparisons() },
+            ByPorts::Tree(tree) => tree.worst_case(),
+        };
+        Cost { probes, comparisons: comparisons + 1 + self.loose.len() }
+    }
+}
+
+impl Tree {
+    pub(super) fn new(rules: &[Rule]) -> Self {
         let distinct = |ports: fn(&Rule) -> PortSpan| {
             rules
                 .iter()
@@ -230,88 +300,64 @@ impl Group {
                 .len()
         };
         // The steps take the side with more to tell apart.
-        let tree_is_remote = distinct(|r| r.remote_ports) <= distinct(|r| r.local_ports);
-        let mut group = Self {
-            loose: Vec::new(),
-            hidden: None,
-            tree_is_remote,
-            levels: 0,
-            nodes: HashMap::default(),
-            rules: Vec::new(),
-        };
+        let is_remote = distinct(|r| r.remote_ports) <= distinct(|r| r.local_ports);
+        let mut tree = Self { is_remote, levels: 0, nodes: HashMap::default() };
         let mut at_node: HashMap<u32, Vec<u32>, RandomState> = HashMap::default();
-        for (n, rule) in (0u32..).zip(&rules) {
-            if rule.ranges.is_some() {
-                group.loose.push(n);
-                continue;
-            }
-            if rule.local_ports.admits_hidden() && rule.remote_ports.admits_hidden() {
-                group.hidden = group.hidden.or(Some(n));
-            }
-            let (tree, _) = group.sides(rule);
-            each_node(tree, |node| at_node.entry(node).or_default().push(n));
+        for (n, rule) in (0u32..).zip(rules).filter(|(_, rule)| rule.ranges.is_none()) {
+            let (ports, _) = tree.sides(rule);
+            each_node(ports, |node| at_node.entry(node).or_default().push(n));
         }
         for (node, at) in at_node {
             let steps = Steps::new(&at, |n| {
                 let rule = &rules[n as usize];
-                (group.sides(rule).1, rule.rank)
+                (tree.sides(rule).1, rule.rank)
             });
             // Nobody where all are about hidden ports on the other side.
             if let Some(steps) = steps {
-                group.levels |= 1 << node.ilog2();
-                group.nodes.insert(node, steps);
+                tree.levels |= 1 << node.ilog2();
+                tree.nodes.insert(node, steps);
             }
         }
-        group.rules = rules;
-        group
+        tree
     }
 
     /// The ports of the tree's side and of the other.
     fn sides(&self, rule: &Rule) -> (PortSpan, PortSpan) {
-        if self.tree_is_remote {
+        if self.is_remote {
             (rule.remote_ports, rule.local_ports)
         } else {
             (rule.local_ports, rule.remote_ports)
         }
     }
 
-    fn search<'a>(&'a self, key: &FlowKey, mut best: Option<&'a Rule>) -> Option<&'a Rule> {
-        match key.ports {
-            None => {
-                if let Some(rule) = self.hidden.and_then(|n| self.rules.get(n as usize))
-                    && is_before(rule, best)
-                {
-                    best = Some(rule);
-                }
-            }
-            Some((local, remote)) => {
-                let (tree, other) =
-                    if self.tree_is_remote { (remote, local) } else { (local, remote) };
-                let mut levels = self.levels;
-                while levels != 0 {
-                    let level = levels.trailing_zeros();
-                    levels &= levels - 1;
-                    let node = 1 << level | u32::from(tree) >> (LEVELS - 1 - level);
-                    if let Some(steps) = self.nodes.get(&node)
-                        && best.is_none_or(|best| steps.best_rank < best.rank)
-                        && let Some(rule) = self.rules.get(steps.at(other) as usize)
-                        && is_before(rule, best)
-                    {
-                        best = Some(rule);
-                    }
-                }
+    pub(super) fn search<'a>(
+        &self,
+        rules: &'a [Rule],
+        (local, remote): (u16, u16),
+        mut best: Option<&'a Rule>,
+    ) -> Option<&'a Rule> {
+        let (own, other) = if self.is_remote { (remote, local) } else { (local, remote) };
+        let mut levels = self.levels;
+        while levels != 0 {
+            let level = levels.trailing_zeros();
+            levels &= levels - 1;
+            let node = 1 << level | u32::from(own) >> (LEVELS - 1 - level);
+            if let Some(steps) = self.nodes.get(&node)
+                && best.is_none_or(|best| steps.best_rank < best.rank)
+                && let Some(rule) = rules.get(steps.at(other) as usize)
+                && is_before(rule, best)
+            {
+                best = Some(rule);
             }
         }
-        let loose = self.loose.iter().filter_map(|n| self.rules.get(*n as usize));
-        let rest = best;
-        loose.take_while(|rule| is_before(rule, rest)).find(|rule| rule.matches(key)).or(best)
+        best
     }
 
     fn worst_case(&self) -> Cost {
         let longest = self.nodes.values().map(|steps| steps.from.len()).max().unwrap_or(0);
         let levels = self.levels.count_ones() as usize;
         let search = longest.checked_ilog2().map_or(0, |log| log as usize + 1);
-        Cost { probes: levels, comparisons: levels * search + 1 + self.loose.len() }
+        Cost { probes: levels, comparisons: levels * search }
     }
 }
 
