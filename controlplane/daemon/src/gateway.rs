@@ -31,8 +31,10 @@ use std::time::Instant;
 use worker::{Activation, Dataplane, DeviceId, ForwardingTable, PortId, Ticket, TunQueue};
 
 mod devices;
+mod lookups;
 mod news;
 
+use lookups::SlowLookups;
 use news::News;
 pub(crate) use news::{Item, Line};
 
@@ -106,6 +108,7 @@ pub struct Gateway {
     virtual_addresses: BTreeMap<IpAddr, BTreeSet<ike::IkeId>>,
     /// The workers do not have the policies as they are.
     policies_due: bool,
+    slow_lookups: SlowLookups,
     /// The devices of route-based children, by their interface IDs, and what the workers call them.
     devices: BTreeMap<u32, (DeviceId, Option<Arc<TunQueue>>)>,
     /// The workers do not have the devices as they are.
@@ -187,6 +190,7 @@ impl Gateway {
             traps: BTreeMap::new(),
             virtual_addresses: BTreeMap::new(),
             policies_due: false,
+            slow_lookups: SlowLookups::default(),
             devices: BTreeMap::new(),
             devices_due: false,
             outstanding: Vec::new(),
@@ -471,6 +475,7 @@ impl Gateway {
                 Ok(ticket) => {
                     self.outstanding.push(ticket);
                     self.policies_due = false;
+                    self.slow_lookups.tell(self.dataplane.worst_lookup());
                     self.devices_due |= !self.devices.is_empty();
                 }
                 Err(error) => tracing::warn!(%error, "policies not handed to the workers"),

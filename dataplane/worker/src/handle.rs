@@ -23,7 +23,7 @@ use af_xdp::wait::EventFd;
 use core::sync::atomic::{AtomicBool, Ordering};
 use ipsec::sa::{PairId, SaError, Spi};
 use ipsec::selector::Selector;
-use ipsec::spd::Spd;
+use ipsec::spd::{Cost, Spd};
 use ipsec::spi::{CoreId, SpiAllocator, SpiError};
 pub(crate) use places::Tables;
 use places::{OutboundSlots, TablesAhead};
@@ -321,6 +321,11 @@ impl Dataplane {
     /// Events lost so far because a ring was full.
     pub fn events_lost(&self) -> u64 {
         self.shared.iter().map(|s| s.events_lost.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What looking up a packet costs at most in the policies that were set last.
+    pub fn worst_lookup(&self) -> Cost {
+        self.databases.back().map_or_else(Cost::default, |(_, spd)| spd.worst_case())
     }
 
     /// SPIs given out and refused so far, and those that have no key yet.
