@@ -92,7 +92,8 @@ def ikev2_virtual_addresses(lab, role):
     six = []
 
     def works():
-        eventually("the pair", lambda: ends.ours.rows("quick_mode.active_sas") == [1], seconds=5)
+        # The one before lingers for five seconds.
+        eventually("the pair", lambda: ends.ours.rows("quick_mode.active_sas") == [1], seconds=9)
         eventually("the IPv4 address", lambda: f"inet {V4}/32" in held(a), seconds=3)
         found = [word.split("/")[0] for word in held(a).split() if word.startswith("fd09::")]
         check(len(found) == 1 and found[0] == (six or found)[0], f"IPv6 addresses: {found}, before {six}")
