@@ -28,7 +28,9 @@ impl Worker {
         let state = &mut self.ports[usize::from(id.0)];
         state.port.complete(&mut self.pool);
         let count = state.port.receive(&mut self.pool, frames, BURST);
-        self.take_frames(id, frames, count);
+        if count > 0 {
+            self.take_frames(id, frames, count);
+        }
         count
     }
 
@@ -43,38 +45,35 @@ impl Worker {
         let port = &mut self.ports[usize::from(id.0)].more[queue];
         port.complete(&mut self.pool);
         let count = port.receive(&mut self.pool, frames, BURST);
-        self.take_frames(id, frames, count);
+        if count > 0 {
+            self.take_frames(id, frames, count);
+        }
         count
     }
 
-    #[inline]
+    #[inline(never)]
     fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) {
-        if count > 0 {
-            self.apply_commands_before(count);
-            let state = &self.ports[usize::from(id.0)];
-            let bytes: usize = frames.iter().map(Frame::len).sum();
-            self.account.add(Row::Received, count as u64);
-            self.account.add(Row::ReceivedBytes, bytes as u64);
-            self.account.add(Row::Bursts, 1);
-            let (side, vlan) = (state.side, state.vlan);
-            let station = self.forwarding.link(id).map(|link| link.mac);
-            // The straight way is for untagged frames.
-            if let Some(station) = station
-                && vlan.is_none()
-            {
-                self.direct(frames, station, side);
-            }
-            if self.ports[usize::from(id.0)].members.is_empty() {
-                for frame in frames.drain(..) {
-                    self.take_frame(Packet(frame), station, vlan, side);
-                }
-            } else {
-                for frame in frames.drain(..) {
-                    self.take_trunk_frame(Packet(frame), id);
-                }
-            }
-            self.flush();
+        self.apply_commands_before(count);
+        let state = &self.ports[usize::from(id.0)];
+        let bytes: usize = frames.iter().map(Frame::len).sum();
+        self.account.add(Row::Received, count as u64);
+        self.account.add(Row::ReceivedBytes, bytes as u64);
+        self.account.add(Row::Bursts, 1);
+        let (side, vlan, has_members) = (state.side, state.vlan, !state.members.is_empty());
+        let station = self.forwarding.link(id).map(|link| link.mac);
+        // The straight way is for untagged frames.
+        if let Some(station) = station
+            && vlan.is_none()
+        {
+            self.direct(frames, station, side);
         }
+        for frame in frames.drain(..) {
+            match has_members {
+                false => self.take_frame(Packet(frame), station, vlan, side),
+                true => self.take_trunk_frame(Packet(frame), id),
+            }
+        }
+        self.flush();
     }
 
     /// One burst of the host port, unless there is much else to do.
