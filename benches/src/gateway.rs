@@ -236,15 +236,16 @@ impl Bed {
     ) -> Result<f64, Error> {
         let mut blocks = vec![Vec::new(); self.lanes.len()];
         let mut left = time.as_nanos() as u64;
-        let mut passes = Vec::new();
+        let (mut given, mut taken) = (0, 0);
         while left > 0 {
             let took = self.pass()?;
-            passes.push(took.as_nanos() as f64 / (self.per_pass * self.lanes.len()) as f64);
+            given += self.per_pass * self.lanes.len();
             let mut longest = took.as_nanos() as u64;
             for (lane, blocks) in self.lanes.iter().zip(&mut blocks) {
                 let (mut block, mut pass) = (Turn::default(), 0);
                 let nanoseconds = |cycles| cycles as f64 * lane.nanoseconds_a_cycle;
                 for turn in &lane.turns {
+                    taken += turn.packets;
                     let time = nanoseconds(turn.cycles);
                     latency.saturating_record(time as u64);
                     pass += time as u64;
@@ -259,11 +260,10 @@ impl Bed {
             }
             left = left.saturating_sub(longest);
         }
-        if self.handoff {
-            // A packet is in two workers' turns.
-            return Ok(median(passes));
-        }
-        Ok(1.0 / blocks.into_iter().map(|blocks| 1.0 / median(blocks)).sum::<f64>())
+        // What was handed over is in two workers' turns.
+        let times = taken as f64 / given as f64;
+        let of_all = 1.0 / blocks.into_iter().map(|blocks| 1.0 / median(blocks)).sum::<f64>();
+        Ok(of_all * times)
     }
 
     /// Packets of a pass.
@@ -373,15 +373,21 @@ impl Lane {
     fn drive_together(&mut self, given: usize, done: &AtomicUsize) {
         self.turns.clear();
         let (mut clock, mut idle) = (Clock::new(), 0);
+        let (start, first) = (Instant::now(), stats::cycles());
+        let mut begun = first;
         let through = |lane: &Self| {
             let account = lane.worker.account();
             account.get(Row::Sent) + account.all_drops()
         };
         let mut counted = through(self);
         while done.load(Ordering::Relaxed) < given && idle < 1000 * PATIENCE {
-            let packets = self.worker.turn(clock.now(self.worker.turned_at())).packets;
+            let packets = self.worker.turn(clock.now(begun)).packets;
+            let end = self.worker.turned_at();
+            let cycles = end.wrapping_sub(begun);
+            begun = end;
             if packets > 0 {
-                // Asked once there is nothing else to do: the other worker's cache has the count.
+                // What is done is asked once there is nothing else to do: the other worker's cache has the count.
+                self.turns.push(Turn { packets, cycles });
                 idle = 0;
                 continue;
             }
@@ -392,5 +398,7 @@ impl Lane {
                 counted = now;
             }
         }
+        self.nanoseconds_a_cycle =
+            start.elapsed().as_nanos() as f64 / begun.wrapping_sub(first).max(1) as f64;
     }
 }

@@ -192,6 +192,29 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         self.limit != self.tail || self.memory.producer().load(Ordering::Relaxed) != self.tail
     }
 
+    /// Asks for the producer's word and for `count` slots from the next one on, which the other core's cache may have.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn ask_ahead(&self, count: u32) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let ask = |at: *const i8| {
+                // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
+            };
+            ask(std::ptr::from_ref(self.memory.producer()).cast());
+            let slots = self.memory.slots();
+            let line = (64 / size_of::<T>().max(1)).max(1);
+            for after in (0..count).step_by(line) {
+                let slot = &slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)];
+                ask(std::ptr::from_ref(slot).cast());
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = count;
+    }
+
     /// Empties the next slot, without giving it back yet.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {

@@ -161,6 +161,12 @@ impl Frame {
         }
     }
 
+    /// The same frame with other marks. It is not changed where it lies: moved at once afterwards, it would wait for its own stores.
+    #[inline(always)]
+    pub fn marked(self, mark: [u64; 2]) -> Self {
+        Self { mark, ..self }
+    }
+
     /// Octets of packet.
     #[inline]
     pub const fn len(&self) -> usize {

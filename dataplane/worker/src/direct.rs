@@ -179,7 +179,8 @@ impl Worker {
             return;
         }
         let mut burst = core::mem::replace(frames, core::mem::take(&mut self.left));
-        for (frame, note) in burst.drain(..).zip(notes.drain(..)) {
+        // Notes stay where they are, as most are only looked at.
+        for (frame, note) in burst.drain(..).zip(notes.iter_mut()) {
             match note {
                 Note::Send(port) => match self.ports.get_mut(usize::from(port.0)) {
                     Some(state) => {
@@ -187,13 +188,15 @@ impl Worker {
                     }
                     None => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
                 },
-                Note::Drop(cause) => self.drop_packet(Packet(frame), cause),
-                Note::HandOff(to, what) => self.hand_off_frame(frame, to, what),
-                Note::Opened(spi, flow, _) => {
-                    self.opened_otherwise(frame, arrival, spi, flow);
-                }
-                Note::Entered(_, entered, authentic) => {
-                    self.conclude_otherwise(frame, arrival, entered, authentic);
+                Note::HandOff(to, what) => self.hand_off_frame(frame, *to, *what),
+                Note::Drop(cause) => self.drop_packet(Packet(frame), *cause),
+                Note::Opened(spi, flow, _) => self.opened_otherwise(frame, arrival, *spi, *flow),
+                Note::Entered(..) => {
+                    if let Note::Entered(_, entered, authentic) =
+                        core::mem::replace(note, Note::Other)
+                    {
+                        self.conclude_otherwise(frame, arrival, entered, authentic);
+                    }
                 }
                 Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(_) => {
                     frames.push(frame);

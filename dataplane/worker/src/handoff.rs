@@ -12,7 +12,7 @@ use crate::account::{Drop, WorkerDrop};
 use crate::command::SaRef;
 use crate::config::Side;
 use crate::direct::{Kinds, Note, Notes};
-use crate::packet::{Origin, Packet};
+use crate::packet::{Origin, Packet, put};
 use crate::worker::{BURST, Worker};
 use af_xdp::{Frame, FrameReceiver, FrameSender, crossing};
 use ipsec::drop_cause::DropCause;
@@ -23,6 +23,7 @@ use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
 use ipsec::spi::CoreId;
 use stats::Worker as Row;
+use std::vec::Drain;
 use wire::ethernet;
 use wire::ip::Ip;
 
@@ -58,7 +59,7 @@ impl HandedOff {
     const OUTBOUND_FRAME: u64 = 3;
 
     /// The marks for a packet that has `mark` now.
-    #[inline]
+    #[inline(always)]
     fn note(self, mark: [u64; 2]) -> [u64; 2] {
         let (kind, word, [high, low]) = match self {
             Self::Inbound => (Self::INBOUND, 0, [0, 0]),
@@ -105,6 +106,8 @@ pub(crate) struct Crossing {
     arriving: FrameReceiver,
     /// and as they are given back.
     returning: FrameSender,
+    /// What was taken in this turn and is not worked on yet.
+    in_hand: Vec<Frame>,
     /// Packets taken so far.
     taken: u64,
 }
@@ -135,15 +138,12 @@ impl Crossing {
             (crossing(packets), crossing(packets));
         let ((there_returning, coming_home), (returning, there_home)) =
             (crossing(frames), crossing(frames));
-        let here = Self { leaving, coming_home, arriving, returning, taken: 0 };
-        let there = Self {
-            leaving: there_leaving,
-            coming_home: there_home,
-            arriving: there_arriving,
-            returning: there_returning,
-            taken: 0,
+        let one = |leaving, coming_home, arriving, returning| {
+            let in_hand = Vec::with_capacity(BURST);
+            Self { leaving, coming_home, arriving, returning, in_hand, taken: 0 }
         };
-        (here, there)
+        let here = one(leaving, coming_home, arriving, returning);
+        (here, one(there_leaving, there_home, there_arriving, there_returning))
     }
 
     /// Whether there is something for this worker.
@@ -165,26 +165,29 @@ impl Crossing {
 impl Worker {
     /// Hands a packet to the core that owns its SA.
     #[inline]
-    pub(crate) fn hand_off(&mut self, mut packet: Packet, to: CoreId, what: HandedOff) {
+    pub(crate) fn hand_off(&mut self, packet: Packet, to: CoreId, what: HandedOff) {
+        let mark = packet.0.mark;
+        self.hand_off_marked(packet.0, to, what.note(mark));
+    }
+
+    /// Hands a frame over as it came from a port.
+    #[inline(never)]
+    pub(crate) fn hand_off_frame(&mut self, frame: Frame, to: CoreId, what: HandedOff) {
+        self.hand_off_marked(frame, to, what.note([self.core.index() as u64, 0]));
+    }
+
+    #[inline(always)]
+    fn hand_off_marked(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) {
         let Some(Some(crossing)) = self.crossings.get_mut(to.index()) else {
-            return self.drop_packet(packet, WorkerDrop::HandoffFull);
+            return self.drop_packet(Packet(frame), WorkerDrop::HandoffFull);
         };
-        packet.0.mark = what.note(packet.0.mark);
-        match crossing.leaving.push(packet.0) {
+        match crossing.leaving.push(frame.marked(mark)) {
             Ok(()) => {
                 self.account.add(Row::HandedOut, 1);
                 self.bells |= 1 << to.index();
             }
             Err(frame) => self.drop_packet(Packet(frame), WorkerDrop::HandoffFull),
         }
-    }
-
-    /// Hands a frame over as it came from a port.
-    #[inline]
-    pub(crate) fn hand_off_frame(&mut self, frame: Frame, to: CoreId, what: HandedOff) {
-        let mut packet = Packet(frame);
-        packet.begin(self.core);
-        self.hand_off(packet, to, what);
     }
 
     /// Shows the others what was put on the ways to them since the last time, and wakes them.
@@ -202,13 +205,72 @@ impl Worker {
         }
     }
 
-    /// Frames of this worker that others have copied.
+    /// Takes a burst from each other worker, and asks for its bytes, which are in that one's cache: they come while this worker's own
+    /// packets are worked on.
     #[inline]
-    pub(crate) fn take_home(&mut self) {
+    pub(crate) fn gather_handoffs(&mut self) {
         for crossing in self.crossings.iter_mut().flatten() {
-            if crossing.coming_home.is_empty() {
+            if crossing.arriving.is_empty() {
                 continue;
             }
+            let count = (crossing.arriving.len() as usize).min(BURST);
+            for frame in core::iter::from_fn(|| crossing.arriving.pop()).take(count) {
+                for line in frame.data().chunks(64).take(ASKED_FOR) {
+                    prefetch(&line[0]);
+                }
+                crossing.in_hand.push(frame);
+            }
+            crossing.arriving.release();
+            crossing.taken += count as u64;
+        }
+    }
+
+    /// Works on what was gathered, takes this worker's own frames home, and asks for what may be there in the next turn.
+    #[inline]
+    pub(crate) fn take_handoffs(&mut self) -> usize {
+        let mut count = 0;
+        for from in 0..self.crossings.len() {
+            let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
+            if !crossing.in_hand.is_empty() {
+                count += self.take_handed_by(from);
+            }
+            self.take_home(from);
+        }
+        count
+    }
+
+    fn take_handed_by(&mut self, from: usize) -> usize {
+        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
+        let mut in_hand = core::mem::take(&mut crossing.in_hand);
+        let count = in_hand.len();
+        self.account.add(Row::HandedIn, count as u64);
+        // As many as go the same way one after the other, so that packets keep their order.
+        let is_straight = |frame: &Frame| HandedOff::is_straight(frame.mark);
+        while let Some(first) = in_hand.first() {
+            let straight = is_straight(first);
+            let others = in_hand.iter().position(|frame| is_straight(frame) != straight);
+            let run = in_hand.drain(..others.unwrap_or(in_hand.len()));
+            if straight {
+                self.take_handed_frames(run, from);
+            } else {
+                self.take_handed_packets(run, from);
+            }
+            if let Some(core) = CoreId::new(from) {
+                self.bells |= 1 << core.index();
+            }
+            self.flush();
+        }
+        if let Some(Some(crossing)) = self.crossings.get_mut(from) {
+            crossing.in_hand = in_hand;
+        }
+        count
+    }
+
+    /// Frames of this worker that another has copied.
+    #[inline]
+    fn take_home(&mut self, from: usize) {
+        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
+        if !crossing.coming_home.is_empty() {
             let mut count = 0;
             while let Some(frame) = crossing.coming_home.pop() {
                 count += 1;
@@ -218,68 +280,28 @@ impl Worker {
             crossing.coming_home.release();
             self.account.add(Row::FramesReturned, count);
         }
-    }
-
-    /// One burst of what each other worker handed over.
-    #[inline]
-    pub(crate) fn take_handoffs(&mut self) -> usize {
-        let mut count = 0;
-        for from in 0..self.crossings.len() {
-            let mut taken = 0;
-            while taken < BURST
-                && let Some(Some(crossing)) = self.crossings.get(from)
-                && !crossing.arriving.is_empty()
-            {
-                taken += self.take_handed_by(from, BURST - taken);
-            }
-            count += taken;
-        }
-        count
-    }
-
-    /// As many as go the same way one after the other, so that packets keep their order.
-    fn take_handed_by(&mut self, from: usize, most: usize) -> usize {
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
-        let is_straight = |frame: &Frame| HandedOff::is_straight(frame.mark);
-        let most = (crossing.arriving.len() as usize).min(most);
-        let straight = crossing.arriving.peek(is_straight);
-        let mut handed = core::mem::take(&mut self.handed);
-        // Their bytes are in the other core's caches: all are asked for before the first is needed.
-        while handed.len() < most
-            && crossing.arriving.peek(is_straight) == straight
-            && let Some(frame) = crossing.arriving.pop()
-        {
-            for line in frame.data().chunks(64).take(ASKED_FOR) {
-                prefetch(&line[0]);
-            }
-            handed.push(frame);
-        }
-        crossing.arriving.release();
-        let count = handed.len();
-        crossing.taken += count as u64;
-        self.account.add(Row::HandedIn, count as u64);
-        if straight == Some(true) {
-            self.take_handed_frames(&mut handed, from);
-        } else {
-            self.take_handed_packets(&mut handed, from);
-        }
-        self.handed = handed;
-        if let Some(core) = CoreId::new(from) {
-            self.bells |= 1 << core.index();
-        }
-        self.flush();
-        count
+        crossing.arriving.ask_ahead(BURST as u32);
+        crossing.coming_home.ask_ahead(BURST as u32);
     }
 
     /// Frames for the straight way, which their sender has found the SAs of.
-    fn take_handed_frames(&mut self, handed: &mut Vec<Frame>, from: usize) {
-        self.ask_for_handed(handed);
+    fn take_handed_frames(&mut self, handed: Drain<'_, Frame>, from: usize) {
+        self.ask_for_handed(handed.as_slice());
         let mut frames = core::mem::take(&mut self.frames);
         let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
-        for foreign in handed.drain(..) {
+        for foreign in handed {
             let mark = foreign.mark;
-            let Some(Packet(mut frame)) = self.bring_over(foreign, from) else { continue };
-            frame.mark = mark;
+            let Some(own) = self.pool.alloc_for(foreign.len()) else {
+                self.account.drop(WorkerDrop::UmemEmpty);
+                self.send_home(foreign, from);
+                continue;
+            };
+            // Moved first and changed afterwards, as in `put`.
+            let own = put(&mut frames, own);
+            own.mark = mark;
+            // It was asked for with this length.
+            let _ = own.copy_from(foreign.data());
+            self.send_home(foreign, from);
             let note = match HandedOff::read(mark) {
                 (HandedOff::InboundFrame { spi, .. }, _) => {
                     kinds.protected = true;
@@ -291,7 +313,6 @@ impl Worker {
                 }
                 _ => Note::Other,
             };
-            frames.push(frame);
             // There is room for a burst.
             let _ = notes.try_push(note);
         }
@@ -348,8 +369,8 @@ impl Worker {
     }
 
     /// IP packets, on the way that fits all.
-    fn take_handed_packets(&mut self, handed: &mut Vec<Frame>, from: usize) {
-        for foreign in handed.drain(..) {
+    fn take_handed_packets(&mut self, handed: Drain<'_, Frame>, from: usize) {
+        for foreign in handed {
             let (what, mark) = HandedOff::read(foreign.mark);
             let Some(mut packet) = self.bring_over(foreign, from) else { continue };
             packet.0.mark = mark;
@@ -377,11 +398,16 @@ impl Worker {
     #[inline]
     fn bring_over(&mut self, foreign: Frame, from: usize) -> Option<Packet> {
         let copy = self.copy(foreign.data());
+        self.send_home(foreign, from);
+        copy
+    }
+
+    #[inline]
+    fn send_home(&mut self, foreign: Frame, from: usize) {
         if let Some(Some(crossing)) = self.crossings.get_mut(from) {
             // Never full: it has a place for every frame on the way here and in hand.
             let _ = crossing.returning.push(foreign);
         }
-        copy
     }
 
     /// A copy in a frame of this worker; without one it is dropped.

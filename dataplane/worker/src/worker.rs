@@ -208,8 +208,6 @@ pub struct Worker {
     /// Takes the place of `sealing` while that is worked on.
     pub(crate) spare: Vec<OutboundPacket<Packet>>,
 
-    pub(crate) handed: Vec<Frame>,
-
     pub(crate) account: Account,
     block: Option<BlockWriter>,
 
@@ -303,7 +301,6 @@ impl Worker {
             opening: Vec::with_capacity(2 * BURST),
             sealing: Vec::with_capacity(2 * BURST),
             spare: Vec::with_capacity(2 * BURST),
-            handed: Vec::with_capacity(BURST),
             account: Account::new(),
             block,
             #[cfg(test)]
@@ -366,7 +363,7 @@ impl Worker {
         let ticked = now != self.now;
         self.now = now;
         self.begin_commands(self.was_idle);
-        self.take_home();
+        self.gather_handoffs();
         let mut packets = 0;
         let mut frames = core::mem::take(&mut self.frames);
         for port in 0..self.ports.len() {
