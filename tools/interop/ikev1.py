@@ -104,7 +104,7 @@ def ikev1_dpd(lab, role, ours, peer, here, net):
     check("DPD" in said, "strongSwan saw no R_U_THERE")
     peer.process.send_signal(signal.SIGSTOP)
     try:
-        eventually("the dead peer to be noticed", lambda: ours.rows("quick_mode.active_sas") == [0], seconds=15)
+        eventually("the dead peer to be noticed", lambda: ours.rows("quick_mode.active_sas") == [0], seconds=30)
     finally:
         peer.process.send_signal(signal.SIGCONT)
 

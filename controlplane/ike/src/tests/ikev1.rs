@@ -103,6 +103,9 @@ fn suites() {
         "aes192-sha384-ecp384",
         "aes256-sha512-ecp521",
         "aes256-sha256-modp3072",
+        "aes256-sha256-modp4096",
+        "aes192-sha512-modp6144",
+        "aes128-sha256-modp8192",
         "aes128gcm16-prfsha256-ecp256,aes128-sha256-ecp256",
     ] {
         let mut pair = Pair::new(v1_with(Who::A, suite, |_| ()), v1_with(Who::B, suite, |_| ()));
