@@ -18,7 +18,6 @@ import traceback
 import addresses
 import attacks
 import certificates
-import icmp_errors
 import ikev1
 import ikev1_both
 import ikev1_modes
@@ -28,7 +27,6 @@ import ikev1_users
 import kerberos
 import policies
 import ports
-import reassembly
 import vici
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, routed, site
@@ -676,12 +674,10 @@ def idle_takes_no_cpu(lab):
 
 TESTS.update(addresses.TESTS)
 TESTS.update(certificates.TESTS)
-TESTS.update(icmp_errors.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(ikev1_both.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
-TESTS.update(reassembly.TESTS)
 TESTS.update(vici.TESTS)
 TESTS.update(ikev1_modes.TESTS)
 TESTS.update(ikev1_users.TESTS)

@@ -35,7 +35,6 @@ mod lookups;
 mod news;
 
 use lookups::SlowLookups;
-pub use lookups::{SLOW_LOOKUPS, slow_lookups};
 use news::News;
 pub(crate) use news::{Item, Line};
 

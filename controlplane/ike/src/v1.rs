@@ -29,6 +29,7 @@
 //! | `established` | messages, timers and children of an established ISAKMP SA |
 //! | `quick` | quick mode, both sides |
 //! | `successor` | what goes over from one ISAKMP SA to another |
+//! | `volume` | lifetimes of phase 1 in kilobytes |
 //! | `informational` | deletes, notifies, dead peer detection |
 //! | `transaction` | XAUTH and Mode Config |
 //! | `clients` | the identities of quick mode as traffic selectors |
@@ -59,3 +60,4 @@ pub(crate) mod successor;
 mod suite;
 mod transaction;
 mod vendor;
+mod volume;

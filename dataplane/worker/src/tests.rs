@@ -9,7 +9,6 @@ mod frames;
 mod handoff;
 mod icmp;
 mod policy;
-mod reassembled;
 mod rekey;
 mod sleep;
 mod soak;

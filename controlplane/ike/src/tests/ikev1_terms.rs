@@ -4,8 +4,11 @@ use super::harness::{Host, Pair, Who, change_child, proposals, ts};
 use super::ikev1::{IKE, established, v1, v1_with};
 use super::ikev1_rules::with;
 use crate::config::{ChildMode, TrafficSelector};
-use crate::event::{Command, IkeTarget, Limit};
+use crate::event::{ChildTarget, Command, IkeTarget, Limit};
 use crate::proposal::ProposalProtocol;
+use crate::sa::Sa;
+use crate::v1::sa::State;
+use crate::view::IkeState;
 use ipsec::sa::{Limits, Mode, Protocol};
 use ipsec::selector::{AddressRange, Ports};
 use std::time::Duration;
@@ -179,4 +182,100 @@ fn initial_contact() {
     pair.advance(Duration::from_secs(60));
     pair.assert_in_use(1, 1);
     assert_eq!(pair.b.spi_pairs(), before);
+}
+
+/// Kilobytes instead of seconds in A's offer, in the message and in what A's HASH covers; then phase 1 goes on to its end.
+fn kilobytes_are_offered(kilobytes: u32) -> Pair {
+    const OFFERED: Duration = Duration::from_secs(100_000);
+    let mut pair = Pair::new(v1_with(Who::A, IKE, |c| c.reauth_time = OFFERED), v1(Who::B));
+    pair.initiate(Who::A);
+    let changed = |octets: &mut [u8]| {
+        // Life type, seconds; life duration, four octets (RFC 2409 appendix A).
+        const SECONDS: [u8; 8] = [0x80, 11, 0, 1, 0, 12, 0, 4];
+        let mut found = 0;
+        for at in 0..=octets.len() - 12 {
+            if octets[at..at + 8] == SECONDS {
+                octets[at + 3] = 2;
+                octets[at + 8..at + 12].copy_from_slice(&kilobytes.to_be_bytes());
+                found += 1;
+            }
+        }
+        assert!(found > 0);
+    };
+    changed(&mut pair.to_b[0].datagram);
+    let ike = pair.a.engine.table.ids()[0];
+    let Some(Sa::V1(sa)) = pair.a.engine.table.get_mut(ike) else { panic!() };
+    let State::SaSent(state) = &mut sa.state else { panic!() };
+    changed(&mut state.sa);
+    pair.settle();
+    pair.assert_in_use(1, 1);
+    pair
+}
+
+/// A limit of phase 1 in kilobytes that is offered binds both: at three quarters of it a new main mode, and the children stay. Below 64 it counts as 64.
+#[test]
+fn kilobytes_of_phase_1() {
+    for (kilobytes, renewals) in [(100, 1), (1, 1), (1 << 20, 0)] {
+        let mut pair = kilobytes_are_offered(kilobytes);
+        let soft = u64::from(kilobytes.max(64)) * 1024 / 4 * 3;
+        let (mut octets, mut main_modes) = (0, 0);
+        for _ in 0..150 {
+            let rekey = ChildTarget::Named { connection: None, child: "net".to_owned() };
+            pair.command(Who::A, Command::RekeyChild(rekey));
+            pair.advance(Duration::from_secs(60));
+            pair.assert_in_use(1, 1);
+            let later = pair.trace.iter().filter(|(_, t)| t.datagram[18] != MAIN_MODE);
+            octets = later.map(|(_, t)| t.datagram.len() as u64 - 28).sum();
+            let rekeys = |host: &Host| host.engine.statistics().ike_main_mode_rekey;
+            main_modes = rekeys(&pair.a) + rekeys(&pair.b);
+            if main_modes > 0 {
+                break;
+            }
+            assert!(octets < soft, "{kilobytes}: {octets}");
+        }
+        assert_eq!(main_modes, renewals, "{kilobytes}: {octets}");
+        assert_eq!(octets >= soft, renewals == 1);
+        for host in [&pair.a, &pair.b] {
+            let down = |event: &String| event.starts_with("child") && event.contains("down");
+            assert!(!host.events.iter().any(down), "{:?}", host.events);
+        }
+    }
+}
+
+/// Where no successor comes, the SA ends with its kilobytes.
+#[test]
+fn the_last_of_the_kilobytes() {
+    let mut pair = kilobytes_are_offered(64);
+    for n in 0..400 {
+        if pair.a.sad.is_empty() {
+            assert!(n > 50, "{n}");
+            let up = |host: &Host| {
+                host.states(pair.now).iter().any(|(s, _)| *s == IkeState::Established)
+            };
+            assert!(!up(&pair.a) && !up(&pair.b));
+            return;
+        }
+        let rekey = ChildTarget::Named { connection: None, child: "net".to_owned() };
+        pair.command(Who::A, Command::RekeyChild(rekey));
+        // Main modes get lost.
+        for _ in 0..30 {
+            for who in [Who::B, Who::A] {
+                while pair.under_way(who) > 0 {
+                    let queue = if who == Who::A { &pair.to_a } else { &pair.to_b };
+                    match queue[0].datagram[18] {
+                        MAIN_MODE => pair.lose_next(who),
+                        _ => pair.deliver_next(who),
+                    }
+                }
+            }
+            let until = pair.now + Duration::from_secs(1);
+            if let Some(at) = pair.next_timeout().filter(|at| *at <= until) {
+                pair.now = pair.now.max(at);
+                pair.timeouts();
+            } else {
+                pair.now = until;
+            }
+        }
+    }
+    panic!("it goes on for ever");
 }

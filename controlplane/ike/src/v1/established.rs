@@ -9,6 +9,7 @@ use super::successor::{Succession, is_of_children};
 use super::suite::Life as Offered;
 use super::transaction::{Transactions, Verdict};
 use super::vendor::Abilities;
+use super::volume::Volume;
 use crate::config::{ChildAction, Identity};
 use crate::context::{Cx, Effect};
 use crate::event::{Event, Failure, IkeId, Level, Limit, Outcome, Path, RequestId};
@@ -47,7 +48,7 @@ const SECOND_WAITS: Duration = Duration::from_secs(10);
 
 /// How much later than its soft lifetime says the side that answered renews something, at most, so that both sides with the same lifetimes
 /// do not begin at once.
-const ANSWERER_LATER: Duration = Duration::from_secs(5);
+pub(super) const ANSWERER_LATER: Duration = Duration::from_secs(5);
 
 /// How long a pair still receives after the peer was told that it goes.
 const TOLD: Duration = Duration::from_secs(2);
@@ -98,6 +99,7 @@ pub(crate) struct Established {
     pub(crate) established: Instant,
     pub(crate) reauth_at: Option<Instant>,
     pub(crate) expire_at: Option<Instant>,
+    pub(super) volume: Volume,
     pub(crate) last_inbound: Instant,
     pub(crate) last_outbound: Instant,
     /// The fifth message and our answer to it.
@@ -144,6 +146,7 @@ impl Established {
                 .and_then(|soft| now.checked_add(early(soft)))
                 .map(|at| later(head.role, at, hard.and_then(|hard| now.checked_add(hard)))),
             expire_at: hard.and_then(|hard| now.checked_add(hard)),
+            volume: Volume::new(new.life.kilobytes),
             last_inbound: now,
             last_outbound: now,
             sixth: None,
@@ -280,6 +283,7 @@ impl Established {
     /// An authentic message came in.
     pub(crate) fn heard(&mut self, head: &mut Head, cx: &mut Cx<'_>, path: Path) {
         self.last_inbound = cx.now;
+        self.look_at_volume(head, cx);
         self.third = None;
         // A peer behind a NAT is followed where its messages come from, unless we are behind one too.
         if head.nat.remote && !head.nat.local && path.remote != head.path.remote {
@@ -344,6 +348,7 @@ impl Established {
     pub(crate) fn send(&mut self, head: &Head, cx: &mut Cx<'_>, datagram: Vec<u8>) {
         fragment::send(head, cx, head.path, &datagram);
         self.last_outbound = cx.now;
+        self.look_at_volume(head, cx);
     }
 
     // Tasks.

@@ -59,7 +59,7 @@ pub(crate) struct Attempt {
 pub(crate) struct SaSent {
     pub(crate) sent: Sent,
     begun: Instant,
-    sa: Vec<u8>,
+    pub(crate) sa: Vec<u8>,
     attempt: Attempt,
 }
 

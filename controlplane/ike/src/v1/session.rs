@@ -9,6 +9,7 @@ use crate::message::{
     ExchangeType, Flags, HEADER_LEN, Header, IkeSpi, InvalidMessage, MessageId, PayloadList,
 };
 use crate::v2::fault::{Fault, Local};
+use core::cell::Cell;
 use zeroize::Zeroizing;
 
 /// Octets of the generic header before a HASH payload's data.
@@ -96,6 +97,7 @@ pub(crate) struct Session {
     cookies: Cookies,
     /// The last block of phase 1, from which each later exchange takes its first vector.
     base: Iv,
+    octets: Cell<u64>,
 }
 
 impl Sealer {
@@ -112,12 +114,34 @@ impl Sealer {
 impl Session {
     pub(crate) fn new(sealer: Sealer, keys: V1Keys, cookies: Cookies, base: Iv) -> Self {
         let hash_len = sealer.hash.prf().output_len();
-        Self { sealer, d: keys.d, a: keys.a, hash_len, cookies, base }
+        Self { sealer, d: keys.d, a: keys.a, hash_len, cookies, base, octets: Cell::new(0) }
     }
 
     /// The first vector of an exchange.
     pub(crate) fn iv(&self, id: MessageId) -> Iv {
         self.base.phase2(self.sealer.hash, id)
+    }
+
+    /// Octets that were encrypted after phase 1, and decrypted where they were authentic.
+    pub(crate) const fn octets(&self) -> u64 {
+        self.octets.get()
+    }
+
+    fn count(&self, octets: usize) {
+        let octets = u64::try_from(octets).unwrap_or(u64::MAX);
+        self.octets.set(self.octets.get().saturating_add(octets));
+    }
+
+    fn sealed(
+        &self,
+        header: &Header,
+        first: u8,
+        plain: &[u8],
+        iv: Iv,
+    ) -> Result<(Vec<u8>, Iv), Fault> {
+        let sealed = self.sealer.seal(header, first, plain, iv)?;
+        self.count(sealed.0.len().saturating_sub(HEADER_LEN));
+        Ok(sealed)
     }
 
     /// A chain that begins with the place of the HASH payload.
@@ -145,7 +169,7 @@ impl Session {
         let rest = plain.get(end..).unwrap_or_default();
         let hash = self.hash(id, before, rest)?;
         self.put_hash(&mut plain, &hash);
-        self.sealer.seal(&self.header(exchange, id), list.first(), &plain, iv)
+        self.sealed(&self.header(exchange, id), list.first(), &plain, iv)
     }
 
     /// The third message of quick mode: HASH(3) = prf(SKEYID_a, 0 | M-ID | Ni_b | Nr_b).
@@ -160,7 +184,7 @@ impl Session {
         let mut plain = Zeroizing::new(list.bytes()?.to_vec());
         let hash = self.a.hash(&[&[0], &id.0.to_be_bytes(), ni, nr])?;
         self.put_hash(&mut plain, &hash);
-        self.sealer.seal(&self.header(ExchangeType::QuickMode, id), list.first(), &plain, iv)
+        self.sealed(&self.header(ExchangeType::QuickMode, id), list.first(), &plain, iv)
     }
 
     fn put_hash(&self, plain: &mut [u8], hash: &[u8]) {
@@ -183,12 +207,19 @@ impl Session {
         self.a.hash(&parts)
     }
 
+    fn counted(&self, opened: &Opened, is_authentic: bool) -> bool {
+        if is_authentic {
+            self.count(opened.plain.len());
+        }
+        is_authentic
+    }
+
     /// Whether a message's HASH is right; a message without one in the first place is not.
     pub(crate) fn verify(&self, id: MessageId, before: &[&[u8]], opened: &Opened) -> bool {
         let Some((hash, rest)) = opened.behind_hash() else { return false };
         let number = id.0.to_be_bytes();
         let parts = [&[number.as_slice()], before, &[rest]].concat();
-        self.a.verify(&parts, hash).unwrap_or(false)
+        self.counted(opened, self.a.verify(&parts, hash).unwrap_or(false))
     }
 
     /// Whether a third message's HASH is right.
@@ -200,7 +231,8 @@ impl Session {
         opened: &Opened,
     ) -> bool {
         let Some((hash, _)) = opened.behind_hash() else { return false };
-        self.a.verify(&[&[0], &id.0.to_be_bytes(), ni, nr], hash).unwrap_or(false)
+        let parts: [&[u8]; 4] = [&[0], &id.0.to_be_bytes(), ni, nr];
+        self.counted(opened, self.a.verify(&parts, hash).unwrap_or(false))
     }
 
     /// The cookies as one SPI (RFC 2408 §3.14, §3.15).
