@@ -115,7 +115,7 @@ pub fn run(plan: &Plan, mut done: impl FnMut(&Point)) -> Result<Report, Error> {
 }
 
 /// Pins this thread, so that the first worker has the last core: the first one serves interrupts.
-fn pin(worker: usize) {
+pub fn pin(worker: usize) {
     // Asked once, before anything is pinned: a thread has no other cores than the one that began it, and so would all share one.
     static CORES: OnceLock<Vec<core_affinity::CoreId>> = OnceLock::new();
     let cores = CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default());

@@ -18,6 +18,7 @@ import traceback
 import addresses
 import attacks
 import certificates
+import icmp_errors
 import ikev1
 import ikev1_both
 import ikev1_modes
@@ -27,6 +28,7 @@ import ikev1_users
 import kerberos
 import policies
 import ports
+import reassembly
 import vici
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
 from sites import PORTS, four_hosts, routed, site
@@ -674,10 +676,12 @@ def idle_takes_no_cpu(lab):
 
 TESTS.update(addresses.TESTS)
 TESTS.update(certificates.TESTS)
+TESTS.update(icmp_errors.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(ikev1_both.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
+TESTS.update(reassembly.TESTS)
 TESTS.update(vici.TESTS)
 TESTS.update(ikev1_modes.TESTS)
 TESTS.update(ikev1_users.TESTS)

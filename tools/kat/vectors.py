@@ -6,7 +6,7 @@
 FOLDER holds any of these, plain or gzipped, at any depth: Wycheproof's aes_gcm, chacha20_poly1305, aes_cbc_pkcs5,
 aes_cmac, hmac_*; ACVP's AES-CTR, AES-GMAC and HMAC internalProjections; aes_gcm_iv96 and aes_cbc (CAVP as JSON);
 esp_ah_packets; replay_sequences. Other files are skipped. A case is right, unsupported (the program says so), or
-wrong; the status is 1 when any is wrong.
+wrong; the status is 1 when any is wrong. At the end: why what is unsupported is, by what was asked.
 """
 
 import argparse
@@ -247,6 +247,27 @@ def judge(answer, expected):
     return "unsupported" if answer.get("error") == "unsupported" else "wrong"
 
 
+def reason(request):
+    """Why the program need not do a request; what has no reason here should have been done, and is wrong."""
+    if request["op"].startswith("aead"):
+        nonce, tag = len(request["nonce"]) // 2, request["tag_len"]
+        if nonce != 12:
+            return f"{request['alg']}: a nonce that is not of 12 bytes"
+        if tag not in (8, 12, 16):
+            return f"{request['alg']}: an ICV of {tag} bytes"
+    elif request["op"] == "mac":
+        if request["alg"] == "AES_CMAC" and len(request["key"]) // 2 not in (16, 24, 32):
+            return "AES_CMAC: a key that AES does not have"
+    elif request["op"] in ("esp_open", "esp_seal"):
+        if request["enc"]["alg"] == "DES_CBC":
+            return "ESP: single DES"
+        if request["auth"]["alg"] == "NULL":
+            return "ESP: encryption without integrity"
+        if request["auth"]["key"] is None:
+            return "ESP: a capture without its integrity key"
+    return None
+
+
 def lower(value):
     return value.lower() if isinstance(value, str) else value
 
@@ -257,7 +278,7 @@ def main():
     parser.add_argument("--verbose", action="store_true", help="names what is unsupported")
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    binary, total = args.binary or runner.default_binary(), collections.Counter()
+    binary, total, reasons = args.binary or runner.default_binary(), collections.Counter(), collections.Counter()
     for path in sorted(path for path in args.folder.rglob("*.json*") if path.is_file()):
         cases = next((cases for prefix, cases in KINDS if path.name.startswith(prefix)), None)
         if cases is None:
@@ -267,12 +288,17 @@ def main():
         counts = collections.Counter()
         for (name, request, expected), answer in zip(todo, runner.ask(binary, [request for _, request, _ in todo])):
             verdict = judge(answer, expected)
+            if verdict == "unsupported":
+                verdict = "unsupported" if (why := reason(request)) else "wrong"
+                reasons[why] += 1
             counts[verdict] += 1
             if verdict == "wrong" or (args.verbose and verdict == "unsupported"):
                 print(f"  {verdict} {path.name} {name}: {str(answer)[:300]}")
         total += counts
         print(f"{path.name:<50} right {counts['right']:>6}  unsupported {counts['unsupported']:>4}  wrong {counts['wrong']:>4}")
     print(f"{'all':<50} right {total['right']:>6}  unsupported {total['unsupported']:>4}  wrong {total['wrong']:>4}")
+    for why, count in sorted((why, count) for why, count in reasons.items() if why):
+        print(f"  unsupported {count:>4}  {why}")
     return 1 if total["wrong"] or not total["right"] else 0
 
 

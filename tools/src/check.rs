@@ -12,7 +12,9 @@ use daemon::config::{
     Diagnostics, Gateway, Idle, LeftOut, OnFailure, Options, Secret, SecretKind, Store, display,
     identity, patience,
 };
+use daemon::gateway::{SLOW_LOOKUPS, slow_lookups};
 use ike::config::{AuthMethod, AuthRound, Child, ChildMode, Connection, Identity, Version, Xauth};
+use ipsec::spd::Cost;
 use std::time::Duration;
 
 use crate::Failure;
@@ -150,7 +152,10 @@ fn describe(page: &mut Page, configuration: &Configuration) {
             secret(page, s);
         }
     }
-    let count = configuration.warnings.len();
+    let slow = slow_lookups(configuration).map(|Cost { probes, comparisons }| {
+        format!("warning: {SLOW_LOOKUPS} ({probes} tables, {comparisons} comparisons)")
+    });
+    let count = configuration.warnings.len() + usize::from(slow.is_some());
     page.heading(&match count {
         0 => "no errors, no warnings".to_owned(),
         1 => "no errors, 1 warning".to_owned(),
@@ -158,6 +163,9 @@ fn describe(page: &mut Page, configuration: &Configuration) {
     });
     for warning in &configuration.warnings {
         page.paragraph("  ", &format!("warning: {warning}"));
+    }
+    if let Some(slow) = slow {
+        page.paragraph("  ", &slow);
     }
 }
 
@@ -213,6 +221,7 @@ fn gateway(page: &mut Page, configuration: &Configuration) {
     bound(limits.waiting_packets, "waiting packets of a worker");
     bound(limits.waiting_per_policy, "waiting packets of a policy");
     bound(limits.icmp_per_second.and_then(|n| n.try_into().ok()), "ICMP errors a second");
+    bound(limits.icmp_burst.and_then(|n| n.try_into().ok()), "ICMP errors at once");
     page.entry(2, "limits", &bounds.join(", "));
     let ike = format!(
         "UDP ports {} and {}, fragments above {} bytes, cookies from {} half-open SAs, peers \

@@ -35,6 +35,7 @@ mod lookups;
 mod news;
 
 use lookups::SlowLookups;
+pub use lookups::{SLOW_LOOKUPS, slow_lookups};
 use news::News;
 pub(crate) use news::{Item, Line};
 

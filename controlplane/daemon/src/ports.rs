@@ -398,6 +398,7 @@ pub fn limits(section: &GatewayLimits) -> Limits {
         waiting_packets: section.waiting_packets.unwrap_or(default.waiting_packets),
         waiting_per_key: section.waiting_per_policy.unwrap_or(default.waiting_per_key),
         icmp_per_second: section.icmp_per_second.unwrap_or(default.icmp_per_second),
+        icmp_burst: section.icmp_burst.unwrap_or(default.icmp_burst),
         ..default
     }
 }

@@ -69,6 +69,8 @@ pub enum ReceiveQueue {
     ByAddresses,
     /// All on this one (modulo the number there is).
     Forced(u16),
+    /// What each port of the other end sends, on one queue after the other.
+    InTurns,
 }
 
 /// Both ends of a wire and the handle that changes it.
@@ -99,7 +101,7 @@ pub struct Wire(Arc<[Way; 2]>);
 /// hangs on them) and counters.
 #[derive(Debug)]
 struct Way {
-    /// A queue number, or `BY_ADDRESSES`.
+    /// A queue number, `BY_ADDRESSES` or `IN_TURNS`.
     receive_queue: AtomicU32,
     loss: AtomicU32,
     duplication: AtomicU32,
@@ -110,6 +112,7 @@ struct Way {
 }
 
 const BY_ADDRESSES: u32 = u32::MAX;
+const IN_TURNS: u32 = u32::MAX - 1;
 
 /// Written by one port, with Relaxed load and store; a reader gets each value at some moment.
 #[derive(Debug, Default)]
@@ -149,6 +152,7 @@ impl Wire {
         let queue = match queue {
             ReceiveQueue::ByAddresses => BY_ADDRESSES,
             ReceiveQueue::Forced(queue) => u32::from(queue),
+            ReceiveQueue::InTurns => IN_TURNS,
         };
         self.way(direction).receive_queue.store(queue, Ordering::Relaxed);
     }
@@ -179,6 +183,8 @@ pub struct MemoryPort {
     bell: Arc<Doorbell>,
     /// Frames sent and not yet come home, those held back included; at most `ring`.
     outstanding: u32,
+    /// Which lane was last, where lanes go in turns.
+    turn: u32,
     ring: u32,
     fortune: Fortune,
     wire: Wire,
@@ -246,6 +252,7 @@ pub fn link(config: &LinkConfig) -> io::Result<Link> {
                 transmit,
                 bell,
                 outstanding: 0,
+                turn: 0,
                 ring,
                 fortune: Fortune::new(config.seed, direction, queue),
                 wire: wire.clone(),
@@ -352,8 +359,12 @@ impl MemoryPort {
         counters
             .taken
             .store(counters.taken.load(Ordering::Relaxed) + taken as u64, Ordering::Relaxed);
-        let mut lanes =
-            Senders { lanes: &mut self.transmit, forced, outstanding: &mut self.outstanding };
+        let mut lanes = Senders {
+            lanes: &mut self.transmit,
+            forced,
+            turn: &mut self.turn,
+            outstanding: &mut self.outstanding,
+        };
         for mut frame in frames.drain(..taken) {
             if faults != Faults::NONE {
                 if self.fortune.strikes(faults.corruption) {
@@ -461,8 +472,12 @@ impl MemoryPort {
 
     fn release_late(&mut self) {
         let forced = self.wire.way(self.direction).receive_queue.load(Ordering::Relaxed);
-        let mut lanes =
-            Senders { lanes: &mut self.transmit, forced, outstanding: &mut self.outstanding };
+        let mut lanes = Senders {
+            lanes: &mut self.transmit,
+            forced,
+            turn: &mut self.turn,
+            outstanding: &mut self.outstanding,
+        };
         let mut any = false;
         while let Some(late) = self.fortune.release() {
             lanes.put(late);
@@ -480,6 +495,7 @@ impl MemoryPort {
 struct Senders<'a> {
     lanes: &'a mut [TransmitLane],
     forced: u32,
+    turn: &'a mut u32,
     outstanding: &'a mut u32,
 }
 
@@ -497,6 +513,9 @@ impl Senders<'_> {
         } else if self.forced == BY_ADDRESSES {
             // The high half of a 32 by 32 product: the hash scaled to the number of queues.
             ((u64::from(hash(frame.data())) * u64::from(queues)) >> 32) as u32
+        } else if self.forced == IN_TURNS {
+            *self.turn = self.turn.wrapping_add(1);
+            *self.turn % queues
         } else {
             self.forced % queues
         };

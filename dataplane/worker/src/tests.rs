@@ -9,6 +9,7 @@ mod frames;
 mod handoff;
 mod icmp;
 mod policy;
+mod reassembled;
 mod rekey;
 mod sleep;
 mod soak;

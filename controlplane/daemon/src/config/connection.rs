@@ -511,7 +511,7 @@ fn child_proposals(c: &mut Fields<'_>, protects: bool, weak: Weak) -> Vec<Propos
         .then(|| proposals(c, "esp_proposals", ProposalProtocol::Esp, weak))
         .flatten();
     if ah.is_some() && esp.is_some() {
-        c.error("ah_proposals", "a child has AH or ESP proposals, not both");
+        c.error("ah_proposals", "a child has AH or ESP proposals, not both: ESP over AH bundles are not done (RFC 4301 does not ask for them)");
     }
     if protects { esp.or(ah).unwrap_or_default() } else { Vec::new() }
 }

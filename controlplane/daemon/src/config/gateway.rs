@@ -84,6 +84,8 @@ pub struct GatewayLimits {
     pub waiting_per_policy: Option<usize>,
     /// ICMP errors of one worker in a second.
     pub icmp_per_second: Option<u32>,
+    /// Of these, at once after a time without any.
+    pub icmp_burst: Option<u32>,
 }
 
 /// The `gateway` section; what is `None` the daemon works out at start.
@@ -216,6 +218,7 @@ pub(crate) fn resolve(section: &Section, findings: &mut Diagnostics) -> (Gateway
             waiting_packets: bound("waiting_packets", 1 << 20),
             waiting_per_policy: bound("waiting_per_policy", 1 << 20),
             icmp_per_second: bound("icmp_per_second", 1 << 20).and_then(|n| n.try_into().ok()),
+            icmp_burst: bound("icmp_burst", 1 << 20).and_then(|n| n.try_into().ok()),
         };
     }
     if let Some(mut f) = part(section, "ike", keys::IKE, findings) {

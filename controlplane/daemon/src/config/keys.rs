@@ -365,6 +365,7 @@ pub(crate) const LIMITS: &[Key] = &[
     full("waiting_packets", "256", "Packets of one worker that wait for an SA or a next hop."),
     full("waiting_per_policy", "64", "Of these, for one policy, SPI or next hop."),
     full("icmp_per_second", "200", "ICMP errors of one worker in a second."),
+    full("icmp_burst", "50", "ICMP errors of one worker at once, after a time without any."),
 ];
 
 /// `gateway.filters`

@@ -447,6 +447,50 @@ fn weak_algorithms_of_ikev1_are_done_behind_the_switch_only() {
     assert!(refused.iter().any(|e| e.contains("'3des' is not supported")), "{refused:?}");
 }
 
+/// ESP over AH: no child has both, by whichever order of the two keys, and a child has ESP's default only without AH.
+#[test]
+fn bundles_of_esp_and_ah_are_refused() {
+    let text = |proposals: &str| {
+        format!(
+            "connections {{ c {{ children {{ n {{\n{proposals}\n}} }}\n local {{ auth = psk }} remote {{ auth = psk }} }} }}\n\
+             secrets {{ ike {{ secret = x }} }}"
+        )
+    };
+    for both in [
+        "ah_proposals = sha256\n esp_proposals = aes128gcm16",
+        "esp_proposals = aes128gcm16\n ah_proposals = sha256",
+        "ah_proposals = default\n esp_proposals = default",
+    ] {
+        let errors = errors(&text(both));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        let said =
+            "connections.c.children.n.ah_proposals: a child has AH or ESP proposals, not both";
+        assert!(errors[0].contains(said), "{errors:?}");
+    }
+    for (one, protocol) in
+        [("ah_proposals = sha256", ProposalProtocol::Ah), ("", ProposalProtocol::Esp)]
+    {
+        let configuration = parse(&text(one)).unwrap();
+        let proposals = &configuration.ike.connections[0].children[0].proposals;
+        assert!(!proposals.is_empty() && proposals.iter().all(|p| p.protocol == protocol), "{one}");
+    }
+}
+
+/// What the workers get of `gateway.limits`; what it leaves out is theirs.
+#[test]
+fn limits_reach_the_workers() {
+    let own = worker::Limits::default();
+    let of = |text: &str| {
+        let configuration = parse(&format!("gateway {{ limits {{ {text} }} }}")).unwrap();
+        let limits = crate::ports::limits(&configuration.gateway.limits);
+        (limits.icmp_per_second, limits.icmp_burst, limits.waiting_packets)
+    };
+    assert_eq!(of(""), (own.icmp_per_second, own.icmp_burst, own.waiting_packets));
+    assert_eq!(of("icmp_burst = 7"), (own.icmp_per_second, 7, own.waiting_packets));
+    assert_eq!(of("icmp_per_second = 3\n waiting_packets = 9"), (3, own.icmp_burst, 9));
+    assert!(errors("gateway { limits { icmp_burst = 0 } }")[0].contains("icmp_burst"));
+}
+
 #[test]
 fn secrets_that_others_can_read_are_refused() {
     let load = |mode, options| {

@@ -1,9 +1,27 @@
 //! Tells of policies that are slow to look packets up in.
 
-use ipsec::spd::Cost;
+use crate::config::Configuration;
+use crate::policies::Policies;
+use ipsec::spd::{Cost, Spd};
 
 /// Hash tables and comparisons together that take about as long as a burst of packets.
 const SLOW: usize = 2000;
+
+/// What is said of such policies, beside what the worst lookup costs.
+pub const SLOW_LOOKUPS: &str = "the selectors have very many pairs of prefix lengths above one pair of addresses: the first packet \
+     of a flow may cost a worker as much as a burst of others";
+
+/// What a lookup in a configuration's policies costs at most, if that is much: the gateway warns when it loads them.
+pub fn slow_lookups(configuration: &Configuration) -> Option<Cost> {
+    let mut policies = Policies::default();
+    policies.configure(&configuration.ike, &configuration.left_out);
+    let cost = Spd::compile(&policies.ordered(), 1).worst_case();
+    is_slow(cost).then_some(cost)
+}
+
+fn is_slow(cost: Cost) -> bool {
+    cost.probes + cost.comparisons > SLOW
+}
 
 /// What was told.
 #[derive(Debug, Default)]
@@ -13,17 +31,13 @@ pub(super) struct SlowLookups {
 
 impl SlowLookups {
     /// Warns of policies, where those before were not as slow; says whether it did.
-    pub(super) fn tell(&mut self, Cost { probes, comparisons }: Cost) -> bool {
-        let is_slow = probes + comparisons > SLOW;
+    pub(super) fn tell(&mut self, cost: Cost) -> bool {
+        let is_slow = is_slow(cost);
         let tells = is_slow && !core::mem::replace(&mut self.told, is_slow);
         self.told = is_slow;
         if tells {
-            tracing::warn!(
-                probes,
-                comparisons,
-                "the selectors have very many pairs of prefix lengths above one pair of addresses: \
-                 the first packet of a flow may cost a worker as much as a burst of others"
-            );
+            let Cost { probes, comparisons } = cost;
+            tracing::warn!(probes, comparisons, "{SLOW_LOOKUPS}");
         }
         tells
     }

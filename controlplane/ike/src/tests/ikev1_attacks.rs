@@ -1,15 +1,16 @@
 //! The classes of attack on IKEv1, by the names that catalogues of old vulnerabilities have for them.
 
-use super::harness::{Pair, Who};
+use super::harness::{Pair, Who, change_child, proposals};
 use super::ikev1::{IKE, established, pair, v1, v1_with};
-use crate::event::Transmit;
+use crate::event::{Failure, Transmit};
 use crate::message::v1::{
-    Attribute, DOI_IPSEC, Delete, Hash, Identification, Nonce, Notify, NotifyType, PayloadType,
-    Proposal, SaPayload, Transform,
+    Attribute, DOI_IPSEC, Delete, Hash, Identification, IpsecAttributeType, Nonce, Notify,
+    NotifyType, PayloadType, Proposal, SaPayload, Transform,
 };
 use crate::message::{
     Emit, ExchangeType, Flags, Header, IdType, IkeSpi, MessageId, PayloadList, ProtocolId,
 };
+use crate::proposal::ProposalProtocol;
 use crate::sa::Sa;
 use crate::v1::sa::State;
 use std::time::Duration;
@@ -274,6 +275,76 @@ fn quick_mode_without_key_material() {
         pair.assert_in_use(1, 1);
         let statistics = pair.b.engine.statistics();
         assert_eq!((statistics.ike_quick_mode, statistics.negotiation_failures), (1, 1));
+    }
+}
+
+/// ESP over AH: proposals of one number are to be taken together (RFC 2408 §4.2). Refused, and the peer is told why; an alternative
+/// of its own number beside them is taken.
+#[test]
+fn a_bundle_of_esp_and_ah() {
+    let proposal = |number, protocol, id, key_bits: Option<u16>| {
+        let mut attributes = Vec::new();
+        for (kind, value) in [
+            (IpsecAttributeType::EncapsulationMode, Some(1)),
+            (IpsecAttributeType::AuthenticationAlgorithm, Some(5)),
+            (IpsecAttributeType::KeyLength, key_bits),
+        ] {
+            if let Some(value) = value {
+                Attribute::basic(kind.number(), value).emit(&mut attributes);
+            }
+        }
+        let transforms = vec![Transform { number: 1, id, attributes }];
+        Proposal { number, protocol, spi: vec![0, 0, 0x77, number], transforms }
+    };
+    let esp = |number| proposal(number, ProtocolId::Esp, 12, Some(128));
+    let ah = |number| proposal(number, ProtocolId::Ah, 5, None);
+    let ours = [(ProposalProtocol::Esp, "aes128-sha256"), (ProposalProtocol::Ah, "sha256")];
+    let offers = [
+        (vec![esp(1)], [true, false]),
+        (vec![ah(1)], [false, true]),
+        (vec![esp(1), ah(1)], [false, false]),
+        (vec![ah(1), esp(1)], [false, false]),
+        (vec![ah(1), esp(1), esp(2)], [true, false]),
+        (vec![esp(1), ah(2)], [true, true]),
+    ];
+    for (n, (protocol, text)) in ours.into_iter().enumerate() {
+        let config = |who| {
+            v1_with(who, IKE, |c| {
+                change_child(c, |child| child.proposals = proposals(protocol, text))
+            })
+        };
+        for (offered, taken) in &offers {
+            let mut pair = Pair::new(config(Who::A), config(Who::B));
+            pair.initiate(Who::A);
+            pair.settle();
+            pair.assert_in_use(1, 1);
+            // A waits for the answer to a quick mode of its own when it is told, so that what it was told shows.
+            let request = pair.initiate(Who::A);
+            pair.lose_next(Who::B);
+            let subnet = |data| {
+                let (kind, protocol, port) = (IdType::Ipv4AddrSubnet, 0, 0);
+                Identification { kind, protocol, port, data }
+            };
+            let ids = [&[10, 1, 0, 0, 255, 255, 0, 0], &[10, 2, 0, 0, 255, 255, 0, 0]];
+            let message = sealed(&mut pair, Who::A, ExchangeType::QuickMode, |list| {
+                list.push(&SaPayload { proposals: offered });
+                list.push(&Nonce::new(&[5; 32]).unwrap());
+                for id in ids {
+                    list.push_raw(PayloadType::Identification.number(), false, &subnet(id).body());
+                }
+            });
+            pair.deliver(Who::B, &message);
+            let kind = pair.to_a.front().map(|answer| answer.datagram[18]);
+            let failures = pair.b.engine.statistics().negotiation_failures;
+            if taken[n] {
+                assert_eq!((kind, failures), (Some(ExchangeType::QuickMode.number()), 0));
+            } else {
+                assert_eq!((kind, failures), (Some(ExchangeType::InformationalV1.number()), 1));
+                pair.deliver_next(Who::A);
+                assert_eq!(pair.a.done[&request], Err(Failure::NoProposal));
+                pair.assert_in_use(1, 1);
+            }
+        }
     }
 }
 

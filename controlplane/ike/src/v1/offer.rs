@@ -424,6 +424,28 @@ mod tests {
         assert!(choose(&proposals("aes128-sha256-ecp256"), &view, TUNNEL).is_none());
     }
 
+    /// RFC 2408 §4.2: what has one number is one choice, of both protocols; neither is taken alone, in an offer or in an answer.
+    #[test]
+    fn a_bundle_is_nobodys_choice() {
+        let esp = offer(&proposals("aes128-sha256"), spi(), TUNNEL, Life::default()).remove(0);
+        let of_ah = Proposal::parse_list(ProposalProtocol::Ah, "sha256").unwrap().proposals;
+        let ah = offer(&of_ah, spi(), TUNNEL, Life::default()).remove(0);
+        let chosen = |ours: &[Proposal], wire: &[WireProposal]| {
+            let bytes = body(wire);
+            let view = SaView::parse(&bytes).unwrap();
+            [choose(ours, &view, TUNNEL), accepted(ours, &view, TUNNEL)]
+                .map(|c| c.map(|c| c.number))
+        };
+        for ours in [proposals("aes128-sha256"), of_ah] {
+            assert_eq!(chosen(&ours, &[esp.clone(), ah.clone()]), [None, None]);
+            assert_eq!(chosen(&ours, &[ah.clone(), esp.clone()]), [None, None]);
+        }
+        let other = WireProposal { number: 2, ..esp.clone() };
+        let ours = proposals("aes128-sha256");
+        assert_eq!(chosen(&ours, &[ah, esp.clone(), other]), [Some(2), None]);
+        assert_eq!(chosen(&ours, &[esp]), [Some(1), Some(1)]);
+    }
+
     /// attacks.json ike1-quick-zero-keymat: what would end in an SA without keys is nobody's choice.
     #[test]
     fn ike1_quick_zero_keymat() {

@@ -175,14 +175,24 @@ fn addresses_choose_the_queue_until_it_is_forced() {
         assert_eq!(total, 64, "round {round}");
         a[0].complete(&mut pool_a);
     }
-    wire.set_receive_queue(Direction::AToB, ReceiveQueue::Forced(2));
-    for source in 0..64 {
-        queue_up(&mut pool_a, &mut frames, &packet(source, 9, 0));
+    for (queue, expected) in
+        [(ReceiveQueue::Forced(2), [0, 0, 64, 0]), (ReceiveQueue::InTurns, [16; 4])]
+    {
+        wire.set_receive_queue(Direction::AToB, queue);
+        for source in 0..64 {
+            queue_up(&mut pool_a, &mut frames, &packet(source, 9, 0));
+        }
+        a[0].transmit(&mut pool_a, &mut frames);
+        let counts = [0, 1, 2, 3].map(|queue: usize| {
+            let mut got = Vec::new();
+            b[queue].receive(&mut pool_b, &mut got, 128);
+            let count = got.len();
+            got.into_iter().for_each(|frame| pool_b.free(frame).unwrap());
+            count
+        });
+        a[0].complete(&mut pool_a);
+        assert_eq!(counts, expected);
     }
-    a[0].transmit(&mut pool_a, &mut frames);
-    let counts: Vec<usize> =
-        b.iter_mut().map(|p| p.receive(&mut pool_b, &mut Vec::new(), 128)).collect();
-    assert_eq!(counts, [0, 0, 64, 0]);
 }
 
 proptest! {

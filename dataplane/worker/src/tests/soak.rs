@@ -1,10 +1,11 @@
-//! Four workers on threads of their own, asleep whenever they can be, with rekeys and handoff under traffic.
+//! Four workers on threads of their own, asleep whenever they can be, with rekeys under traffic, half of which comes to the wrong one.
 
 use super::bed::*;
-use crate::{Activation, Event};
+use crate::{Activation, Event, drop_counters};
+use af_xdp::memory::{Direction as Way, ReceiveQueue};
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, PolicyId};
-use stats::Worker as Row;
+use stats::{Layout, Reader, Segment, Start, Worker as Row};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,11 @@ struct Traffic {
     to_a: u32,
     at_b: HashSet<u32>,
     at_a: HashSet<u32>,
+    /// The blocks that the workers publish.
+    blocks: Vec<Reader>,
+    /// What they had received when they were read: so many different publications were.
+    seen: HashSet<(usize, u64)>,
+    turns: usize,
 }
 
 impl Traffic {
@@ -30,6 +36,10 @@ impl Traffic {
     }
 
     fn turn(&mut self, bed: &mut Bed) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(4) {
+            self.read_blocks();
+        }
         if self.to_b < self.at_b.len() as u32 + WINDOW {
             bed.send_a(self.to_b.is_multiple_of(2), self.to_b, 200);
             self.to_b += 1;
@@ -39,6 +49,18 @@ impl Traffic {
             self.to_a += 1;
         }
         self.collect(bed);
+    }
+
+    /// The identity holds in whatever is published when we look.
+    fn read_blocks(&mut self) {
+        for (n, reader) in self.blocks.iter().enumerate() {
+            let snapshot = reader.snapshot().unwrap();
+            for (worker, reading) in snapshot.workers().enumerate() {
+                let accounting = reading.accounting();
+                assert!(accounting.holds(), "{accounting:?}");
+                self.seen.insert((n * 2 + worker, accounting.received));
+            }
+        }
     }
 
     fn collect(&mut self, bed: &mut Bed) {
@@ -59,11 +81,24 @@ fn threads_with_rekeys_and_handoff_lose_nothing() {
     let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
     bed.policies(Action::Protect);
     bed.install(1, Outer::V4Udp, 0, 1);
-    for gateway in [&mut bed.a, &mut bed.b] {
-        let workers = core::mem::take(&mut gateway.workers);
-        gateway.dataplane.spawn(workers, &[]).unwrap();
+    // A queue is one worker's, and each SA has one owner: half of what comes is at the other one.
+    for wire in bed.lans.iter().chain([&bed.wan]) {
+        for way in [Way::AToB, Way::BToA] {
+            wire.set_receive_queue(way, ReceiveQueue::InTurns);
+        }
     }
     let mut traffic = Traffic::default();
+    for gateway in [&mut bed.a, &mut bed.b] {
+        let mut workers = core::mem::take(&mut gateway.workers);
+        let mut layout = Layout::new();
+        let blocks = [0, 1].map(|_| layout.worker(&drop_counters()));
+        let mut segment = Segment::anonymous(&layout, Start::now().unwrap());
+        for (worker, block) in workers.iter_mut().zip(blocks) {
+            worker.set_block(segment.writer(block).unwrap());
+        }
+        traffic.blocks.push(segment.reader().unwrap());
+        gateway.dataplane.spawn(workers, &[]).unwrap();
+    }
     traffic.until(&mut bed, "start", |t, _| t.at_a.len() > 500);
     for id in 2..12 {
         let (spi_a, spi_b) = bed.allocate(id as usize % 2, id as usize / 2 % 2);
@@ -96,10 +131,16 @@ fn threads_with_rekeys_and_handoff_lose_nothing() {
     }
     for gateway in [&mut bed.a, &mut bed.b] {
         gateway.workers = gateway.dataplane.stop();
+    }
+    traffic.read_blocks();
+    assert!(traffic.seen.len() > 16, "{} publications looked at", traffic.seen.len());
+    for gateway in [&bed.a, &bed.b] {
         assert!(gateway.workers.iter().all(|w| w.account().balances()));
         assert_eq!(gateway.all_drops(), 0);
         assert_eq!(gateway.sum(Row::HandedOut), gateway.sum(Row::HandedIn));
-        assert!(gateway.sum(Row::HandedOut) > 0);
+        let (handed, received) = (gateway.sum(Row::HandedOut), gateway.sum(Row::Received));
+        let half = received * 2 / 5..=received * 3 / 5;
+        assert!(half.contains(&handed), "{handed} of {received} handed off");
         assert_eq!(
             gateway.sum(Row::OpenedPackets) + gateway.sum(Row::SealedPackets),
             u64::from(traffic.to_a + traffic.to_b)
