@@ -200,7 +200,7 @@ impl Dataplane {
         Ok(self.send(core, Command::SetPathMtu(pair, mtu)))
     }
 
-    /// Deletes both SAs of a pair. Packets already on their way to them are still processed; [`Event::Deleted`] follows when
+    /// Deletes both SAs of a pair. Packets already on their way to them are still processed; [`Event::Deleted`](crate::Event::Deleted) follows when
     /// none is left, and then the SPI rests.
     ///
     /// # Errors
@@ -217,7 +217,7 @@ impl Dataplane {
         Ok(ticket)
     }
 
-    /// Deletes all pairs, larval SPIs and waiting packets. [`Event::Deleted`] follows for each pair.
+    /// Deletes all pairs, larval SPIs and waiting packets. [`Event::Deleted`](crate::Event::Deleted) follows for each pair.
     ///
     /// # Errors
     /// [`Refusal::RingFull`].
