@@ -51,7 +51,8 @@ pub(crate) struct Choice {
     pub(crate) policy: PolicyId,
 }
 
-/// What each end of a way knows a frame by. The lowest 32 bits of a mark's two words: kind, core and way of arrival.
+/// As the marks of a frame. First word, from the lowest bit on: kind, core of arrival, how it came, 8 bits each; above 32 the slot or SPI.
+/// Second word: policy or sequence number, and above 32 the generation.
 impl HandedOff {
     const INBOUND: u64 = 0;
     const OUTBOUND: u64 = 1;
