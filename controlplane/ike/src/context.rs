@@ -11,6 +11,7 @@ use crate::message::IkeSpi;
 use crate::random::Random;
 use crate::statistics::Statistics;
 use crate::succession::Between;
+use crate::v1::quick::First;
 use crate::v2::child::ChildSa;
 use crate::v2::sa::IkeSa;
 use crate::v2::task::Queued;
@@ -119,6 +120,8 @@ pub(crate) enum Effect {
     Succeed { id: IkeId, replaces: Option<IkeId> },
     /// IKEv1: an ISAKMP SA hands over what it can to the one that has taken over.
     Adopt { from: IkeId, to: IkeId },
+    /// IKEv1: the peer begins a quick mode on another ISAKMP SA than the one in use: what that has comes to it first.
+    Recall { from: IkeId, to: IkeId, first: Box<First> },
     /// IKEv1: an ISAKMP SA is gone; another of those between the same two may have to take over.
     Ended(Between),
     /// IKEv1: an ISAKMP SA is gone; its children go to another one between the same two. Where there is none they end, which

@@ -410,6 +410,7 @@ impl Engine {
                 }),
                 Effect::Succeed { id, replaces } => self.succeed(now, spis, id, replaces),
                 Effect::Adopt { from, to } => self.adopt(now, spis, from, to),
+                Effect::Recall { from, to, first } => self.recall(now, spis, from, to, &first),
                 Effect::Ended(between) => self.ended(now, spis, &between),
                 Effect::Orphans { between, children, downs } => {
                     self.take_in(now, spis, &between, children, downs);

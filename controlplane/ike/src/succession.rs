@@ -21,6 +21,7 @@ use crate::event::{Event, IkeId, SpiSource};
 use crate::known::Known;
 use crate::sa::Sa;
 use crate::v1::established::{Established, Life};
+use crate::v1::quick::First;
 use crate::v1::sa::{IsakmpSa, State};
 use crate::v2::child::{ChildSa, Phase};
 use crate::v2::sa::Head;
@@ -179,13 +180,48 @@ impl Engine {
         for child in children.values_mut().filter(|child| child.under == from && !race) {
             let late =
                 child.pair.0 > order.last_pair || state.succession.late.contains(&child.pair);
-            if late && !matches!(child.phase, Phase::Lingering { .. }) {
-                state.succession.wards.insert(child.pair);
+            let leaves = matches!(child.phase, Phase::Lingering { .. });
+            if late && !leaves && state.succession.wards.insert(child.pair) {
                 child.rekey_at = Some(child.rekey_at.map_or(renew_at, |at| at.min(renew_at)));
             }
         }
         self.give(now, spis, to, children, tasks);
         self.step(now, spis, from, |_, _| {});
+    }
+
+    /// IKEv1: the peer begins a quick mode on an ISAKMP SA that is not in use here: after main modes of both sides at once another one
+    /// can be in use there, or the message was late. What it asks for replaces pairs that were handed over, so they come back until it
+    /// is over.
+    pub(crate) fn recall(
+        &mut self,
+        now: Instant,
+        spis: &mut dyn SpiSource,
+        from: IkeId,
+        to: IkeId,
+        first: &First,
+    ) {
+        if self.v1(to).is_none() {
+            return;
+        }
+        let (mut children, mut tasks) = (BTreeMap::new(), Vec::new());
+        if let Some(Sa::V1(sa)) = self.table.get_mut(from)
+            && let State::Established(state) = &mut sa.state
+        {
+            (children, tasks) = state.hand_over(&mut sa.head);
+        }
+        self.step(now, spis, from, |_, _| {});
+        for pair in children.keys() {
+            self.table.own(*pair, to);
+        }
+        self.step(now, spis, to, |sa, cx| {
+            if let Sa::V1(sa) = sa
+                && let State::Established(state) = &mut sa.state
+            {
+                state.children.extend(children);
+                sa.head.tasks.extend(tasks);
+                state.asked(&mut sa.head, cx, first);
+            }
+        });
     }
 
     /// An ISAKMP SA gets children that another one had.

@@ -50,7 +50,7 @@ pub(crate) mod initiate;
 mod kerberos;
 mod offer;
 mod phase1;
-mod quick;
+pub(crate) mod quick;
 pub(crate) mod respond;
 pub(crate) mod sa;
 mod session;

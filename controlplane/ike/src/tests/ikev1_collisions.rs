@@ -10,6 +10,7 @@ use crate::view::IkeState;
 use ipsec::sa::{PairId, Spi};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One end, with everything that ends what the other side has forgotten: IKEv1's deletes have no answer. Lifetimes are short, the same
@@ -254,6 +255,51 @@ fn simultaneous_main_modes() {
         pair.command(Who::B, initiate("net"));
     };
     ladders(first, pair, serves_on);
+}
+
+/// After main modes of both at once, each end may have another of the two ISAKMP SAs in use, and begins its quick modes on that. What one
+/// asks for under the one replaces what the other has under the other: it is a rekey at both (`quick_mode.rekeys`: begun by either side).
+#[test]
+fn a_rekey_under_either_isakmp_sa_counts_at_both_ends() {
+    let end = |who| {
+        let mut config = end(who);
+        // Rekeys alone: what crosses a renewal one end may take for a rekey more than the other.
+        let Some(Some(connection)) = config.connections.first_mut().map(Arc::get_mut) else {
+            unreachable!()
+        };
+        connection.reauth_time = Duration::from_secs(1000);
+        config
+    };
+    let counted = |pair: &Pair| [&pair.a, &pair.b].map(|h| h.engine.statistics().child_rekeys);
+    let mut apart = 0;
+    for (commands, seeds) in [(initiate as fn(&str) -> Command, 1..=30_u8), (|_| renew(), 31..=60)]
+    {
+        for seed in seeds {
+            let what = format!("order {seed}");
+            let mut pair = Pair::seeded_with(1 + seed % 20, end(Who::A), end(Who::B));
+            if seed > 30 {
+                pair.initiate(Who::A);
+                pair.settle();
+            }
+            pair.command(Who::A, commands("net"));
+            pair.command(Who::B, commands("net"));
+            let mut flow = Flow::default();
+            shuffle(&mut pair, &mut flow, &mut Random::new([seed; 32]), &what);
+            // What crossed is over.
+            flow.run(&mut pair, Duration::from_secs(20), &what);
+            let in_use = [&pair.a, &pair.b].map(|host| {
+                let views = host.engine.ike_sas(pair.now);
+                views.iter().find(|sa| !sa.children.is_empty()).map(|sa| sa.spi_i)
+            });
+            apart += usize::from(in_use[0] != in_use[1]);
+            let before = counted(&pair);
+            flow.run(&mut pair, Duration::from_secs(120), &what);
+            let [a, b] = [0, 1].map(|end| counted(&pair)[end] - before[end]);
+            assert!(a == b && a >= 2, "{what}: {a} rekeys at one end, {b} at the other");
+            assert_serves(&pair, &what);
+        }
+    }
+    assert!(apart >= 10, "{apart}");
 }
 
 /// Both ask for the same child at once under one ISAKMP SA.

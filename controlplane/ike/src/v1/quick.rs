@@ -25,9 +25,10 @@ mod install;
 
 use super::established::Established;
 use super::offer::{self, Choice, Terms};
+use super::session::Opened;
 use super::suite::Life;
 use crate::config::{self, ChildMode};
-use crate::context::Cx;
+use crate::context::{Cx, Effect};
 use crate::crypto::v1::Iv;
 use crate::crypto::{CryptoFailure, DirectionKeys};
 use crate::event::{Failure, Path};
@@ -80,6 +81,15 @@ pub(crate) struct Exchange {
     /// Whether the peer set the commit bit.
     committed: bool,
     pub(crate) quick: Quick,
+}
+
+/// The first message of a quick mode of the peer, which is authentic.
+pub(crate) struct First {
+    id: MessageId,
+    opened: Opened,
+    digest: Digest,
+    /// Whether the peer set the commit bit.
+    committed: bool,
 }
 
 /// Where a quick mode is.
@@ -416,8 +426,12 @@ impl Established {
             };
             self.has_begun(id);
             self.heard(head, cx, path);
-            let committed = flags.contains(Flags::COMMIT);
-            return self.asked(head, cx, id, &opened, (digest, committed));
+            let first = First { id, opened, digest, committed: flags.contains(Flags::COMMIT) };
+            if let Some(from) = self.succession.heir {
+                let first = Box::new(first);
+                return cx.effect(Effect::Recall { from, to: head.id, first });
+            }
+            return self.asked(head, cx, &first);
         };
         if exchange.heard == Some(digest) {
             if let Some(reply) = exchange.reply.clone() {

@@ -1,7 +1,8 @@
 //! Quick mode as responder.
 
 use super::{
-    Content, DEFAULT_LIFE, Exchange, Quick, Values, clients, content, life_of, over, seen, terms,
+    Content, DEFAULT_LIFE, Exchange, First, Quick, Values, clients, content, life_of, over, seen,
+    terms,
 };
 use crate::config::{self, ChildMode};
 use crate::context::Cx;
@@ -16,13 +17,12 @@ use crate::narrowing;
 use crate::v1::established::{Established, later};
 use crate::v1::offer::{self, Choice, Terms};
 use crate::v1::phase1;
-use crate::v1::session::Opened;
 use crate::v1::suite::Life;
 use crate::v2::child::{Agreed, Prepared, install_inbound, install_outbound};
 use crate::v2::fault::{Fault, Incompatible, Misbehaved};
 use crate::v2::init::OwnNonce;
 use crate::v2::sa::Head;
-use crate::v2::window::{Digest, Sent};
+use crate::v2::window::Sent;
 use crate::view::Role;
 use ipsec::sa::{PairId, SaParameters, Spi};
 use keyexchange::{Group, KeyExchangeError};
@@ -86,21 +86,16 @@ pub(crate) struct Answered {
 
 impl Established {
     /// A first message that is authentic.
-    pub(super) fn asked(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        id: MessageId,
-        opened: &Opened,
-        (digest, committed): (Digest, bool),
-    ) {
+    pub(crate) fn asked(&mut self, head: &mut Head, cx: &mut Cx<'_>, first: &First) {
+        let First { id, opened, digest, committed } = first;
+        let id = *id;
         let Ok(payloads) = opened.payloads() else {
             cx.stats.invalid_packets_received += 1;
             return;
         };
         let mut exchange = Exchange::new(opened.next, over(cx.now));
-        exchange.heard = Some(digest);
-        exchange.committed = committed;
+        exchange.heard = Some(*digest);
+        exchange.committed = *committed;
         let Ok(content) = content(&payloads) else {
             cx.stats.invalid_packets_received += 1;
             return;
