@@ -201,7 +201,7 @@ impl Engine {
         let id = head.id;
         let state = self.with_cx(now, spis, |cx| init::start(&head, cx, 1));
         let state = state.ok_or(CommandError::NotNegotiable)?;
-        self.insert(Sa::V2(Box::new(IkeSa { head, state })));
+        self.insert(now, Sa::V2(Box::new(IkeSa { head, state })));
         Ok(id)
     }
 
@@ -253,7 +253,7 @@ impl Engine {
         let id = head.id;
         let state =
             self.with_cx(now, spis, |cx| v1::initiate::start(&mut head, cx, 1, replaces))?;
-        self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+        self.insert(now, Sa::V1(Box::new(IsakmpSa::new(head, state))));
         Some(id)
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct Registry {
     pub(crate) request: Ids,
     /// IKEv1: the order in which main modes begin, say their last word and come up.
     pub(crate) moment: Ids,
+    /// IKEv1: whose main modes have come as far as the third message, by the address of each.
+    pub(crate) callers: BTreeMap<IkeId, IpAddr>,
     /// Virtual addresses that we have from peers.
     pub(crate) own_addresses: BTreeMap<IkeId, IpAddr>,
     /// Virtual addresses that peers have.

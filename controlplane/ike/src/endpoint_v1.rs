@@ -130,7 +130,7 @@ impl Engine {
         };
         let until = now + config.settings.half_open_timeout.min(LONGEST_HALF_OPEN);
         let state = State::Assembling(Assembling { until });
-        self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+        self.insert(now, Sa::V1(Box::new(IsakmpSa::new(head, state))));
         Some(id)
     }
 
@@ -218,14 +218,14 @@ impl Engine {
             }
             let (head, state) =
                 self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
-            return self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+            return self.insert(now, Sa::V1(Box::new(IsakmpSa::new(head, state))));
         }
         let Some(request) = Request::read(&config, path, &payloads) else {
             return self.refuse_first(path, header);
         };
         let accepted = self.with_cx(now, &mut NoSpis, |cx| request.accept(cx, path, spi_i, digest));
         if let Some((head, state)) = accepted {
-            self.insert(Sa::V1(Box::new(IsakmpSa::new(head, state))));
+            self.insert(now, Sa::V1(Box::new(IsakmpSa::new(head, state))));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::statistics::Statistics;
 use crate::succession::Between;
 use crate::table::{Held, Table};
 use crate::v1::aggressive::Allowance;
-use crate::v1::sa::State as StateV1;
+use crate::v1::sa::{Order, State as StateV1};
 use crate::v2::established::{DELETE_AWAITED, Life};
 use crate::v2::sa::State;
 use crate::v2::task::Task;
@@ -297,13 +297,13 @@ impl Engine {
             self.registry.known.remove(id);
             self.registry.leases.release(id);
             self.registry.own_addresses.remove(&id);
+            self.registry.callers.remove(&id);
         }
     }
 
-    pub(crate) fn insert(&mut self, mut sa: Sa) {
+    pub(crate) fn insert(&mut self, now: Instant, mut sa: Sa) {
         if let Sa::V1(sa) = &mut sa {
-            sa.order.begun = self.registry.moment.next();
-            sa.order.last_pair = self.registry.pair.last();
+            sa.order = Order::begin(now, &mut self.registry);
         }
         self.table.insert(sa, self.config.settings.keep_alive);
     }
@@ -318,7 +318,7 @@ impl Engine {
                 Effect::Insert(sa) => {
                     let spi = sa.head.own_spi();
                     let id = sa.head.id;
-                    self.insert(Sa::V2(sa));
+                    self.insert(now, Sa::V2(sa));
                     self.step(now, spis, id, |_, _| {});
                     self.replay_parked(now, spi, spis);
                 }
@@ -453,8 +453,8 @@ impl Engine {
         let (policy, role) = (sa.head().connection.unique, sa.head().role);
         let is_v1 = matches!(sa, Sa::V1(_));
         for other in self.others_of(id, known) {
-            if self.is_race(id, other) {
-                // The peer had it after it said so.
+            if self.is_race(id, other) || (initial_contact && self.was_heard_since(id, other)) {
+                // The peer had it after it said so, or has it still.
                 continue;
             }
             if initial_contact && policy != Unique::Never {

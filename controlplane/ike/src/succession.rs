@@ -11,7 +11,9 @@
 //!   in use that was made there after the new main mode began: the peer may hold such a pair under the old one, so it is renewed
 //!   under the new one first.
 //! - **What began before the other was there is a race** (main modes of both sides at once): neither ends the other, neither is
-//!   the other's first contact. Each side can see another one of the two as the one in use. The next renewal ends both.
+//!   the other's first contact. Each side can see another one of the two as the one in use, until the other renews a pair under the
+//!   one that it uses. The next renewal ends both.
+//! - **A quick mode under one that is not in use** finds there what it replaces: it comes back for that long.
 //! - An ISAKMP SA that a peer leaves behind without a delete goes when its heir has an heir in turn, or with its lifetime.
 //! - Children of an ISAKMP SA that ends go to another one, if there is one.
 
@@ -87,6 +89,14 @@ impl Engine {
     pub(crate) fn is_race(&self, id: IkeId, other: IkeId) -> bool {
         let (Some((sa, _)), Some((_, other))) = (self.v1(id), self.v1(other)) else { return false };
         sa.order.begun < other.since
+    }
+
+    /// IKEv1: whether something authentic came under `other` after the main mode of `id` began. Whoever sent that has lost nothing: its
+    /// INITIAL-CONTACT is older, or it has made the two at once. RFC 2407 §4.6.3.3 lets the receiver choose: it "may then elect to delete"
+    /// what it has, "under the assumption that the sending system has rebooted".
+    pub(crate) fn was_heard_since(&self, id: IkeId, other: IkeId) -> bool {
+        let (Some((sa, _)), Some((_, other))) = (self.v1(id), self.v1(other)) else { return false };
+        sa.order.begun_at.is_some_and(|begun| other.last_inbound > begun)
     }
 
     /// Established ISAKMP SAs of a connection between the same two, oldest first.
@@ -222,6 +232,22 @@ impl Engine {
                 state.asked(&mut sa.head, cx, first);
             }
         });
+        // Of two that both sides began at once, the peer has that one in use on which it renews a pair.
+        let renews = self.v1(to).is_some_and(|(_, state)| state.is_replacing(first));
+        if renews && self.is_race(from, to) && self.is_race(to, from) {
+            self.take_over(now, spis, to);
+        }
+    }
+
+    /// An ISAKMP SA is the one in use from now on.
+    fn take_over(&mut self, now: Instant, spis: &mut dyn SpiSource, id: IkeId) {
+        let Some(known) = self.registry.known.get(id).cloned() else { return };
+        let moment = self.registry.moment.next();
+        let Some(Sa::V1(sa)) = self.table.get_mut(id) else { return };
+        sa.order.last_said = moment;
+        let between = Between::new(known, &sa.head);
+        let ids = self.siblings(&between);
+        self.set_heirs(now, spis, &ids);
     }
 
     /// An ISAKMP SA gets children that another one had.

@@ -12,6 +12,7 @@ mod ikev1_attacks;
 mod ikev1_collisions;
 mod ikev1_commit;
 mod ikev1_config;
+mod ikev1_contact;
 mod ikev1_modes;
 mod ikev1_nat;
 mod ikev1_rules;

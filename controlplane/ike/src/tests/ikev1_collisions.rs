@@ -271,6 +271,12 @@ fn a_rekey_under_either_isakmp_sa_counts_at_both_ends() {
         config
     };
     let counted = |pair: &Pair| [&pair.a, &pair.b].map(|h| h.engine.statistics().child_rekeys);
+    let in_use = |pair: &Pair| {
+        [&pair.a, &pair.b].map(|host| {
+            let views = host.engine.ike_sas(pair.now);
+            views.iter().find(|sa| !sa.children.is_empty()).map(|sa| sa.spi_i)
+        })
+    };
     let mut apart = 0;
     for (commands, seeds) in [(initiate as fn(&str) -> Command, 1..=30_u8), (|_| renew(), 31..=60)]
     {
@@ -287,16 +293,15 @@ fn a_rekey_under_either_isakmp_sa_counts_at_both_ends() {
             shuffle(&mut pair, &mut flow, &mut Random::new([seed; 32]), &what);
             // What crossed is over.
             flow.run(&mut pair, Duration::from_secs(20), &what);
-            let in_use = [&pair.a, &pair.b].map(|host| {
-                let views = host.engine.ike_sas(pair.now);
-                views.iter().find(|sa| !sa.children.is_empty()).map(|sa| sa.spi_i)
-            });
-            apart += usize::from(in_use[0] != in_use[1]);
+            let [a, b] = in_use(&pair);
+            apart += usize::from(a != b);
             let before = counted(&pair);
             flow.run(&mut pair, Duration::from_secs(120), &what);
             let [a, b] = [0, 1].map(|end| counted(&pair)[end] - before[end]);
             assert!(a == b && a >= 2, "{what}: {a} rekeys at one end, {b} at the other");
             assert_serves(&pair, &what);
+            let [a, b] = in_use(&pair);
+            assert_eq!(a, b, "{what}: one has heard from the other which it uses");
         }
     }
     assert!(apart >= 10, "{apart}");

@@ -222,17 +222,7 @@ impl Attempt {
         let limit = head.connection.keyingtries;
         if self.refusal.is_none() && (limit == 0 || self.tries < limit) {
             cx.stats.negotiation_failures += 1;
-            let settings = &cx.config.settings;
-            if head.path.local.port() == settings.port_nat_t {
-                head.path.local.set_port(head.connection.local_port);
-                head.path.remote.set_port(head.connection.remote_port);
-            }
-            let (old, new) = (head.spi_i, IkeSpi(cx.random.array()));
-            head.spi_i = new;
-            head.spi_r = IkeSpi::ZERO;
-            head.nat = Nat::default();
-            cx.effect(Effect::Renew { id: head.id, old, new });
-            if let Some(state) = start(head, cx, self.tries.saturating_add(1), self.replaces) {
+            if let Some(state) = self.anew(head, cx, self.tries.saturating_add(1)) {
                 return state;
             }
         }
@@ -242,6 +232,21 @@ impl Attempt {
             None => Failure::Timeout,
         };
         self.failed(head, cx, reason)
+    }
+
+    /// Begins from the first message again, with a new cookie.
+    fn anew(self, head: &mut Head, cx: &mut Cx<'_>, tries: u32) -> Option<State> {
+        let settings = &cx.config.settings;
+        if head.path.local.port() == settings.port_nat_t {
+            head.path.local.set_port(head.connection.local_port);
+            head.path.remote.set_port(head.connection.remote_port);
+        }
+        let (old, new) = (head.spi_i, IkeSpi(cx.random.array()));
+        head.spi_i = new;
+        head.spi_r = IkeSpi::ZERO;
+        head.nat = Nat::default();
+        cx.effect(Effect::Renew { id: head.id, old, new });
+        start(head, cx, tries, self.replaces)
     }
 
     /// The negotiation is over without an SA. One that was to replace another leaves it as it is.

@@ -374,6 +374,15 @@ impl Established {
         (self.transactions.local.unwrap_or(local), self.transactions.remote.unwrap_or(remote))
     }
 
+    /// Whether a quick mode of the peer that began so is to replace something.
+    pub(crate) fn is_replacing(&self, first: &First) -> bool {
+        match self.exchanges.get(&first.id.0).map(|exchange| &exchange.quick) {
+            Some(Quick::Responding(state)) => !state.replaces().is_empty(),
+            Some(Quick::Installing(state)) => !state.replaces.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether there is room for one more quick mode and its pair.
     fn has_room(&mut self) -> bool {
         if self.exchanges.len() >= MAX_EXCHANGES {

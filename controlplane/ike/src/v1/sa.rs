@@ -10,7 +10,7 @@ use super::initiate::{
 use super::phase1::Beside;
 use super::respond::{Acceptance, Answering, AuthExpected, KeyExpected, Proving};
 use crate::config::Identity;
-use crate::context::{Cx, Installing};
+use crate::context::{Cx, Installing, Registry};
 use crate::event::{Failure, InstallId, InstallRefused, Outcome, Path, RequestId};
 use crate::job::Product;
 use crate::message::Header;
@@ -92,11 +92,24 @@ pub(crate) struct IsakmpSa {
 pub(crate) struct Order {
     /// When it began.
     pub(crate) begun: u64,
+    /// The same by the clock, to tell what came after it.
+    pub(crate) begun_at: Option<Instant>,
     /// The last pair that there was then.
     pub(crate) last_pair: u64,
     /// When our last message of it was sent, after which the peer has it: the order in which it was so for several is the order in
     /// which they came up at the peer.
     pub(crate) last_said: u64,
+}
+
+impl Order {
+    pub(crate) fn begin(now: Instant, registry: &mut Registry) -> Self {
+        Self {
+            begun: registry.moment.next(),
+            begun_at: Some(now),
+            last_pair: registry.pair.last(),
+            last_said: 0,
+        }
+    }
 }
 
 impl IsakmpSa {
@@ -226,6 +239,7 @@ impl IsakmpSa {
     /// Begins what waits.
     pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) {
         self.note_order(cx);
+        self.note_caller(cx);
         if matches!(self.state, State::Established(_)) {
             let head = &mut self.head;
             if let State::Established(state) = core::mem::replace(&mut self.state, State::Gone) {
@@ -238,10 +252,25 @@ impl IsakmpSa {
     fn note_order(&mut self, cx: &mut Cx<'_>) {
         let last_said = &mut self.order.last_said;
         match &self.state {
-            State::SaSent(_) => *last_said = 0,
+            // All begins anew, with other cookies.
+            State::SaSent(_) if *last_said != 0 => self.order = Order::begin(cx.now, cx.registry),
+            State::SaSent(_) => {}
             State::AuthSent(_) if *last_said == 0 => *last_said = cx.registry.moment.next(),
             State::Established(state) if *last_said == 0 => *last_said = state.since,
             _ => {}
+        }
+    }
+
+    /// A peer that sent a third message has our cookie, and is about to have an SA with us.
+    fn note_caller(&self, cx: &mut Cx<'_>) {
+        let calls = matches!(
+            self.state,
+            State::Answering(_) | State::AuthExpected(_) | State::Accepting(_) | State::Proving(_)
+        );
+        if calls {
+            cx.registry.callers.insert(self.head.id, self.head.path.remote.ip());
+        } else {
+            cx.registry.callers.remove(&self.head.id);
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct AuthSent {
     abilities: Abilities,
     local_id: Identity,
     attempt: Attempt,
+    /// Whether the message says INITIAL-CONTACT.
+    pub(crate) has_contact: bool,
 }
 
 /// Derives the keys of phase 1.
@@ -127,12 +129,12 @@ impl Fifth {
         list.push_raw(PayloadType::Identification.number(), false, &id);
         push(&mut list);
         signature::push_request(&mut list, cx.config, &head.connection);
-        push_contact(&mut list, head, cx, &local_id, &head.connection.remote.id);
+        let has_contact = push_contact(&mut list, head, cx, &local_id, &head.connection.remote.id);
         let message = secured.seal(&header(head, Flags::ENCRYPTED), &list);
         let message = message.map_err(Fault::failure)?;
         fragment::send(head, cx, head.path, &message);
         let sent = Sent::new(cx.now, &cx.config.settings, 0, vec![message]);
-        let state = AuthSent { sent, secured, choice, abilities, local_id, attempt };
+        let state = AuthSent { sent, secured, choice, abilities, local_id, attempt, has_contact };
         Ok(State::AuthSent(Box::new(state)))
     }
 }
@@ -186,16 +188,21 @@ impl Verifying {
     }
 }
 
-/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3), where we know of no other SA with the peer.
+/// INITIAL-CONTACT, with the cookies as its SPI (RFC 2407 §4.6.3.3), where we know of no other SA with the peer and none of the peer's is
+/// about to be: strongSwan would end that one, and its Child SAs, when this message comes after it is up. Says whether it is there.
 pub(super) fn push_contact(
     list: &mut PayloadList,
     head: &Head,
     cx: &Cx<'_>,
     local_id: &Identity,
     remote_id: &Identity,
-) {
-    if head.connection.unique == Unique::Never || cx.registry.known.has(local_id, remote_id) {
-        return;
+) -> bool {
+    let peer = head.path.remote.ip();
+    if head.connection.unique == Unique::Never
+        || cx.registry.known.has(local_id, remote_id)
+        || cx.registry.callers.values().any(|caller| *caller == peer)
+    {
+        return false;
     }
     let spi = Cookies { i: head.spi_i, r: head.spi_r }.octets();
     list.push(&Notify {
@@ -205,6 +212,7 @@ pub(super) fn push_contact(
         kind: NotifyType::InitialContact,
         data: &[],
     });
+    true
 }
 
 impl AuthSent {
@@ -306,7 +314,19 @@ impl AuthSent {
         Ok(Verified { local_id, remote_id, beside: Beside::read(payloads) })
     }
 
+    /// Whether the message says INITIAL-CONTACT and there is another SA with the peer by now, which it would end.
+    fn is_outdated(&self, head: &Head, cx: &Cx<'_>) -> bool {
+        self.has_contact && cx.registry.known.has(&self.local_id, &head.connection.remote.id)
+    }
+
     pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
+        if self.sent.deadline() <= cx.now && self.is_outdated(head, cx) {
+            // A repeat must be the same octets (RFC 2408 §5.1), so there is another main mode instead, which does not say so.
+            let attempt = self.attempt;
+            return attempt
+                .anew(head, cx, attempt.tries)
+                .unwrap_or_else(|| attempt.failed(head, cx, Failure::Local));
+        }
         match repeat(&mut self.sent, head, cx) {
             Some(()) => State::AuthSent(self),
             None => self.attempt.give_up(head, cx),
