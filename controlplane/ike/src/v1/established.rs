@@ -1,28 +1,38 @@
-//! An established ISAKMP SA: its messages, its tasks, its timers and how it ends.
+//! An established ISAKMP SA: its messages, its message IDs and its tasks.
+//!
+//! | module | what |
+//! |---|---|
+//! | `timers` | what it does when a time or a limit has come |
+//! | `ends` | how it and its children end |
+
+mod ends;
+mod timers;
+
+pub(super) use ends::down;
+pub(super) use timers::{ANSWERER_LATER, later};
 
 use super::fragment;
 use super::phase1::renewal_after;
 use super::quick::{Exchange, Quick};
-use super::sa::{Closed, State, Verified};
+use super::sa::{State, Verified};
 use super::session::Session;
 use super::successor::{Succession, is_of_children};
 use super::suite::Life as Offered;
 use super::transaction::{Transactions, Verdict};
 use super::vendor::Abilities;
 use super::volume::Volume;
-use crate::config::{ChildAction, Identity};
+use crate::config::Identity;
 use crate::context::{Cx, Effect};
-use crate::event::{Event, Failure, IkeId, Level, Limit, Outcome, Path, RequestId};
+use crate::event::{Event, Failure, IkeId, Outcome, Path, RequestId};
 use crate::known::Known;
 use crate::message::v1::{Body, Message, PayloadType};
 use crate::message::{ExchangeType, MessageId};
 use crate::proposal::Chosen;
-use crate::v2::child::{ChildSa, Phase};
+use crate::v2::child::ChildSa;
 use crate::v2::create_child::retry_after;
 use crate::v2::sa::{Head, Nat};
 use crate::v2::task::Task;
 use crate::v2::window::{Digest, Sent};
-use crate::view::Role;
 use core::net::SocketAddr;
 use ipsec::sa::PairId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,22 +46,6 @@ const MAX_MESSAGE_IDS: usize = 16_384;
 
 /// Quick modes of ours that may be under way at once; more wait for their turn.
 const MAX_ASKING: usize = 8;
-
-/// After what time an ISAKMP SA that was to end and could not yet looks whether it can.
-const LOOKED_AGAIN: Duration = Duration::from_secs(1);
-
-/// How long a deleted ISAKMP SA is remembered for a repeat of its delete.
-const REMEMBERED: Duration = Duration::from_secs(12);
-
-/// How long the replacement of one of two Child SAs for the same traffic waits for that of the other.
-const SECOND_WAITS: Duration = Duration::from_secs(10);
-
-/// How much later than its soft lifetime says the side that answered renews something, at most, so that both sides with the same lifetimes
-/// do not begin at once.
-pub(super) const ANSWERER_LATER: Duration = Duration::from_secs(5);
-
-/// How long a pair still receives after the peer was told that it goes.
-const TOLD: Duration = Duration::from_secs(2);
 
 /// What an established ISAKMP SA begins with.
 pub(crate) struct NewSa {
@@ -426,313 +420,8 @@ impl Established {
         }
     }
 
-    // Timers.
-
-    pub(crate) fn deadline(&self, head: &Head, keep_alive: Duration) -> Option<Instant> {
-        let mut at: Vec<Option<Instant>> = Vec::with_capacity(8);
-        match self.life {
-            Life::Active if self.succession.heir.is_none() => at.push(self.reauth_at),
-            Life::Active | Life::Renewing => {}
-            Life::Replaced { until } => at.push(Some(until)),
-        }
-        at.push(self.expire_at);
-        at.push(self.transactions.deadline());
-        at.push(self.liveness_at(head));
-        at.push(self.keepalive_at(head, keep_alive));
-        at.extend(head.tasks.iter().map(|queued| queued.not_before));
-        at.extend(self.children.values().map(ChildSa::deadline));
-        at.extend(self.exchanges.values().map(Exchange::deadline));
-        at.into_iter().flatten().min()
-    }
-
-    /// When the peer is asked whether it lives, or asked again, or given up.
-    fn liveness_at(&self, head: &Head) -> Option<Instant> {
-        if let Some(probe) = &self.probe {
-            let dead = self.dead_at(head);
-            return Some(dead.map_or(probe.sent.deadline(), |at| at.min(probe.sent.deadline())));
-        }
-        let delay = head.connection.dpd_delay;
-        let lives = !matches!(self.life, Life::Replaced { .. });
-        let asks = self.abilities.dpd && lives && !delay.is_zero();
-        if asks { self.last_inbound.checked_add(delay) } else { None }
-    }
-
-    /// `dpd_timeout`: from then on a silent peer counts as dead, whatever the repeats.
-    pub(crate) fn dead_at(&self, head: &Head) -> Option<Instant> {
-        let timeout = head.connection.dpd_timeout;
-        if timeout.is_zero() { None } else { self.last_inbound.checked_add(timeout) }
-    }
-
-    /// When a NAT before us needs a packet to remember us (RFC 3948 §4).
-    fn keepalive_at(&self, head: &Head, every: Duration) -> Option<Instant> {
-        if head.nat.local && !every.is_zero() {
-            self.last_outbound.checked_add(every)
-        } else {
-            None
-        }
-    }
-
-    pub(crate) fn timeout(mut self: Box<Self>, head: &mut Head, cx: &mut Cx<'_>) -> State {
-        let now = cx.now;
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if let Life::Replaced { until } = self.life
-            && until <= now
-        {
-            if self.is_empty() {
-                return self.delete(head, cx, Failure::Replaced);
-            }
-            // What is under way ends by itself, and the peer has a successor for what it begins.
-            self.life = Life::Replaced { until: now + LOOKED_AGAIN };
-            cx.effect(Effect::Wards(head.id));
-        }
-        if due(self.expire_at) {
-            return self.delete(head, cx, Failure::Expired);
-        }
-        let worn = self.used.len() > MAX_MESSAGE_IDS / 4 * 3;
-        if self.life == Life::Active && self.is_active() && (due(self.reauth_at) || worn) {
-            self.renew(head, cx, None);
-        }
-        if due(self.liveness_at(head)) && self.liveness_due(head, cx).is_none() {
-            return self.destroy(head, cx, Failure::Timeout);
-        }
-        if due(self.keepalive_at(head, cx.config.settings.keep_alive)) {
-            self.last_outbound = now;
-            cx.transmit(head.path, vec![0xff]);
-        }
-        if let verdict @ Verdict::Ends(_) = self.transaction_timers(head, cx) {
-            return self.settle(head, cx, verdict);
-        }
-        if self.quick_timers(head, cx).is_none() {
-            return self.destroy(head, cx, Failure::Timeout);
-        }
-        self.child_timers(head, cx);
-        self.pump(head, cx)
-    }
-
-    fn child_timers(&mut self, head: &mut Head, cx: &mut Cx<'_>) {
-        let now = cx.now;
-        let pairs: Vec<PairId> = self.children.keys().copied().collect();
-        for pair in pairs {
-            let Some(child) = self.children.get(&pair) else { continue };
-            if let Phase::Lingering { until } = child.phase {
-                if until <= now {
-                    self.part(head, cx, pair);
-                }
-                continue;
-            }
-            if child.expire_at.is_some_and(|at| at <= now) {
-                self.delete_child(head, cx, pair, Failure::Expired);
-                continue;
-            }
-            if child.phase == Phase::Installed && child.rekey_at.is_some_and(|at| at <= now) {
-                self.rekey_due(head, cx, pair);
-            }
-        }
-    }
-
-    /// A limit of the dataplane is reached.
-    pub(crate) fn limit_reached(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        pair: PairId,
-        limit: Limit,
-    ) {
-        let live = self.children.get(&pair).is_some_and(|c| c.phase == Phase::Installed);
-        match limit {
-            Limit::Soft if live => self.rekey_due(head, cx, pair),
-            Limit::Soft => {}
-            Limit::Hard => self.delete_child(head, cx, pair, Failure::Expired),
-        }
-    }
-
-    /// A Child SA is to be replaced. Of two that came up at once, from both sides, one goes first, the same at both: what takes its
-    /// place takes that of the other too.
-    pub(crate) fn rekey_due(&mut self, head: &mut Head, cx: &mut Cx<'_>, pair: PairId) {
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        child.rekey_at = None;
-        let rank = rank(child);
-        let (config, selectors) = (Arc::clone(&child.config), child.selectors.clone());
-        let left = child.expire_at.map(|at| at.saturating_duration_since(cx.now) / 2);
-        let later = left.map_or(SECOND_WAITS, |left| left.min(SECOND_WAITS));
-        let is_second = self.children.values().any(|other| {
-            other.pair != pair
-                && matches!(other.phase, Phase::Installed | Phase::Rekeying)
-                && other.config.name == config.name
-                && other.selectors == selectors
-                && self::rank(other) > rank
-        });
-        if is_second && later > LOOKED_AGAIN {
-            if let Some(child) = self.children.get_mut(&pair) {
-                child.rekey_at = cx.now.checked_add(later);
-            }
-        } else {
-            head.push_task(Task::RekeyChild { pair, tag: None });
-        }
-    }
-
-    // Ends.
-
-    /// Ends the SA and its children and tells the peer, which does not answer (RFC 2408 §5.15).
-    pub(crate) fn delete(
-        mut self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        reason: Failure,
-    ) -> State {
-        let with_children = self.is_last(reason);
-        self.send_deletes(head, cx, with_children);
-        self.destroy(head, cx, reason)
-    }
-
-    /// Ends the SA after a delete of the peer, which may come again.
-    pub(crate) fn close(
-        self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        digest: Digest,
-    ) -> State {
-        let until = cx.now + REMEMBERED;
-        self.destroy(head, cx, Failure::DeletedByPeer);
-        State::Closed(Closed { digest, until, failed: false })
-    }
-
-    /// Ends the SA and its children without a word to the peer.
-    pub(crate) fn destroy(
-        mut self: Box<Self>,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        reason: Failure,
-    ) -> State {
-        if let Some(address) = self.transactions.local.take() {
-            cx.event(Event::VirtualAddress { ike: head.id, address, held: false });
-        }
-        if !self.is_last(reason) {
-            self.leave_behind(head, cx, reason);
-        }
-        for (_, exchange) in core::mem::take(&mut self.exchanges) {
-            exchange.give_back(head, cx, reason);
-        }
-        let pairs: Vec<PairId> = self.children.keys().copied().collect();
-        for pair in pairs {
-            self.remove_child(head, cx, pair, reason);
-        }
-        if let Life::Replaced { .. } = self.life {
-            for queued in core::mem::take(&mut head.tasks) {
-                head.fail_task(cx, queued.task, reason);
-            }
-            let name = &head.connection.name;
-            cx.log(Level::Info, format!("IKE_SA {name}[{}] has its successor", head.id.0));
-            return State::Gone;
-        }
-        if self.never_came_up(head, cx) {
-            return State::Gone;
-        }
-        head.end(cx, reason);
-        State::Gone
-    }
-
-    /// A replaced pair has received long enough: the peer is told, and only then, when what it sent before it heard that has come,
-    /// the pair goes.
-    fn part(&mut self, head: &Head, cx: &mut Cx<'_>, pair: PairId) {
-        let Some(child) = self.children.get_mut(&pair) else { return };
-        if core::mem::replace(&mut child.told, true) {
-            return self.remove_child(head, cx, pair, Failure::Replaced);
-        }
-        child.phase = Phase::Lingering { until: cx.now + TOLD };
-        let (protocol, spi) = (child.protocol, child.spi_in);
-        self.send_delete(head, cx, protocol, &[spi]);
-        cx.effect(Effect::TellDelete { ike: head.id, protocol, spi });
-    }
-
-    /// Takes a Child SA away at once and tells the peer.
-    pub(crate) fn delete_child(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Cx<'_>,
-        pair: PairId,
-        reason: Failure,
-    ) {
-        if let Some(child) = self.children.get(&pair) {
-            let (protocol, spi) = (child.protocol, child.spi_in);
-            self.send_delete(head, cx, protocol, &[spi]);
-            cx.effect(Effect::TellDelete { ike: head.id, protocol, spi });
-        }
-        self.remove_child(head, cx, pair, reason);
-    }
-
-    /// Takes a Child SA away at once.
-    pub(crate) fn remove_child(
-        &mut self,
-        head: &Head,
-        cx: &mut Cx<'_>,
-        pair: PairId,
-        reason: Failure,
-    ) {
-        self.release_heirs(head, cx, pair);
-        let Some(child) = self.children.remove(&pair) else { return };
-        let lost = |exchange: &mut Exchange| exchange.lost(cx.now, pair);
-        let spared: Vec<PairId> = self.exchanges.values_mut().flat_map(lost).collect();
-        self.retry_rekeys(cx, spared);
-        cx.remove_pair(pair);
-        if child.acquired {
-            head.acquired(cx, &child.config.name, Err(reason));
-        }
-        // Where another one serves the same traffic, nothing is down.
-        let serves = |other: &ChildSa| {
-            matches!(other.phase, Phase::Installed | Phase::Rekeying)
-                && other.config.name == child.config.name
-                && other.selectors == child.selectors
-        };
-        if !self.children.values().any(serves)
-            && let Some(event) = down(head, &child, reason)
-        {
-            cx.event(event);
-        }
-    }
-
-    /// Lets a replaced pair receive for a while longer; then it is deleted.
-    pub(crate) fn retire(&mut self, cx: &mut Cx<'_>, pair: PairId, after: Duration) {
-        if let Some(child) = self.children.get_mut(&pair)
-            && !matches!(child.phase, Phase::Lingering { .. })
-        {
-            child.phase = Phase::Lingering { until: cx.now + after };
-            child.waits_for_traffic = false;
-            cx.event(Event::RemoveOutbound { pair });
-        }
-    }
-
     /// Quick modes under way.
     pub(crate) fn negotiations(&self) -> usize {
         self.exchanges.values().filter(|e| !matches!(e.quick, Quick::Over { .. })).count()
     }
-}
-
-/// What is told of a Child SA that goes and had not been replaced.
-pub(super) fn down(head: &Head, child: &ChildSa, reason: Failure) -> Option<Event> {
-    if matches!(child.phase, Phase::Lingering { .. }) || child.up != (true, true) {
-        return None;
-    }
-    let action = match reason {
-        Failure::Timeout => child.config.dpd_action,
-        Failure::DeletedByPeer => child.config.close_action,
-        _ => ChildAction::None,
-    };
-    Some(Event::ChildDown { name: child.name(head), reason, action })
-}
-
-/// When the side with this role renews what is due at `soft` and ends at `hard`: a part of the time between them later, where it
-/// answered.
-pub(super) fn later(role: Role, soft: Instant, hard: Option<Instant>) -> Instant {
-    let between = hard.map(|hard| hard.saturating_duration_since(soft) / 8);
-    match (role, between) {
-        (Role::Responder, Some(between)) => soft + between.min(ANSWERER_LATER),
-        _ => soft,
-    }
-}
-
-/// Which of two Child SAs for the same traffic goes before the other; the same at both sides.
-fn rank(child: &ChildSa) -> (u32, u32) {
-    let (a, b) = (child.spi_in.get(), child.spi_out.get());
-    (a.min(b), a.max(b))
 }
