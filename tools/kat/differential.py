@@ -2,13 +2,14 @@
 """ESP and AH of Culvert against an independent codec (`codec.py`): what one seals the other opens, byte by byte.
 
   differential.py [--binary CULVERT] [--seed N] [--lengths N] [--each N] [--mangle N]
-  differential.py --whole [--jobs N] [--binary CULVERT] [--seed N]
+  differential.py --whole [--part K/N] [--jobs N] [--binary CULVERT] [--seed N]
 
 Every transform × mode × inner and outer family × UDP encapsulation × ESN. `--each N` seals N packets of random length from
 0 to 1500 for each of these; `--lengths N` seals every N-th length from 0 to 1500 for each transform, over shapes at random
 (`--lengths 1`: all of them). `--whole` leaves nothing to chance: each of the lengths 0 to 1500 for each of these, three million
-packets, in N processes at once (all cores by default); it says how far it is. Each packet goes both ways: the codec seals and Culvert opens, and Culvert seals the same and
-must make the same octets. `--mangle N` breaks the packets of N cases in every octet and to every length. Needs
+packets, in N processes at once (all cores by default); it says how far it is. `--part K/N` does the K-th of N parts of that, so
+that it can be run in pieces: the N parts with one seed are the whole, packet by packet. Each packet goes both ways: the codec seals
+and Culvert opens, and Culvert seals the same and must make the same octets. `--mangle N` breaks the packets of N cases in every octet and to every length. Needs
 python3-cryptography. The status is 1 if anything differs.
 """
 
@@ -178,10 +179,18 @@ def every_length(binary, seed, suite, shape):
     return counts, compare(binary, suite, cases, counts, shown=1)
 
 
-def whole(binary, seed, jobs):
-    """Every length of every transform in every shape."""
+def part_of(text):
+    """`K/N` as (K, N)."""
+    part, parts = (int(number) for number in text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
+def whole(binary, seed, jobs, part, parts):
+    """Every length of every transform in every shape, or a part of the shapes."""
     counts, wrong, started, said = collections.Counter(), 0, time.monotonic(), 0
-    todo = [(suite, shape) for suite in suites() for shape in shapes(suite[0])]
+    todo = [(suite, shape) for suite in suites() for shape in shapes(suite[0])][part - 1 :: parts]
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
         running = [pool.submit(every_length, binary, seed, suite, shape) for suite, shape in todo]
         for done, future in enumerate(concurrent.futures.as_completed(running), 1):
@@ -192,7 +201,8 @@ def whole(binary, seed, jobs):
                 said = time.monotonic()
                 print(f"  {done} of {len(todo)} shapes, {sum(counts.values())} operations, wrong {wrong}, {said - started:.0f} s", flush=True)
     total = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-    print(f"differential: seed {seed}: {len(todo)} shapes of {len(list(suites()))} transforms, {LENGTHS} lengths each: {total};"
+    transforms = len({suite[1] for suite, _ in todo})
+    print(f"differential: seed {seed}: part {part}/{parts}: {len(todo)} shapes of {transforms} transforms, {LENGTHS} lengths each: {total};"
           f" wrong {wrong}; {time.monotonic() - started:.0f} s")
     return 1 if wrong else 0
 
@@ -205,12 +215,13 @@ def main():
     parser.add_argument("--each", type=int, default=1)
     parser.add_argument("--mangle", type=int, default=12)
     parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--part", type=part_of, default=(1, 1), metavar="K/N", help="of --whole; the whole of it by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     args = parser.parse_args()
     binary = args.binary or runner.default_binary()
     seed = args.seed if args.seed is not None else time.time_ns() % 1_000_000_007
     if args.whole:
-        return whole(binary, seed, args.jobs)
+        return whole(binary, seed, args.jobs, *args.part)
     rng, started = random.Random(seed), time.monotonic()
     counts, wrong, sample = collections.Counter(), 0, []
     for suite in suites():
