@@ -51,7 +51,9 @@ causes! {
     NoRoute, "no_route", "No route leads to its destination.";
     NotIp, "not_ip", "The frame holds no IP packet.";
     NotOurStation, "not_our_station", "The frame is for another station.";
+    NotOurAddress, "not_our_address", "The kernel put it together for an address that is not the gateway's, or not any more.";
     PortDown, "port_down", "The port that it is to leave by is without carrier, down or gone.";
+    ReassembledFull, "reassembled_full", "The kernel put it together, and as many as may wait for its worker were waiting.";
     SaGone, "sa_gone", "The SA or SPI that it waited for was deleted.";
     TransmitFull, "transmit_full", "The port's transmit ring is full.";
     TtlExpired, "ttl_expired", "TTL or hop limit ran out (RFC 1812 §5.3.1, RFC 8200 §3).";
@@ -182,6 +184,11 @@ impl Account {
             };
             self.counters.add(row, 1);
         }
+    }
+
+    /// Counts packets that were dropped without ever being a worker's; no quick mode row goes with such a cause.
+    pub(crate) fn drop_many(&mut self, cause: WorkerDrop, packets: u64) {
+        self.drops[Drop::Worker(cause).index()] += packets;
     }
 
     /// Adds what a burst opened.

@@ -149,6 +149,11 @@ pub(crate) struct WorkerShared {
     pub(crate) events: ArrayQueue<Event>,
     /// Reassembled packets from the control thread, whole IP packets.
     pub(crate) injected: ArrayQueue<Vec<u8>>,
+    /// Those for which there was no place. A: written by the control thread, read by the worker, which counts them as received
+    /// and dropped. Relaxed: two counts that nothing else hangs on, each exact in the end.
+    pub(crate) injected_lost: AtomicU64,
+    /// Their bytes. A: as above.
+    pub(crate) injected_lost_bytes: AtomicU64,
     /// A: written by the worker, read by the control thread. Relaxed: a count.
     pub(crate) events_lost: AtomicU64,
     pub(crate) bell: Doorbell,
@@ -195,13 +200,21 @@ impl WorkerShared {
             events: ArrayQueue::new(limits.event_ring.max(1)),
             events_lost: AtomicU64::new(0),
             injected: ArrayQueue::new(limits.waiting_packets.max(1)),
+            injected_lost: AtomicU64::new(0),
+            injected_lost_bytes: AtomicU64::new(0),
             bell: Doorbell::new()?,
         })
     }
 
     /// Whether a worker that is about to sleep has something to do here.
     pub(crate) fn has_work(&self) -> bool {
-        !self.commands.is_empty() || !self.injected.is_empty()
+        !self.commands.is_empty() || self.has_injected()
+    }
+
+    /// Whether the kernel reassembled something that is not counted yet.
+    #[inline]
+    pub(crate) fn has_injected(&self) -> bool {
+        !self.injected.is_empty() || self.injected_lost.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn applied(&self) -> u64 {

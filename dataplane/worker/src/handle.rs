@@ -43,9 +43,6 @@ pub enum Refusal {
     /// The SPI is not one that [`Dataplane::allocate_spi`] gave, or it has a key already.
     #[error("the SPI is not allocated")]
     NotAllocated,
-    /// The packet is no ESP or AH packet whose SPI names a worker.
-    #[error("no worker owns this packet")]
-    NotOwned,
     /// The parameters do not make an SA.
     #[error("the parameters do not make an SA")]
     Parameters(#[from] SaError),

@@ -9,6 +9,7 @@ use crate::waiting::{Key, Released};
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
 use core::num::NonZeroU16;
+use core::sync::atomic::Ordering;
 use ipsec::classify::{Class, Protected, classify};
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::{Flow, FlowId};
@@ -114,9 +115,10 @@ impl Worker {
 
     /// One burst of what the kernel reassembled.
     pub(crate) fn take_injected(&mut self) -> usize {
-        if self.shared[self.core.index()].injected.is_empty() {
+        if !self.shared[self.core.index()].has_injected() {
             return 0;
         }
+        let lost = self.count_lost_injected();
         let mut count = 0;
         while count < BURST
             && let Some(bytes) = self.shared[self.core.index()].injected.pop()
@@ -127,13 +129,35 @@ impl Worker {
             self.account.add(Row::ReceivedBytes, bytes.len() as u64);
             if let Some(mut packet) = self.copy(&bytes) {
                 packet.set_arrival(self.core);
-                self.classify(packet, Origin::Resumed, Side::Either);
+                self.take_reassembled(packet);
             }
         }
         if count > 0 {
             self.flush();
         }
-        count
+        count + lost
+    }
+
+    /// Counts what the kernel reassembled and had no place in the ring.
+    fn count_lost_injected(&mut self) -> usize {
+        let shared = &self.shared[self.core.index()];
+        let lost = shared.injected_lost.swap(0, Ordering::Relaxed);
+        let bytes = shared.injected_lost_bytes.swap(0, Ordering::Relaxed);
+        self.account.add(Row::Received, lost);
+        self.account.add(Row::ReceivedBytes, bytes);
+        self.account.drop_many(WorkerDrop::ReassembledFull, lost);
+        lost as usize
+    }
+
+    /// What the kernel reassembled came to one of the host's sockets for ESP, AH or encapsulated ESP, so it is nothing else, and
+    /// never forwarded.
+    fn take_reassembled(&mut self, packet: Packet) {
+        match classify(&packet, &self.forwarding.addresses, self.encap_port) {
+            Err(cause) => self.drop_packet(packet, cause),
+            Ok(Class::Protected(header)) => self.protected(packet, header, Origin::Resumed),
+            Ok(Class::KeepAlive) => self.drop_packet(packet, WorkerDrop::KeepAlive),
+            Ok(_) => self.drop_packet(packet, WorkerDrop::NotOurAddress),
+        }
     }
 
     /// One burst of what was released from waiting.

@@ -309,21 +309,21 @@ impl Dataplane {
     }
 
     /// Hands an ESP or AH packet that the kernel reassembled to the owner of its SA: a whole IP packet, UDP
-    /// encapsulation included.
-    ///
-    /// # Errors
-    /// [`Refusal::NotOwned`], [`Refusal::RingFull`]: the packet is gone.
-    pub fn inject(&mut self, packet: Vec<u8>) -> Result<(), Refusal> {
-        let (_, table) = self.tables.back().ok_or(Refusal::NotOwned)?;
-        let class = classify(&packet, &table.addresses, self.encap_port);
-        let Ok(Class::Protected(Protected { spi, .. })) = class else {
-            return Err(Refusal::NotOwned);
+    /// encapsulation included. What no worker owns is the first one's to drop and count. Each worker holds
+    /// [`Limits::waiting_packets`](crate::Limits::waiting_packets) of them; it counts those for which there was no place.
+    pub fn inject(&mut self, packet: Vec<u8>) {
+        let class = self.tables.back().map(|(_, t)| classify(&packet, &t.addresses, self.encap_port));
+        let owner = match class {
+            Some(Ok(Class::Protected(Protected { spi, .. }))) => Spi::new(spi).map(Spi::core),
+            _ => None,
         };
-        let core = Spi::new(spi).ok_or(Refusal::NotOwned)?.core();
-        let shared = self.shared.get(core.index()).ok_or(Refusal::NotOwned)?;
-        shared.injected.push(packet).map_err(|_| Refusal::RingFull)?;
+        let owner = owner.and_then(|core| self.shared.get(core.index()));
+        let Some(shared) = owner.or(self.shared.first()) else { return };
+        if let Err(lost) = shared.injected.push(packet) {
+            shared.injected_lost_bytes.fetch_add(lost.len() as u64, Ordering::Relaxed);
+            shared.injected_lost.fetch_add(1, Ordering::Relaxed);
+        }
         shared.bell.ring();
-        Ok(())
     }
 
     fn is_known(&self, id: PairId) -> bool {
