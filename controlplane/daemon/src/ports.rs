@@ -428,9 +428,13 @@ pub fn public_key_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2))
 }
 
-/// The IP packet that the kernel reassembled, with the header fields that processing looks at.
+/// The IP packet that the kernel reassembled: as it was, or where the socket gives no header with the fields that processing
+/// looks at.
 pub fn whole_packet(packet: &Reassembled) -> Option<Vec<u8>> {
     const UDP_HEADER: usize = 8;
+    if !packet.header.is_empty() {
+        return Some([packet.header.as_slice(), &packet.payload].concat());
+    }
     let udp = packet.protocol == 17;
     let length = packet.payload.len() + if udp { UDP_HEADER } else { 0 };
     let mut whole = Vec::with_capacity(40 + length);

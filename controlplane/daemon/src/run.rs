@@ -455,8 +455,7 @@ impl Daemon {
     /// A protected packet that the kernel reassembled goes to its worker as the IP packet it was.
     fn inject(&mut self, packet: &Reassembled) {
         if let Some(whole) = ports::whole_packet(packet) {
-            // Not ours, or more than a worker holds: lost, as it would be in a full socket.
-            let _ = self.gateway.dataplane().inject(whole);
+            self.gateway.dataplane().inject(whole);
         }
     }
 

@@ -64,6 +64,8 @@ pub struct Reassembled {
     pub protocol: u8,
     /// TOS or traffic class of the outer header.
     pub traffic_class: u8,
+    /// The IPv4 header as it came, with identification and options, which AH covers; empty where the socket gives none.
+    pub header: Vec<u8>,
     /// From the ESP or AH header on.
     pub payload: Vec<u8>,
 }
@@ -317,12 +319,13 @@ fn receive_one(
     }
     let local = SocketAddr::new(local_ip, socket.local.port());
     let Some(bytes) = buffer.get(..length.min(MAX_DATAGRAM)) else { return Ok(None) };
-    let ipsec = |protocol, payload: &[u8]| {
+    let ipsec = |protocol, header: &[u8], payload: &[u8]| {
         Some(Arrival::Ipsec(Reassembled {
             source: remote,
             destination: local,
             protocol,
             traffic_class,
+            header: header.to_vec(),
             payload: payload.to_vec(),
         }))
     };
@@ -336,13 +339,15 @@ fn receive_one(
             Some((first, message)) if first == NON_ESP_MARKER => {
                 Some(Arrival::Ike { local, remote, message: message.to_vec() })
             }
-            Some(_) => ipsec(17, bytes),
+            Some(_) => ipsec(17, &[], bytes),
         },
-        Kind::Raw { protocol } if remote.is_ipv6() => ipsec(protocol, bytes),
+        Kind::Raw { protocol } if remote.is_ipv6() => ipsec(protocol, &[], bytes),
         Kind::Raw { protocol } => {
             // An IPv4 raw socket delivers the IP header too.
             let header = bytes.first().map_or(0, |b| usize::from(b & 15) * 4);
-            bytes.get(header..).and_then(|payload| ipsec(protocol, payload))
+            bytes
+                .split_at_checked(header)
+                .and_then(|(header, payload)| ipsec(protocol, header, payload))
         }
     })
 }

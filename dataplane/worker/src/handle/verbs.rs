@@ -312,7 +312,8 @@ impl Dataplane {
     /// encapsulation included. What no worker owns is the first one's to drop and count. Each worker holds
     /// [`Limits::waiting_packets`](crate::Limits::waiting_packets) of them; it counts those for which there was no place.
     pub fn inject(&mut self, packet: Vec<u8>) {
-        let class = self.tables.back().map(|(_, t)| classify(&packet, &t.addresses, self.encap_port));
+        let table = self.tables.back();
+        let class = table.map(|(_, t)| classify(&packet, &t.addresses, self.encap_port));
         let owner = match class {
             Some(Ok(Class::Protected(Protected { spi, .. }))) => Spi::new(spi).map(Spi::core),
             _ => None,
