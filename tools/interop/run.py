@@ -31,7 +31,7 @@ import ports
 import reassembly
 import vici
 from lab import ROOT, Charon, Culvert, Failed, Lab, check, eventually, scenario, sh, stop
-from sites import PORTS, four_hosts, routed, site
+from sites import four_hosts, PORTS, routed, site, through_a_router
 from traffic import accounted, moved_exactly, numbered_traffic, outcome
 
 HERE = ROOT / "tools" / "interop"
@@ -531,27 +531,6 @@ def transport_mode_behind_a_nat(lab):
     print(f"    behind a NAT: TCP {tcp:.0f} Mbit/s out, {back:.0f} in")
     for gateway in (ours, there):
         accounted(gateway)
-
-
-def through_a_router(lab):
-    """client - left - router - right - server; the router's devices show what goes between the gateways."""
-    client, left, router, right, server = (lab.host(name) for name in "CLMRS")
-    lab.wire(client, "eth0", left, "lan0")
-    lab.wire(left, "wan0", router, "left0")
-    lab.wire(router, "right0", right, "wan0")
-    lab.wire(right, "lan0", server, "eth0")
-    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    router.address("192.168.77.2/24", "left0")
-    router.address("192.168.78.1/24", "right0")
-    left.address("192.168.77.1/24", "wan0")
-    right.address("192.168.78.2/24", "wan0")
-    left.route("192.168.78.0/24", "via", "192.168.77.2")
-    right.route("192.168.77.0/24", "via", "192.168.78.1")
-    for gateway, host, n in ((left, client, 1), (right, server, 2)):
-        gateway.address(f"10.77.{n}.254/24", "lan0")
-        host.address(f"10.77.{n}.10/24", "eth0")
-        host.route("default", "via", f"10.77.{n}.254")
-    return client, left, router, right, server
 
 
 @test

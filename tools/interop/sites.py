@@ -84,3 +84,24 @@ def routed(lab):
         host.route(f"192.168.{other}.0/24", "via", f"192.168.{net}.254")
         host.route(f"fd{other}::/64", "via", f"fd{net}::254")
     return left, router, right
+
+
+def through_a_router(lab, queues=1):
+    """client - left - router - right - server; the router's devices show what goes between the gateways."""
+    client, left, router, right, server = (lab.host(name) for name in "CLMRS")
+    lab.wire(client, "eth0", left, "lan0", queues)
+    lab.wire(left, "wan0", router, "left0", queues)
+    lab.wire(router, "right0", right, "wan0", queues)
+    lab.wire(right, "lan0", server, "eth0", queues)
+    router.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    router.address("192.168.77.2/24", "left0")
+    router.address("192.168.78.1/24", "right0")
+    left.address("192.168.77.1/24", "wan0")
+    right.address("192.168.78.2/24", "wan0")
+    left.route("192.168.78.0/24", "via", "192.168.77.2")
+    right.route("192.168.77.0/24", "via", "192.168.78.1")
+    for gateway, host, n in ((left, client, 1), (right, server, 2)):
+        gateway.address(f"10.77.{n}.254/24", "lan0")
+        host.address(f"10.77.{n}.10/24", "eth0")
+        host.route("default", "via", f"10.77.{n}.254")
+    return client, left, router, right, server
