@@ -67,7 +67,7 @@ const REPLAY: Option<QuickModeRow> = Some(QuickModeRow::Replay);
 
 causes! {
     MalformedHeader, "malformed_header", None,
-        "The IP, UDP or extension headers do not fit into the packet.";
+        "The IP, UDP or extension headers do not fit into the packet, or the IPv4 header's checksum is wrong (RFC 1812 §5.2.2).";
     UnknownSpi, "unknown_spi", BAD_SPI,
         "The SPI matches no inbound SA (RFC 4301 §5.2).";
     ProtocolMismatch, "protocol_mismatch", BAD_SPI,

@@ -70,6 +70,22 @@ pub fn of(bytes: &[u8]) -> u16 {
     Sum::ZERO.add_bytes(bytes).checksum()
 }
 
+/// Whether an IPv4 header without options carries its right checksum. The sum is the same in either order of the octets
+/// (RFC 1071 §2 (B)).
+#[inline(always)]
+pub fn is_right(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let mut sum = 0u64;
+    for word in words {
+        sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+    }
+    // To at most 33, 18, 17 and 16 bits.
+    let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff);
+    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
+    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
+    (sum >> 16).wrapping_add(sum & 0xffff) == 0xffff
+}
+
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 eqn. 3).
 #[inline]
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {

@@ -1,6 +1,6 @@
 //! Ethernet II frames, with up to two VLAN tags (IEEE 802.3, 802.1Q).
 
-use crate::{Malformed, ipv4};
+use crate::{Malformed, checksum, ipv4};
 
 /// Bytes of an untagged header.
 pub const HEADER_LEN: usize = 14;
@@ -44,7 +44,7 @@ impl core::fmt::Display for Mac {
 const BEGINNING_LEN: usize = 4;
 
 /// The IP header of what nearly all frames are and four bytes behind it: an untagged frame to `station` with a whole IPv4 packet without
-/// options, which says that it has those four. Whether the frame holds all of it is not looked at.
+/// options, which says that it has those four, and whose checksum is right. Whether the frame holds all of it is not looked at.
 #[inline(always)]
 pub fn plain_ipv4(
     frame: &[u8],
@@ -60,7 +60,8 @@ pub fn plain_ipv4(
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
     let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let is_plain = ours && header[0] == 0x45 && fragment == 0 && total_len >= header.len();
-    is_plain.then_some(header)
+    let fixed = header.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
+    (is_plain & checksum::is_right(fixed)).then_some(header)
 }
 
 /// A frame whose header lies inside the bytes.

@@ -136,6 +136,7 @@ impl Worker {
                         if let Some(spi) = spi
                             && ours == Some(destination)
                             && spi.core() != self.core
+                            && spi.core().index() < self.shared.len()
                         {
                             let sequence = esp::sequence_at(frame.data(), ESP_AT);
                             let what = HandedOff::InboundFrame { spi, sequence };

@@ -242,6 +242,10 @@ impl Worker {
         // The two cases that traffic is made of; everything else is looked at as a whole.
         let bytes = packet.get(header_len..).unwrap_or_default();
         if let Ok(Ip::V4(ip)) = Ip::parse(bytes) {
+            // RFC 1812 §5.2.2.
+            if !ip.checksum_ok() {
+                return self.drop_packet(packet, DropCause::MalformedHeader);
+            }
             let core = self.core;
             let to_us = self.forwarding.addresses.contains(ip.destination().into());
             if !to_us {

@@ -3,6 +3,7 @@
 use super::bed::*;
 use crate::{Link, PortId, WorkerDrop};
 use core::num::NonZeroU16;
+use ipsec::drop_cause::DropCause;
 use ipsec::selector::Action;
 use stats::Worker as Row;
 
@@ -162,4 +163,33 @@ fn what_is_for_a_port_without_carrier_is_dropped_and_goes_on_when_it_is_back() {
         assert_eq!(bed.b.drops(WorkerDrop::PortDown) - before, if lan || wan { 3 } else { 0 });
     }
     bed.b.assert_no_frame_is_missing();
+}
+
+/// RFC 1812 §5.2.2, RFC 1122 §3.2.1.2: what says of itself that it is broken goes no further, whichever way it would have taken.
+#[test]
+fn a_wrong_header_checksum_is_noticed() {
+    let mut bed = tunnel(BedConfig::default(), Outer::V4);
+    // The flow is known from here on.
+    bed.send_a(false, 1, 100);
+    bed.steps(2);
+    assert_eq!(received(&mut bed.host_b).len(), 1);
+    // TOS, identification, TTL, checksum, destination.
+    for (dropped, at) in (1..).zip([1, 5, 8, 10, 19]) {
+        let mut packet = datagram(ip(A.host4), ip(B.host4), 2, 100);
+        packet[at] ^= 0x10;
+        assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, &packet)));
+        bed.steps(2);
+        assert_eq!(bed.a.drops(DropCause::MalformedHeader), dropped, "octet {at}");
+    }
+    assert_eq!(bed.a.sum(Row::Sent), 1);
+    // Around a protected packet: what it would say of congestion, for one.
+    let esp = ip_packet(ip(B.wan4), ip(A.wan4), wire::protocol::ESP, 64, &[9; 60]);
+    for (dropped, at) in (6..).zip([1, 8, 15]) {
+        let mut packet = esp.clone();
+        packet[at] ^= 1;
+        assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, &packet)));
+        bed.steps(2);
+        assert_eq!(bed.a.drops(DropCause::MalformedHeader), dropped, "octet {at}");
+    }
+    assert_eq!(bed.a.sum(Row::Received), 9);
 }

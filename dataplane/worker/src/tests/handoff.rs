@@ -2,6 +2,7 @@
 
 use super::bed::*;
 use crate::{Event, Limits, WorkerDrop};
+use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
 use ipsec::selector::Action;
 use stats::Worker as Row;
@@ -155,4 +156,24 @@ fn a_delete_completes_when_the_handoff_ring_has_drained() {
     bed.steps(1);
     assert!(bed.b.events.contains(&Event::Deleted { pair: PairId(1) }));
     assert_eq!(received(&mut bed.host_b).len(), 80);
+}
+
+/// Six bits of an SPI name a worker, of which there are fewer.
+#[test]
+fn an_spi_of_a_worker_that_is_not_there_is_unknown() {
+    for workers in [1, 2] {
+        let mut bed = Bed::new(BedConfig { workers, ..Default::default() });
+        bed.policies(Action::Protect);
+        bed.install(1, Outer::V4, 0, 0);
+        for (n, worker) in (1..).zip([2u32, 3, 31, 63]) {
+            let body = [(worker << 26 | 0x1234).to_be_bytes().as_slice(), &[9; 60]].concat();
+            let packet = ip_packet(ip(B.wan4), ip(A.wan4), wire::protocol::ESP, 64, &body);
+            assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, &packet)));
+            bed.steps(2);
+            assert_eq!(bed.a.drops(DropCause::UnknownSpi), n, "worker {worker} of {workers}");
+            assert_eq!(bed.a.sum(Row::BadSpiPackets), n);
+        }
+        assert_eq!(bed.a.all_drops(), 4);
+        bed.a.assert_no_frame_is_missing();
+    }
 }
