@@ -5,7 +5,7 @@
 
 FOLDER holds any of these, plain or gzipped, at any depth: Wycheproof's aes_gcm, chacha20_poly1305, aes_cbc_pkcs5,
 aes_cmac, hmac_*; ACVP's AES-CTR, AES-GMAC and HMAC internalProjections; aes_gcm_iv96 and aes_cbc (CAVP as JSON);
-esp_ah_packets; replay_sequences. Other files are skipped. A case is right, unsupported (the program says so), or
+esp_ah_packets; replay_sequences; answers_*, which are requests with their answers. Other files are skipped. A case is right, unsupported (the program says so), or
 wrong; the status is 1 when any is wrong. At the end: why what is unsupported is, by what was asked.
 """
 
@@ -216,7 +216,13 @@ def oracle(window, esn, steps):
     return verdicts
 
 
+def answers(data):
+    for number, (request, answer) in enumerate(data["cases"]):
+        yield f"case {number}", request, answer
+
+
 KINDS = [
+    ("answers_", answers),
     ("aes_gcm_test", wycheproof_aead("AES_GCM")),
     ("chacha20_poly1305_test", wycheproof_aead("CHACHA20_POLY1305")),
     ("aes_cbc_pkcs5_test", wycheproof_cbc),
