@@ -189,7 +189,7 @@ impl Chosen {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposalError {
     /// The keyword means nothing.
-    #[error("unknown algorithm '{0}'")]
+    #[error("unknown algorithm '{0}'; {hint}", hint = keyword::like(.0))]
     Unknown(String),
     /// The keyword is known, but the algorithm cannot be done here.
     #[error("'{0}' is not supported")]

@@ -469,6 +469,12 @@ fn child(
             "is 'none', so this policy is not installed; write start_action = trap",
         );
     }
+    if mode == ChildMode::Protect(Mode::Transport) && c.has("tfc_padding") {
+        c.warn(
+            "tfc_padding",
+            "has no effect: what is padded is the packet in a tunnel (RFC 4303 §2.7)",
+        );
+    }
     if c.text("hw_offload").is_some_and(|text| text.eq_ignore_ascii_case("yes")) {
         c.error("hw_offload", "not supported; write 'auto' or 'no'");
     }
@@ -530,11 +536,25 @@ fn selectors(c: &mut Fields<'_>, key: &str) -> Vec<TrafficSelector> {
     let mut selectors = Vec::with_capacity(items.len());
     for item in items {
         match value::traffic_selector(item) {
-            Ok(selector) => selectors.push(selector),
+            Ok(selector) => {
+                if has_ports_in_vain(&selector) {
+                    let what = "packets of this protocol show no ports, so it is for none of them";
+                    c.warn(key, format!("'{}': {what}", shown(item)));
+                }
+                selectors.push(selector);
+            }
             Err(error) => c.error(key, format!("'{}': {error}", shown(item))),
         }
     }
     selectors
+}
+
+/// Ports of a protocol that has none: of ICMP they are types (RFC 4301 §4.4.1.1).
+fn has_ports_in_vain(selector: &TrafficSelector) -> bool {
+    use wire::protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
+    const WITH: [u8; 8] = [TCP, UDP, SCTP, UDP_LITE, DCCP, ICMP, ICMPV6, MOBILITY];
+    matches!(selector.ports, Ports::Range(_))
+        && selector.protocol.is_some_and(|p| !WITH.contains(&p))
 }
 
 fn families_meet(local: &[TrafficSelector], remote: &[TrafficSelector]) -> bool {

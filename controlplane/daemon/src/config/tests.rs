@@ -7,6 +7,8 @@ use ipsec::selector::{AddressRange, Ports};
 use proptest::prelude::*;
 use std::path::PathBuf;
 
+mod children;
+
 fn source(name: &str) -> Source {
     Source { name: name.to_owned(), mode: Some(0o600), directory: PathBuf::new() }
 }
@@ -264,7 +266,9 @@ fn messages_name_file_line_key_and_remedy() {
         ),
         (
             "connections { gw { proposals = aes128-sha256-foo } }",
-            "t.conf:1: connections.gw.proposals: 'aes128-sha256-foo': unknown algorithm 'foo'",
+            "t.conf:1: connections.gw.proposals: 'aes128-sha256-foo': unknown algorithm 'foo'; a \
+             proposal is such as aes128-sha256-modp2048, aes256gcm16-prfsha384-ecp384 or \
+             chacha20poly1305-x25519",
         ),
         (
             "gateway { ports { a { interface = lan10\n device = lan0\n vlan = 10 }\n \
@@ -351,128 +355,6 @@ fn all_errors_are_told_at_once() {
     let count = |what: &str| found.iter().filter(|e| e.contains(what)).count();
     for key in ["a.versio:", "a.rekey_time:", "b.version:", "gateway.idle:", "ike.secret:"] {
         assert_eq!(count(key), 1, "{key} in {found:#?}");
-    }
-}
-
-#[test]
-fn what_cannot_be_done_is_left_out_while_something_remains() {
-    let text = |proposals: &str| {
-        format!(
-            "connections {{ c {{ proposals = {proposals}\n local {{ auth = psk }} \
-             remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}"
-        )
-    };
-    let configuration =
-        parse(&text("camellia128-sha256-modp2048, aes128-sha256-modp2048")).unwrap();
-    assert_eq!(configuration.ike.connections[0].proposals.len(), 1);
-    let warnings = warnings(&configuration);
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("'camellia128-sha256-modp2048' is left out"), "{warnings:?}");
-    let found = errors(&text("camellia128-sha256-modp2048"));
-    assert!(found[0].contains("none of the proposals can be done"), "{found:?}");
-}
-
-/// Padding is the child's, the segment size the gateway's.
-#[test]
-fn padding_and_segment_sizes() {
-    use ipsec::sa::TfcRule;
-    let text = |tfc: &str, clamp: &str| {
-        format!(
-            "connections {{ c {{ children {{ n {{ tfc_padding = {tfc} }} }}\n local {{ auth = psk }} \
-             remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\ngateway {{ {clamp} }}"
-        )
-    };
-    for (tfc, clamp, rule, clamps) in [
-        ("0", "", TfcRule::None, false),
-        ("mtu", "clamp_mss = no", TfcRule::PathMtu, false),
-        ("1000", "clamp_mss = yes", TfcRule::To(1000), true),
-    ] {
-        let configuration = parse(&text(tfc, clamp)).unwrap();
-        let headers = configuration.ike.connections[0].children[0].headers;
-        assert_eq!((headers.tfc, headers.clamp_mss), (rule, clamps));
-    }
-    assert!(errors(&text("70000", ""))[0].contains("tfc_padding"));
-}
-
-/// 3DES and MD5 need `gateway.legacy`, and are named weak where they are taken.
-#[test]
-fn weak_algorithms_are_done_behind_the_switch_only() {
-    let text = |legacy: &str| {
-        format!(
-            "connections {{ c {{ children {{ n {{ esp_proposals = 3des-md5, aes128-sha256 }} }}\n \
-             local {{ auth = psk }} remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\n\
-             gateway {{ {legacy} }}"
-        )
-    };
-    for (legacy, count, warned) in [
-        ("", 1, "'3des-md5' is left out: '3des' is weak, and needs gateway.legacy = yes"),
-        ("legacy = no", 1, "'3des-md5' is left out"),
-        ("legacy = yes", 2, "'3des-md5' is weak"),
-    ] {
-        let configuration = parse(&text(legacy)).unwrap();
-        let child = &configuration.ike.connections[0].children[0];
-        assert_eq!(child.proposals.len(), count, "{legacy}");
-        let warnings = warnings(&configuration);
-        assert!(warnings.iter().any(|w| w.contains(warned)), "{legacy}: {warnings:?}");
-    }
-}
-
-/// Phase 1 of IKEv1 and the groups 2 and 5 too; without the switch an error says where, and IKEv2 has none of them.
-#[test]
-fn weak_algorithms_of_ikev1_are_done_behind_the_switch_only() {
-    let text = |version: u8, ike: &str, esp: &str, legacy: &str| {
-        format!(
-            "connections {{ c {{ version = {version}\n proposals = {ike}\n children {{ n {{ esp_proposals = {esp} }} }}\n \
-             local {{ auth = psk }} remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}\n\
-             gateway {{ legacy = {legacy} }}"
-        )
-    };
-    let weak = |version, legacy| text(version, "3des-md5-modp1024", "3des-sha1-modp1536", legacy);
-    let configuration = parse(&weak(1, "yes")).unwrap();
-    let warned = warnings(&configuration);
-    for what in ["'3des-md5-modp1024' is weak", "'3des-sha1-modp1536' is weak"] {
-        assert!(warned.iter().any(|w| w.contains(what)), "{warned:?}");
-    }
-    let refused = errors(&weak(1, "no"));
-    let said = "t.conf:2: connections.c.proposals: none of the proposals can be done: '3des-md5-modp1024': '3des' is \
-                weak, and needs gateway.legacy = yes";
-    assert!(refused.iter().any(|e| e.contains(said)), "{refused:?}");
-    let groups = text(1, "aes128-sha1-modp1024", "aes128-sha1-modp1024", "no");
-    let refused = errors(&groups);
-    for key in ["proposals: none", "children.n.esp_proposals: none"] {
-        let named = |e: &&String| e.contains(key) && e.contains("'modp1024' is weak, and needs");
-        assert!(refused.iter().any(|e| named(&e)), "{refused:?}");
-    }
-    let refused = errors(&weak(2, "yes"));
-    assert!(refused.iter().any(|e| e.contains("'3des' is not supported")), "{refused:?}");
-}
-
-/// ESP over AH: no child has both, by whichever order of the two keys, and a child has ESP's default only without AH.
-#[test]
-fn bundles_of_esp_and_ah_are_refused() {
-    let text = |proposals: &str| {
-        format!(
-            "connections {{ c {{ children {{ n {{\n{proposals}\n}} }}\n local {{ auth = psk }} remote {{ auth = psk }} }} }}\n\
-             secrets {{ ike {{ secret = x }} }}"
-        )
-    };
-    for both in [
-        "ah_proposals = sha256\n esp_proposals = aes128gcm16",
-        "esp_proposals = aes128gcm16\n ah_proposals = sha256",
-        "ah_proposals = default\n esp_proposals = default",
-    ] {
-        let errors = errors(&text(both));
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        let said =
-            "connections.c.children.n.ah_proposals: a child has AH or ESP proposals, not both";
-        assert!(errors[0].contains(said), "{errors:?}");
-    }
-    for (one, protocol) in
-        [("ah_proposals = sha256", ProposalProtocol::Ah), ("", ProposalProtocol::Esp)]
-    {
-        let configuration = parse(&text(one)).unwrap();
-        let proposals = &configuration.ike.connections[0].children[0].proposals;
-        assert!(!proposals.is_empty() && proposals.iter().all(|p| p.protocol == protocol), "{one}");
     }
 }
 

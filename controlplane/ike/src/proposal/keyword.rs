@@ -379,6 +379,20 @@ fn keyword(word: &str) -> Option<Keyword> {
     })
 }
 
+/// What somebody may have meant who wrote a word that is none.
+pub(super) fn like(word: &str) -> &'static str {
+    let begins = |all: &[&str]| all.iter().any(|beginning| word.starts_with(beginning));
+    if begins(&["aes"]) {
+        "AES is aes128, aes192 or aes256, alone or with ctr, gmac, gcm8, gcm12, gcm16, ccm8, ccm12 or ccm16 behind"
+    } else if begins(&["sha", "md"]) {
+        "hashes are sha1, sha256, sha384 and sha512"
+    } else if begins(&["modp", "ecp", "x2", "curve"]) {
+        "groups are modp2048, modp3072, modp4096, modp6144, modp8192, ecp256, ecp384, ecp521 and x25519"
+    } else {
+        "a proposal is such as aes128-sha256-modp2048, aes256gcm16-prfsha384-ecp384 or chacha20poly1305-x25519"
+    }
+}
+
 /// `aes`, `aes256`, `aes128ctr`, `aes192ccm12` (or its bits, 96), `aes256gcm16`, `aes128gmac`.
 fn aes(word: &str) -> Option<Encryption> {
     let rest = word.strip_prefix("aes")?;

@@ -31,8 +31,29 @@ fn keywords_become_charons_words() {
             "IKE:AES_CBC_128/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/CURVE_25519",
         ),
         (Ike, "aes128-sha256-x448", "'x448' is not supported"),
-        (Ike, "aes129-sha256-modp2048", "unknown algorithm 'aes129'"),
-        (Ike, "", "unknown algorithm ''"),
+        (
+            Ike,
+            "aes129-sha256-modp2048",
+            "unknown algorithm 'aes129'; AES is aes128, aes192 or aes256, alone or with ctr, gmac, gcm8, gcm12, gcm16, ccm8, \
+             ccm12 or ccm16 behind",
+        ),
+        (
+            Esp,
+            "aes128-sha3",
+            "unknown algorithm 'sha3'; hashes are sha1, sha256, sha384 and sha512",
+        ),
+        (
+            Esp,
+            "aes128gcm16-x25518",
+            "unknown algorithm 'x25518'; groups are modp2048, modp3072, modp4096, modp6144, modp8192, ecp256, ecp384, ecp521 and \
+             x25519",
+        ),
+        (
+            Ike,
+            "",
+            "unknown algorithm ''; a proposal is such as aes128-sha256-modp2048, aes256gcm16-prfsha384-ecp384 or \
+             chacha20poly1305-x25519",
+        ),
         (Esp, "aes128gcm16-x25519", "ESP:AES_GCM_16_128/CURVE_25519/NO_EXT_SEQ"),
         (Esp, "aes256gcm64", "ESP:AES_GCM_8_256/NO_EXT_SEQ"),
         (Esp, "aes128gcm12-esn-noesn", "ESP:AES_GCM_12_128/EXT_SEQ/NO_EXT_SEQ"),
