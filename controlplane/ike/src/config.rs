@@ -266,6 +266,19 @@ pub struct TrafficSelector {
     pub ports: Ports,
 }
 
+impl TrafficSelector {
+    /// Whether an identity of IKEv1's quick mode can say its ports (RFC 2407 §4.6.2): one or all, and one of a protocol.
+    pub fn is_for_ikev1(&self) -> bool {
+        match &self.ports {
+            Ports::Any => true,
+            Ports::Opaque => false,
+            Ports::Range(ports) => {
+                ports.start() == ports.end() && *ports.start() != 0 && self.protocol.is_some()
+            }
+        }
+    }
+}
+
 /// What a child does with its traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildMode {

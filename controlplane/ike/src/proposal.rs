@@ -129,9 +129,13 @@ impl Proposal {
             || self.groups.iter().any(|id| is_weak_group(*id))
     }
 
-    /// Whether it has a suite that IKEv1 can name: a cipher with a hash, and a group of RFC 2409's kind.
+    /// Whether IKEv1 can name something of it: for phase 1 a cipher with a hash, whose HMAC is the PRF, and a group of RFC 2409's kind;
+    /// for a child an algorithm with a number.
     pub fn is_for_ikev1(&self) -> bool {
-        crate::v1::is_usable(self)
+        match self.protocol {
+            ProposalProtocol::Ike => crate::v1::is_usable(self),
+            ProposalProtocol::Ah | ProposalProtocol::Esp => crate::v1::is_sayable(self),
+        }
     }
 
     /// Whether a choice could have been made from this proposal.

@@ -38,6 +38,7 @@
 //! Nothing here changes for a message that is not authentic: a clear notify is logged, and a message that does not
 //! decrypt to what its HASH says leaves keys, vectors and timers as they are.
 
+pub(crate) use offer::is_sayable;
 pub(crate) use suite::usable as is_usable;
 
 pub(crate) mod aggressive;
@@ -49,7 +50,7 @@ mod informational;
 pub(crate) mod initiate;
 mod kerberos;
 mod offer;
-mod phase1;
+pub(crate) mod phase1;
 pub(crate) mod quick;
 pub(crate) mod respond;
 pub(crate) mod sa;

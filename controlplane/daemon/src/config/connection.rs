@@ -65,7 +65,7 @@ pub(crate) fn resolve(
     if version == Version::Ikev1 && !proposals.is_empty() {
         let usable = proposals.iter().any(Proposal::is_for_ikev1);
         if !usable {
-            f.error("proposals", "IKEv1 has no combined modes: name cipher, hash and group, as in aes256-sha256-modp2048");
+            f.error("proposals", "IKEv1 has no combined modes and no PRF but the hash's: name cipher, hash and group, as in aes256-sha256-modp2048");
         }
     }
     let aggressive = aggressive(&mut f, version, settings);
@@ -447,6 +447,11 @@ fn child(
     if !families_meet(&local_ts, &remote_ts) {
         c.error("remote_ts", "is of another address family than local_ts: no packet can match");
     }
+    for (key, selectors) in [("local_ts", &local_ts), ("remote_ts", &remote_ts)] {
+        if weak.ikev1 && !selectors.iter().all(TrafficSelector::is_for_ikev1) {
+            c.warn(key, "IKEv1 says one port or all of them: quick modes for others cannot be asked for, only answered");
+        }
+    }
     let proposals = child_proposals(c, matches!(mode, ChildMode::Protect(_)), weak);
     let rekey_time = c.duration("rekey_time").unwrap_or(Duration::from_secs(3600));
     let life_time = c.duration("life_time").unwrap_or(whole_seconds(rekey_time * 11 / 10));
@@ -518,6 +523,11 @@ fn child_proposals(c: &mut Fields<'_>, protects: bool, weak: Weak) -> Vec<Propos
         .flatten();
     if ah.is_some() && esp.is_some() {
         c.error("ah_proposals", "a child has AH or ESP proposals, not both: ESP over AH bundles are not done (RFC 4301 does not ask for them)");
+    }
+    let key = if ah.is_some() { "ah_proposals" } else { "esp_proposals" };
+    let all = esp.iter().chain(&ah).flatten();
+    if weak.ikev1 && all.clone().next().is_some() && !all.clone().any(Proposal::is_for_ikev1) {
+        c.error(key, "IKEv1 has no number for any of these");
     }
     if protects { esp.or(ah).unwrap_or_default() } else { Vec::new() }
 }

@@ -168,6 +168,12 @@ pub(crate) fn offer(
         .collect()
 }
 
+/// Whether a proposal for ESP or AH has a transform that IKEv1 has numbers for.
+pub(crate) fn is_sayable(proposal: &Proposal) -> bool {
+    let terms = Terms { mode: Mode::Tunnel, encap: None, group: None };
+    !transforms(proposal, terms, Life::default()).1.is_empty()
+}
+
 fn transforms(proposal: &Proposal, terms: Terms, life: Life) -> (ProposalProtocol, Vec<Transform>) {
     let ciphers: Vec<Option<Encryption>> = match proposal.protocol {
         ProposalProtocol::Ah => vec![None],

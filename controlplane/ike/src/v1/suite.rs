@@ -234,7 +234,7 @@ pub(crate) fn usable(proposal: &Proposal) -> bool {
     suites(core::slice::from_ref(proposal), Method::Psk).next().is_some()
 }
 
-/// The suites of proposals, in order of preference.
+/// The suites of proposals, in order of preference. The PRF is HMAC with the hash: a proposal for another one has none.
 fn suites(proposals: &[Proposal], method: Method) -> impl Iterator<Item = Suite> {
     proposals.iter().flat_map(move |proposal| {
         let groups = proposal.groups.iter().filter_map(|id| Group::from_number(*id));
@@ -245,6 +245,7 @@ fn suites(proposals: &[Proposal], method: Method) -> impl Iterator<Item = Suite>
                 proposal.integrity.iter().filter_map(move |integrity| {
                     let hash = hash_of(*integrity)?;
                     Some(Suite { encryption, cipher, integrity: *integrity, hash, group, method })
+                        .filter(|suite| proposal.allows(&suite.chosen()))
                 })
             })
         })

@@ -154,3 +154,42 @@ fn what_has_no_effect_is_told() {
         }
     }
 }
+
+/// What IKEv1 has no words for is said where it stands: another PRF than the hash's, algorithms without a number, ports that are not one or all.
+#[test]
+fn what_ikev1_cannot_say() {
+    let text = |version: u8, ike: &str, child: &str| {
+        format!(
+            "connections {{ c {{ version = {version}\n proposals = {ike}\n children {{ n {{\n {child} }} }}\n \
+             local {{ auth = psk }} remote {{ auth = psk }} }} }}\nsecrets {{ ike {{ secret = x }} }}"
+        )
+    };
+    let ike = "aes128-sha256-modp2048";
+    for (ike, child, said) in [
+        ("aes128-sha256-prfsha512-modp2048", "", "t.conf:2: connections.c.proposals: IKEv1 has no"),
+        (
+            ike,
+            "esp_proposals = chacha20poly1305",
+            "t.conf:4: connections.c.children.n.esp_proposals: IKEv1 has no number for",
+        ),
+    ] {
+        let found = errors(&text(1, ike, child));
+        assert!(found.iter().any(|e| e.contains(said)), "{said}: {found:?}");
+        assert!(parse(&text(2, ike, child)).is_ok());
+    }
+    // One that can be said is enough.
+    assert!(parse(&text(1, ike, "esp_proposals = chacha20poly1305, aes128gcm16")).is_ok());
+    for (child, is_warned) in [
+        ("local_ts = 10.1.0.0/16[tcp/100-200]", true),
+        ("local_ts = 10.1.0.0/16[icmp/8]", true),
+        ("local_ts = 10.1.0.0/16[tcp/80]", false),
+        ("local_ts = 10.1.0.0/16[tcp]", false),
+    ] {
+        for version in [1, 2] {
+            let warned = warnings(&parse(&text(version, ike, child)).unwrap());
+            let said = "t.conf:4: connections.c.children.n.local_ts: IKEv1 says one port or all";
+            let found = warned.iter().any(|w| w.contains(said));
+            assert_eq!(found, is_warned && version == 1, "{child}: {warned:?}");
+        }
+    }
+}
