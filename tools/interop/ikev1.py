@@ -125,6 +125,25 @@ def wrong_psk(lab):
 TESTS["ikev1_wrong_psk"] = wrong_psk
 
 
+def refused_initiator(lab):
+    """strongSwan refuses our identity, and says so under the keys of phase 1: we are told, and stop at once."""
+    a, b = lab.pair()
+    another = scenario("ikev1-psk", "b").replace("id = a.interop.test", "id = another.interop.test")
+    peer = Charon(b, another.replace("id-1 = a.interop.test", "id-1 = a.interop.test\n    id-3 = another.interop.test"))
+    ours = Culvert(a, scenario("ikev1-psk", "a"))
+    begun = time.monotonic()
+    ours.initiate(ok=False)
+    check(time.monotonic() - begun < 3, "it was not heard")
+    check("AUTH_FAILED" in peer.text(), peer.text()[-500:])
+    rows = ("main_mode.authentication_failures", "main_mode.negotiation_failures", "main_mode.acquire_failures", "main_mode.ike_main_mode",
+            "main_mode.isadb_list_size")
+    found = dict(zip(rows, ours.rows(*rows)))
+    check(list(found.values()) == [1, 1, 1, 0, 0], f"{found}")
+
+
+TESTS["ikev1_refused_initiator"] = refused_initiator
+
+
 FLOOD = """
 import socket
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

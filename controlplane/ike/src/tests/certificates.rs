@@ -216,6 +216,8 @@ fn main_mode_with_strangers_fails() {
     pair.advance(Duration::from_secs(400));
     assert!(matches!(pair.a.done.get(&request), Some(Err(_))), "{:?}", pair.a.done);
     assert_eq!(pair.b.engine.statistics().authentication_failures_certificate, 1);
+    // It says so, and who is told counts it too, once it has given up.
+    assert_eq!(pair.a.engine.statistics().authentication_failures_certificate, 1);
     // The initiator does not believe.
     let trusting = {
         let mut config = ikev1(&site, Who::B, |_| {});

@@ -3,8 +3,13 @@
 use super::harness::{Pair, Who, psk};
 use super::ikev1::{established, pair, v1, v1_with};
 use super::statistics::moved;
-use crate::event::{ChildTarget, Command, IkeTarget, Origin};
+use crate::event::{ChildTarget, Command, IkeTarget, Origin, Transmit};
+use crate::message::v1::{DOI_IPSEC, Hash, Notify, NotifyType};
+use crate::message::{ExchangeType, Flags, Header, MessageId, PayloadList, ProtocolId};
+use crate::sa::Sa;
 use crate::statistics::Statistics;
+use crate::v1::phase1::Secured;
+use crate::v1::sa::State;
 use std::time::Duration;
 
 fn zero() -> Statistics {
@@ -187,6 +192,62 @@ fn stray_messages() {
     moved(&pair, Who::B, &before, &zero());
 }
 
+/// Invalid Packets Received: a repeat of a message, in whatever state it finds the other side, is answered from store or counts as stale;
+/// one whose first copy is still being worked on is neither.
+#[test]
+fn a_repeat_is_answered_or_counted() {
+    let mut pair = pair();
+    pair.initiate(Who::A);
+    let mut delivered: Vec<(Who, Transmit)> = Vec::new();
+    let mut stale = 0;
+    while pair.under_way(Who::A) + pair.under_way(Who::B) > 0 {
+        let to = if pair.under_way(Who::B) > 0 { Who::B } else { Who::A };
+        let next = if to == Who::B { pair.to_b[0].clone() } else { pair.to_a[0].clone() };
+        pair.deliver_next(to);
+        delivered.push((to, next));
+        for (to, transmit) in delivered.clone() {
+            let before = pair.host(to).engine.statistics();
+            let waiting = (pair.to_a.len(), pair.to_b.len());
+            pair.deliver(to, &transmit);
+            let after = pair.host(to).engine.statistics();
+            let answered = after.answers_repeated - before.answers_repeated;
+            let invalid = after.invalid_packets_received - before.invalid_packets_received;
+            assert_eq!(answered + invalid, 1, "{} of {}", transmit.datagram[18], delivered.len());
+            stale += invalid;
+            // The answers that are repeated are not on their way.
+            pair.to_a.truncate(waiting.0);
+            pair.to_b.truncate(waiting.1);
+        }
+    }
+    assert_eq!(delivered.len(), 9);
+    assert!(stale > 9, "{stale}");
+    pair.assert_in_use(1, 1);
+}
+
+/// Negotiation Failures: a quick mode whose pair goes before it is through has failed at both ends.
+#[test]
+fn a_quick_mode_whose_pair_is_deleted() {
+    let mut pair = established();
+    let rekey = ChildTarget::Named { connection: None, child: "net".to_owned() };
+    pair.command(Who::A, Command::RekeyChild(rekey));
+    pair.deliver_next(Who::B);
+    let before = (pair.a.engine.statistics(), pair.b.engine.statistics());
+    // B has answered. The answer is overtaken by the end of everything.
+    let gw = IkeTarget::Connection("gw".to_owned());
+    let answer = pair.to_a.pop_back().unwrap();
+    let child = ChildTarget::Named { connection: None, child: "net".to_owned() };
+    pair.command(Who::B, Command::TerminateChild { target: child, force: false });
+    pair.settle();
+    pair.deliver(Who::A, &answer);
+    pair.settle();
+    pair.command(Who::B, Command::TerminateIke { target: gw, force: false });
+    pair.settle();
+    let failed =
+        |now: Statistics, then: &Statistics| now.negotiation_failures - then.negotiation_failures;
+    assert_eq!(failed(pair.b.engine.statistics(), &before.1), 1);
+    assert_eq!(failed(pair.a.engine.statistics(), &before.0), 0, "to A it was made, and went");
+}
+
 /// Authentication Failures by preshared key, with what docs/statistics.md says beside it: an invalid packet where nothing could
 /// be read; Negotiation Failures without a proposal in common.
 #[test]
@@ -208,6 +269,66 @@ fn a_wrong_key_and_no_proposal() {
     pair.settle();
     moved(&pair, Who::B, &zero(), &Statistics { negotiation_failures: 1, ..zero() });
     assert_eq!(pair.b.engine.statistics().isadb_list_size, 0);
+}
+
+/// A's main mode up to its fifth message, which is lost, and a notify under the keys of phase 1 that refuses it.
+fn refused(kind: NotifyType, is_right: bool) -> Pair {
+    let mut pair = pair();
+    pair.initiate(Who::A);
+    for to in [Who::B, Who::A, Who::B, Who::A] {
+        pair.deliver_next(to);
+    }
+    let mut notice = pair.to_b.pop_front().unwrap();
+    let ike = pair.a.engine.table.ids()[0];
+    let Some(Sa::V1(sa)) = pair.a.engine.table.get(ike) else { panic!() };
+    let State::AuthSent(state) = &sa.state else { panic!() };
+    let Secured { keys, sealer, iv, .. } = &state.secured;
+    let (id, exchange) = (MessageId(77), ExchangeType::InformationalV1);
+    let spi = [0; 16];
+    let payloads = |hash: &[u8]| {
+        let mut list = PayloadList::new();
+        list.push(&Hash { data: hash });
+        let protocol = ProtocolId::Ike;
+        list.push(&Notify { doi: DOI_IPSEC, protocol, spi: &spi, kind, data: &[] });
+        list
+    };
+    let len = sealer.hash.prf().output_len();
+    let rest = payloads(&vec![0; len]).bytes().unwrap()[4 + len..].to_vec();
+    let mut hash = keys.a.hash(&[id.0.to_be_bytes().as_slice(), rest.as_slice()]).unwrap().to_vec();
+    hash[0] ^= u8::from(!is_right);
+    let list = payloads(&hash);
+    let header = Header::v1(sa.head.spi_i, sa.head.spi_r, exchange, Flags::ENCRYPTED, id);
+    let iv = iv.phase2(sealer.hash, id);
+    (notice.datagram, _) = sealer.seal(&header, list.first(), list.bytes().unwrap(), iv).unwrap();
+    core::mem::swap(&mut notice.path.local, &mut notice.path.remote);
+    pair.deliver(Who::A, &notice);
+    pair
+}
+
+/// Authentication Failures and Negotiation Failures at the side that is told, under the keys of phase 1: at once. Where the HASH is not right nothing
+/// happens.
+#[test]
+fn who_is_told() {
+    let failures = |psk| Statistics {
+        total_acquire_initiate: 1,
+        acquire_failures: 1,
+        authentication_failures_psk: psk,
+        negotiation_failures: 1,
+        ..zero()
+    };
+    let told = refused(NotifyType::AuthenticationFailed, true);
+    moved(&told, Who::A, &zero(), &failures(1));
+    let told = refused(NotifyType::InvalidIdInformation, true);
+    moved(&told, Who::A, &zero(), &failures(0));
+    for (kind, is_right) in
+        [(NotifyType::AuthenticationFailed, false), (NotifyType::InitialContact, true)]
+    {
+        let told = refused(kind, is_right);
+        let nothing = Statistics { total_acquire_initiate: 1, ..zero() };
+        let invalid = Statistics { invalid_packets_received: 1, ..nothing };
+        moved(&told, Who::A, &zero(), &invalid);
+        assert_eq!(told.a.engine.statistics().isadb_list_size, 1);
+    }
 }
 
 /// Active Receive, Receive Heap Size: what comes while a job is done is not kept, as the peer says it again.

@@ -223,20 +223,10 @@ impl Established {
         }
         let Body::Encrypted { first, ciphertext } = message.body else {
             // A main mode message once more, or a notify in clear: neither changes anything.
-            let told = matches!(
-                header.exchange,
-                ExchangeType::IdentityProtection
-                    | ExchangeType::Aggressive
-                    | ExchangeType::InformationalV1
-            );
-            if !told {
-                cx.stats.invalid_packets_received += 1;
-            }
+            cx.stats.invalid_packets_received += 1;
             return State::Established(self);
         };
         match header.exchange {
-            // Of phase 1, and nothing new.
-            ExchangeType::IdentityProtection | ExchangeType::Aggressive => State::Established(self),
             // The first payload of both is HASH (RFC 2409 §5.5, §5.7).
             _ if first != PayloadType::Hash.number() => {
                 cx.stats.invalid_packets_received += 1;

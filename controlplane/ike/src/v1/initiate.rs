@@ -226,11 +226,7 @@ impl Attempt {
                 return state;
             }
         }
-        let reason = match self.refusal {
-            Some(NotifyType::NoProposalChosen) => Failure::NoProposal,
-            Some(other) => Failure::Refused(other.number()),
-            None => Failure::Timeout,
-        };
+        let reason = self.refusal.map_or(Failure::Timeout, refusal);
         self.failed(head, cx, reason)
     }
 
@@ -280,6 +276,15 @@ impl Attempt {
             }
         }
         true
+    }
+}
+
+/// What a peer's notify says of a main mode.
+const fn refusal(kind: NotifyType) -> Failure {
+    match kind {
+        NotifyType::NoProposalChosen => Failure::NoProposal,
+        NotifyType::AuthenticationFailed => Failure::Authentication,
+        other => Failure::Refused(other.number()),
     }
 }
 
@@ -415,12 +420,10 @@ impl KeySent {
             cx.stats.invalid_packets_received += 1;
             return State::KeySent(self);
         };
-        // The answer to the first message once more.
-        if sa_of(&payloads).is_some() {
-            return State::KeySent(self);
-        }
         let group: Group = self.key.group();
-        let fits = values(&payloads).filter(|(ke, _)| ke.len() == group.response_len());
+        // With an SA it is the answer to the first message once more.
+        let fits = values(&payloads)
+            .filter(|(ke, _)| ke.len() == group.response_len() && sa_of(&payloads).is_none());
         let Some((ke, nonce)) = fits else {
             cx.stats.invalid_packets_received += 1;
             return State::KeySent(self);

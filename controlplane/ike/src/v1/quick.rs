@@ -280,9 +280,14 @@ impl Established {
             return self.asked(head, cx, &first);
         };
         if exchange.heard == Some(digest) {
-            if let Some(reply) = exchange.reply.clone() {
-                cx.stats.answers_repeated += 1;
-                self.send(head, cx, reply);
+            match (exchange.reply.clone(), &exchange.quick) {
+                (Some(reply), _) => {
+                    cx.stats.answers_repeated += 1;
+                    self.send(head, cx, reply);
+                }
+                (None, Quick::Over { .. }) => cx.stats.invalid_packets_received += 1,
+                // The first copy is still being worked on.
+                (None, _) => {}
             }
             return;
         }

@@ -83,6 +83,8 @@ impl Stored {
             self.repeats += 1;
             cx.stats.answers_repeated += 1;
             fragment::send(head, cx, path, &self.datagram);
+        } else {
+            cx.stats.invalid_packets_received += 1;
         }
         true
     }
@@ -323,10 +325,8 @@ impl AuthExpected {
             return State::AuthExpected(self);
         }
         let Some((first, ciphertext)) = encrypted(message) else {
-            // The first message once more is nothing new; anything else does not belong here.
-            if clear(message).is_none() {
-                cx.stats.invalid_packets_received += 1;
-            }
+            // The first message once more, or what does not belong here.
+            cx.stats.invalid_packets_received += 1;
             return State::AuthExpected(self);
         };
         let Phase1 { public_i, public_r, .. } = &self.phase1;

@@ -88,6 +88,12 @@ impl Sealer {
     }
 }
 
+/// Whether an informational message has the HASH that the two share: prf(SKEYID_a, M-ID | the payloads behind it) (RFC 2409 §5.7).
+pub(crate) fn is_authentic(a: &SkeyidA, id: MessageId, opened: &Opened) -> bool {
+    let Some((hash, rest)) = opened.behind_hash() else { return false };
+    a.verify(&[&id.0.to_be_bytes(), rest], hash).unwrap_or(false)
+}
+
 /// The keys after SKEYID, and what phase 1 left.
 pub(crate) struct Session {
     pub(crate) sealer: Sealer,

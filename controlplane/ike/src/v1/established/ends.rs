@@ -117,7 +117,7 @@ impl Established {
     ) {
         self.release_heirs(head, cx, pair);
         let Some(child) = self.children.remove(&pair) else { return };
-        let lost = |exchange: &mut Exchange| exchange.lost(cx.now, pair);
+        let lost = |exchange: &mut Exchange| exchange.lost(cx, pair, reason);
         let spared: Vec<PairId> = self.exchanges.values_mut().flat_map(lost).collect();
         self.retry_rekeys(cx, spared);
         cx.remove_pair(pair);

@@ -1,19 +1,19 @@
 //! The fifth and sixth messages: proof of who the two are.
 
-use super::{Attempt, clear, encrypted, header, repeat};
+use super::{Attempt, encrypted, header, refusal, repeat};
 use crate::config::{Identity, Unique};
 use crate::context::Cx;
 use crate::crypto::v1::Iv;
 use crate::event::Failure;
 use crate::identity::Fit;
 use crate::job::{Product, Work};
-use crate::message::v1::{Message, Notify, NotifyType, PayloadType, Payloads};
-use crate::message::{Emit, Flags, PayloadList, ProtocolId};
+use crate::message::v1::{Body, Message, Notify, NotifyType, Payload, PayloadType, Payloads};
+use crate::message::{Emit, ExchangeType, Flags, PayloadList, ProtocolId};
 use crate::v1::authenticate;
 use crate::v1::fragment;
 use crate::v1::phase1::{Beside, Phase1, Secured};
 use crate::v1::sa::{State, Verified};
-use crate::v1::session::{Cookies, Opened};
+use crate::v1::session::{self, Cookies, Opened};
 use crate::v1::signature::{self, Own};
 use crate::v1::suite::Choice;
 use crate::v1::vendor::Abilities;
@@ -24,6 +24,9 @@ use crate::v2::sa::Head;
 use crate::v2::window::Sent;
 use crate::view::Role;
 use keyexchange::{KeyExchangeError, SharedSecret};
+
+/// Notify types from here on are no errors (RFC 2408 §3.14.1).
+const FIRST_STATUS: u16 = 16_384;
 
 /// The signature of the fifth message is being made.
 pub(crate) struct Signing {
@@ -54,7 +57,7 @@ pub(super) struct Fifth {
 /// The fifth message is on its way.
 pub(crate) struct AuthSent {
     pub(crate) sent: Sent,
-    secured: Secured,
+    pub(crate) secured: Secured,
     choice: Choice,
     abilities: Abilities,
     local_id: Identity,
@@ -225,11 +228,14 @@ impl AuthSent {
         if self.attempt.told(head, cx, message) {
             return State::AuthSent(self);
         }
+        if let Some(reason) = self.refused(message) {
+            let text = format_args!("{} refuses: {reason}", head.path.remote);
+            head.info(cx, text);
+            return self.attempt.failed(head, cx, reason);
+        }
         let Some((first, ciphertext)) = encrypted(message) else {
-            // An earlier answer once more is nothing new.
-            if clear(message).is_none() {
-                cx.stats.invalid_packets_received += 1;
-            }
+            // An earlier answer once more, or nothing of main mode.
+            cx.stats.invalid_packets_received += 1;
             return State::AuthSent(self);
         };
         let opened = self.secured.open(first, ciphertext);
@@ -266,6 +272,30 @@ impl AuthSent {
         let mut established = secured.establish(head, cx, &choice, abilities, verified);
         established.came_up(head, cx, attempt.replaces);
         State::Established(Box::new(established))
+    }
+
+    /// A notify under the keys of phase 1 that says why there is no sixth message. RFC 2409 §5.7 has it in clear before the SA is
+    /// established; strongSwan protects it as soon as there are keys. Only whoever has the keys can have sent it.
+    fn refused(&self, message: &Message<'_>) -> Option<Failure> {
+        let Body::Encrypted { first, ciphertext } = message.body else { return None };
+        if message.header.exchange != ExchangeType::InformationalV1 {
+            return None;
+        }
+        let Secured { phase1, keys, sealer, iv } = &self.secured;
+        let id = message.header.message_id;
+        // After the last block of the fifth message, or of what was before it where that was not taken.
+        let before = self.choice.suite.first_iv(&phase1.public_i, &phase1.public_r);
+        let opened = [*iv, before].into_iter().find_map(|base| {
+            let opened = sealer.open(first, ciphertext, base.phase2(sealer.hash, id))?;
+            session::is_authentic(&keys.a, id, &opened).then_some(opened)
+        })?;
+        let payloads = opened.payloads().ok()?;
+        payloads.iter().find_map(|payload| match payload {
+            Payload::Notify(notify) if notify.kind.number() < FIRST_STATUS => {
+                Some(refusal(notify.kind))
+            }
+            _ => None,
+        })
     }
 
     /// A sixth message with a signature, which a job checks.

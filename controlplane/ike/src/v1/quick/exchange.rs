@@ -89,18 +89,26 @@ impl Exchange {
         }
     }
 
-    /// A pair is gone. When it was the one that is made here, the pairs that it was to replace are returned.
-    pub(crate) fn lost(&mut self, now: Instant, pair: PairId) -> Vec<PairId> {
+    /// A pair is gone for a reason. When it was the one that is made here, the quick mode has failed, and the pairs that it was to
+    /// replace are returned.
+    pub(crate) fn lost(&mut self, cx: &mut Cx<'_>, pair: PairId, reason: Failure) -> Vec<PairId> {
         if self.made() != Some(pair) {
             return Vec::new();
         }
-        match core::mem::replace(&mut self.quick, over(now)) {
-            Quick::Confirming(state) => state.replaces,
-            Quick::Over { until, held: Some(held) } => {
+        match core::mem::replace(&mut self.quick, over(cx.now)) {
+            Quick::Over { until, held } => {
                 self.quick = Quick::Over { until, held: None };
-                held.replaces
+                held.map(|held| held.replaces).unwrap_or_default()
             }
-            _ => Vec::new(),
+            Quick::Confirming(state) => {
+                cx.stats.negotiation_failures += 1;
+                cx.tag_done(state.tag, Err(reason));
+                state.replaces
+            }
+            _ => {
+                cx.stats.negotiation_failures += 1;
+                Vec::new()
+            }
         }
     }
 
