@@ -64,16 +64,15 @@ impl<'a> Tcp<'a> {
 
     /// The maximum segment size option, when there is a well-formed one.
     pub fn mss(&self) -> Option<u16> {
-        let at = mss_offset(self.options)?;
+        let at = mss_offset(self.options, 0)?;
         let [high, low] = *self.options.get(at..)?.first_chunk::<2>()?;
         Some(u16::from_be_bytes([high, low]))
     }
 }
 
-/// Offset of the two MSS bytes in an option list. The walk ends with the list, as each step takes at
-/// least one byte.
-fn mss_offset(options: &[u8]) -> Option<usize> {
-    let mut at = 0usize;
+/// Offset of the two bytes of the next MSS in an option list, which is looked at from `at` on. The walk ends with the list, as each
+/// step takes at least one byte.
+fn mss_offset(options: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let rest = options.get(at..)?;
         match *rest {
@@ -86,32 +85,39 @@ fn mss_offset(options: &[u8]) -> Option<usize> {
     }
 }
 
-/// Lowers the MSS option of a SYN segment to at most `limit`, keeping the checksum right. Says whether
-/// something changed.
+/// Lowers the MSS options of a SYN segment to at most `limit`, keeping the checksum right. There should be one; of several each is
+/// lowered, as who receives them may obey any. Says whether something changed.
 pub fn clamp_mss(segment: &mut [u8], limit: u16) -> bool {
     let Ok(tcp) = Tcp::parse(segment) else { return false };
     if !tcp.is_syn() {
         return false;
     }
-    let Some((at, old)) = mss_offset(tcp.options).zip(tcp.mss()).filter(|&(_, old)| old > limit)
-    else {
+    let end = tcp.options.len().saturating_add(MIN_HEADER_LEN);
+    let (mut from, mut changed) = (0, false);
+    while let Some(at) =
+        segment.get(MIN_HEADER_LEN..end).and_then(|options| mss_offset(options, from))
+    {
+        changed |= lower_mss(segment, at.saturating_add(MIN_HEADER_LEN), limit);
+        from = at.saturating_add(2);
+    }
+    changed
+}
+
+/// Lowers the one whose two bytes are at `at`.
+fn lower_mss(segment: &mut [u8], at: usize, limit: u16) -> bool {
+    let Some(place) = segment.get_mut(at..).and_then(|s| s.first_chunk_mut::<2>()) else {
         return false;
     };
-    let at = at.saturating_add(MIN_HEADER_LEN);
-    let [new_high, new_low] = limit.to_be_bytes();
-    let [old_high, old_low] = old.to_be_bytes();
-    // An option may begin at an odd offset: its value then lies across two checksum words.
-    let (old_sum, new_sum) = if at.is_multiple_of(2) {
-        (old, limit)
-    } else {
-        (u16::from_be_bytes([old_low, old_high]), u16::from_be_bytes([new_low, new_high]))
-    };
-    if let Some([high, low]) = segment.get_mut(at..).and_then(|s| s.first_chunk_mut::<2>()) {
-        (*high, *low) = (new_high, new_low);
+    let old = u16::from_be_bytes(*place);
+    if old <= limit {
+        return false;
     }
-    if let Some([high, low]) = segment.get_mut(16..).and_then(|s| s.first_chunk_mut::<2>()) {
-        let sum = checksum::update(u16::from_be_bytes([*high, *low]), old_sum, new_sum);
-        [*high, *low] = sum.to_be_bytes();
+    *place = limit.to_be_bytes();
+    // An option may begin at an odd offset: its value then lies across two checksum words.
+    let (old, new) =
+        if at.is_multiple_of(2) { (old, limit) } else { (old.swap_bytes(), limit.swap_bytes()) };
+    if let Some(place) = segment.get_mut(16..).and_then(|s| s.first_chunk_mut::<2>()) {
+        *place = checksum::update(u16::from_be_bytes(*place), old, new).to_be_bytes();
     }
     true
 }
