@@ -453,11 +453,12 @@ impl Engine {
         let (policy, role) = (sa.head().connection.unique, sa.head().role);
         let is_v1 = matches!(sa, Sa::V1(_));
         for other in self.others_of(id, known) {
-            if self.is_race(id, other) || (initial_contact && self.was_heard_since(id, other)) {
-                // The peer had it after it said so, or has it still.
+            if self.is_race(id, other) {
+                // The peer had it after it said so.
                 continue;
             }
-            if initial_contact && policy != Unique::Never {
+            let is_lost = initial_contact && !self.was_heard_since(id, other);
+            if is_lost && policy != Unique::Never {
                 // The peer has lost its state: there is nobody to tell.
                 self.out.events.push_back(Event::Log {
                     level: Level::Info,
