@@ -70,21 +70,16 @@ pub fn of(bytes: &[u8]) -> u16 {
     Sum::ZERO.add_bytes(bytes).checksum()
 }
 
-/// Whether an IPv4 header without options carries its right checksum. The sum is the same in either order of the octets
-/// (RFC 1071 §2 (B)).
+/// Whether an IPv4 header without options, which is not all zeros, carries its right checksum. The sum is the same in either order of
+/// the octets (RFC 1071 §2 (B)), and right if it is a multiple of 2^16 - 1: what carries counts as one.
 #[inline(always)]
 pub fn is_right(header: &[u8; 20]) -> bool {
-    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3] = *header;
-    let first = u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]);
-    let second = u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
-    let last = u64::from(u32::from_ne_bytes([c0, c1, c2, c3]));
-    // What carries counts as one: 2^16 is 1 more than a multiple of 2^16 - 1, and so is 2^64.
-    let (sum, carry) = first.overflowing_add(second);
-    let (sum, carry) = sum.overflowing_add(last.wrapping_add(carry.into()));
-    // To at most 34 and 19 bits, and then what is 2^16 - 1 if the sum was a multiple of it.
-    let sum = (sum >> 32).wrapping_add(sum & 0xffff_ffff).wrapping_add(carry.into());
-    let sum = (sum >> 16).wrapping_add(sum & 0xffff);
-    (sum >> 16).wrapping_add(sum & 0xffff) == 0xffff
+    let (words, _) = header.as_chunks::<4>();
+    let mut sum = 0u64;
+    for word in words {
+        sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+    }
+    sum.is_multiple_of(0xffff)
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 eqn. 3).
