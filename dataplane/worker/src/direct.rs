@@ -82,7 +82,7 @@ impl Worker {
             self.choose_sas(side, &mut notes);
         }
         if kinds.plain | kinds.protected | kinds.other {
-            self.go_straight(frames, notes, &kinds, self.core);
+            self.go_straight(frames, &mut notes, &kinds, self.core);
         }
     }
 
@@ -91,17 +91,17 @@ impl Worker {
     pub(crate) fn go_straight(
         &mut self,
         frames: &mut Vec<Frame>,
-        mut notes: Notes,
+        notes: &mut Notes,
         kinds: &Kinds,
         arrival: CoreId,
     ) {
         if kinds.plain {
-            self.seal_direct(frames, &mut notes);
+            self.seal_direct(frames, notes);
         }
         if kinds.protected {
-            self.open_direct(frames, &mut notes);
+            self.open_direct(frames, notes);
         }
-        self.send_direct(frames, &mut notes, arrival);
+        self.send_direct(frames, notes, arrival);
     }
 
     /// Looks at every frame, and asks for what is known of its flow or SA.

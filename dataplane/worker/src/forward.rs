@@ -140,38 +140,52 @@ impl Worker {
     /// Gives to the ports what is for them; what they do not take is dropped, as the worker waits for nobody.
     pub(crate) fn transmit_all(&mut self) {
         for index in 0..self.ports.len() {
-            let state = &mut self.ports[index];
-            if state.transmit.is_empty() {
-                continue;
-            }
-            if let Some(trunk) = state.trunk {
-                self.transmit_by(trunk, index);
-                continue;
-            }
-            if let Some(vlan) = state.vlan {
-                self.tag_all(index, vlan);
-            }
-            let state = &mut self.ports[index];
-            let bytes: usize = state.transmit.iter().map(Frame::len).sum();
-            let mut sent = state.port.transmit(&mut self.pool, &mut state.transmit);
-            if !state.transmit.is_empty() {
-                // Room may have come up since the completions of this turn were taken.
-                state.port.kick();
-                state.port.complete(&mut self.pool);
-                sent += state.port.transmit(&mut self.pool, &mut state.transmit);
-            }
-            state.port.kick();
-            let left: usize = state.transmit.iter().map(Frame::len).sum();
-            self.account.add(Row::Sent, sent as u64);
-            self.account.add(Row::SentBytes, (bytes - left) as u64);
-            let cause = match self.ports[index].port {
-                Port::Absent => WorkerDrop::PortDown,
-                Port::Generator(_) | Port::Memory(_) | Port::Xdp(_) => WorkerDrop::TransmitFull,
-            };
-            while let Some(frame) = self.ports[index].transmit.pop() {
-                self.drop_packet(Packet(frame), cause);
+            if !self.ports[index].transmit.is_empty() {
+                self.transmit_from(index);
             }
         }
+    }
+
+    #[inline]
+    fn transmit_from(&mut self, index: usize) {
+        if let Some(vlan) = self.ports[index].vlan {
+            self.tag_all(index, vlan);
+        }
+        let state = &mut self.ports[index];
+        let bytes: usize = state.transmit.iter().map(Frame::len).sum();
+        let mut given = (0, bytes);
+        if state.trunk.is_none() {
+            given.0 = state.port.transmit(&mut self.pool, &mut state.transmit);
+            state.port.kick();
+        }
+        if !state.transmit.is_empty() {
+            given = self.transmit_rest(index, given);
+        }
+        self.account.add(Row::Sent, given.0 as u64);
+        self.account.add(Row::SentBytes, given.1 as u64);
+    }
+
+    /// What is sent by another port's sockets, or what a port had no room for: so much of it was given by then, and so much afterwards.
+    #[cold]
+    fn transmit_rest(&mut self, index: usize, (sent, bytes): (usize, usize)) -> (usize, usize) {
+        let state = &mut self.ports[index];
+        let by = state.trunk.map_or(index, |trunk| usize::from(trunk.0));
+        let mut frames = core::mem::take(&mut state.transmit);
+        let port = &mut self.ports[by].port;
+        // Room may have come up since the completions of this turn were taken.
+        port.complete(&mut self.pool);
+        let sent = sent + port.transmit(&mut self.pool, &mut frames);
+        port.kick();
+        let left: usize = frames.iter().map(Frame::len).sum();
+        let cause = match port {
+            Port::Absent => WorkerDrop::PortDown,
+            Port::Generator(_) | Port::Memory(_) | Port::Xdp(_) => WorkerDrop::TransmitFull,
+        };
+        for frame in frames.drain(..) {
+            self.drop_packet(Packet(frame), cause);
+        }
+        self.ports[index].transmit = frames;
+        (sent, bytes - left)
     }
 
     /// Tags what is for a port that is a VLAN.

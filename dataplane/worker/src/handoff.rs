@@ -318,7 +318,7 @@ impl Worker {
             let _ = notes.try_push(note);
         }
         if let Some(arrival) = CoreId::new(from) {
-            self.go_straight(&mut frames, notes, &kinds, arrival);
+            self.go_straight(&mut frames, &mut notes, &kinds, arrival);
         }
         for frame in frames.drain(..) {
             self.take_handed_otherwise(Packet(frame));

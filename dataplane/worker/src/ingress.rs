@@ -44,8 +44,7 @@ impl Worker {
         frames: &mut Vec<Frame>,
     ) -> usize {
         let port = &mut self.ports[usize::from(id.0)].more[queue];
-        port.complete(&mut self.pool);
-        let count = port.receive(&mut self.pool, frames, BURST);
+        let count = port.poll(&mut self.pool, frames, BURST);
         if count > 0 {
             self.take_frames(id, frames, count);
         }
@@ -206,6 +205,10 @@ impl Worker {
 
     /// Drops what has waited too long.
     pub(crate) fn expire_waiting(&mut self) {
+        let waiting = self.waiting.len() as u64;
+        if waiting == 0 && self.account.get(Row::Waiting) == 0 {
+            return;
+        }
         let account = &mut self.account;
         self.waiting.expire(self.now, |cause| {
             account.add(Row::ReleasedFromWaiting, 1);

@@ -5,9 +5,7 @@ use crate::account::WorkerDrop;
 use crate::config::PortId;
 use crate::packet::Packet;
 use crate::worker::{PortState, Worker};
-use af_xdp::{Frame, Port};
 use core::num::NonZeroU16;
-use stats::Worker as Row;
 use wire::ethernet;
 
 impl Worker {
@@ -39,34 +37,5 @@ impl Worker {
         let PortState { vlan, side, .. } = self.ports[usize::from(id.0)];
         let station = self.forwarding.link(id).map(|link| link.mac);
         self.take_frame(packet, station, vlan, side);
-    }
-
-    /// Sends what is for a port on another one's device.
-    #[cold]
-    pub(crate) fn transmit_by(&mut self, trunk: PortId, index: usize) {
-        if let Some(vlan) = self.ports[index].vlan {
-            self.tag_all(index, vlan);
-        }
-        let mut frames = core::mem::take(&mut self.ports[index].transmit);
-        let bytes: usize = frames.iter().map(Frame::len).sum();
-        let port = &mut self.ports[usize::from(trunk.0)].port;
-        let mut sent = port.transmit(&mut self.pool, &mut frames);
-        if !frames.is_empty() {
-            port.kick();
-            port.complete(&mut self.pool);
-            sent += port.transmit(&mut self.pool, &mut frames);
-        }
-        port.kick();
-        let cause = match port {
-            Port::Absent => WorkerDrop::PortDown,
-            Port::Generator(_) | Port::Memory(_) | Port::Xdp(_) => WorkerDrop::TransmitFull,
-        };
-        let left: usize = frames.iter().map(Frame::len).sum();
-        self.account.add(Row::Sent, sent as u64);
-        self.account.add(Row::SentBytes, (bytes - left) as u64);
-        while let Some(frame) = frames.pop() {
-            self.drop_packet(Packet(frame), cause);
-        }
-        self.ports[index].transmit = frames;
     }
 }

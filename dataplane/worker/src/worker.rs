@@ -542,6 +542,9 @@ impl Worker {
 
     /// Passes on what is said once, as far as there is room.
     fn raise_late(&mut self) {
+        if self.late_events.is_empty() {
+            return;
+        }
         let shared = &self.shared[self.core.index()];
         while let Some(event) = self.late_events.pop_front() {
             if let Err(event) = shared.events.push(event) {
