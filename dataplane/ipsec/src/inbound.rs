@@ -13,6 +13,7 @@ use crate::packet::PacketBuffer;
 use crate::sa::Spi;
 use crate::sad::{InboundSad, Lookup};
 use arrayvec::ArrayVec;
+use wire::{esp, ethernet, ipv4};
 
 /// A packet on its way through [`process_burst`].
 #[derive(Debug)]
@@ -64,6 +65,13 @@ pub fn process_burst<B: PacketBuffer>(
     }
 }
 
+/// Of the first frame of an SA in a row, whether the next one is another's.
+#[derive(Clone, Copy, Debug)]
+pub struct IsAlone(pub bool);
+
+/// What is around the text of most packets: headers, IV and ICV of 16 bytes.
+const AROUND_TEXT: usize = ipv4::MIN_HEADER_LEN + esp::HEADER_LEN + GCM_IV_LEN + 16;
+
 /// Frames that go the straight way: an untagged one for us with ESP over IPv4 without options. What takes it is opened by
 /// [`Opener::finish`], all SAs together, and concluded by [`Leaving`].
 pub struct Opener<'a> {
@@ -78,16 +86,22 @@ impl<'a> Opener<'a> {
         Self { sad, jobs: ArrayVec::new() }
     }
 
-    /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA `asks` for what of its key was not
-    /// asked for.
+    /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA asks for what of its key was not asked
+    /// for: it says whether it is alone in it.
     #[inline(always)]
-    pub fn take(&mut self, spi: Spi, frame: &'a mut [u8], asks: bool) -> Option<Entered> {
+    pub fn take(
+        &mut self,
+        spi: Spi,
+        frame: &'a mut [u8],
+        first: Option<IsAlone>,
+    ) -> Option<Entered> {
         if self.jobs.is_full() {
             return None;
         }
         let sa = self.sad.get(spi)?;
-        if asks {
-            sa.prefetch_rest(frame.len());
+        if let Some(IsAlone(alone)) = first {
+            let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
+            sa.prefetch_rest(len, alone);
         }
         sa.enter(frame, &mut self.jobs)
     }
@@ -189,19 +203,17 @@ impl Leaving {
 
 type Stage = ArrayVec<Option<Admitted>, BURST>;
 
-/// Asks for the windows and keys of the burst's SAs, once per run of packets of one SA.
+/// Asks for the windows and keys of the burst's SAs.
 #[inline]
 fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
-    let mut run = None;
-    for packet in packets {
-        if run != Some(packet.header.spi)
-            && let Lookup::Live(sa) = sad.lookup(packet.header.spi)
+    for run in packets.chunk_by(|a, b| a.header.spi == b.header.spi) {
+        if let [first, rest @ ..] = run
+            && let Lookup::Live(sa) = sad.lookup(first.header.spi)
         {
-            let data = packet.buffer.data();
-            sa.prefetch_rest(data.len());
-            sa.prefetch_window(packet.header.low_sequence(data));
+            let data = first.buffer.data();
+            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), rest.is_empty());
+            sa.prefetch_window(first.header.low_sequence(data));
         }
-        run = Some(packet.header.spi);
     }
 }
 

@@ -124,17 +124,15 @@ impl core::fmt::Debug for Sealer<'_> {
 
 type Stage = ArrayVec<Option<Prepared>, BURST>;
 
-/// Asks for the keys of the burst's SAs, once per run of packets of one SA.
+/// Asks for the keys of the burst's SAs.
 #[inline]
 fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) {
-    let mut run = None;
-    for packet in packets {
-        if run != Some(packet.sa)
-            && let Some(sa) = sad.get(packet.sa)
+    for run in packets.chunk_by(|a, b| a.sa == b.sa) {
+        if let [first, rest @ ..] = run
+            && let Some(sa) = sad.get(first.sa)
         {
-            sa.prefetch_rest(packet.buffer.data().len());
+            sa.prefetch_rest(first.buffer.data().len(), rest.is_empty());
         }
-        run = Some(packet.sa);
     }
 }
 

@@ -29,7 +29,7 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run_stitched::<true, 12>(jobs) },
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::one_by_one::<true, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs) },
@@ -66,7 +66,7 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
         (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::run_stitched::<false, 12>(jobs) },
+        (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::one_by_one::<false, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs) },

@@ -11,21 +11,34 @@ use zeroize::Zeroize;
 
 use super::key::KeyLength;
 
-/// The highest power of H that is kept: 9 vectors of text, AAD and length block take 38.
-pub(super) const POWERS: usize = 40;
+/// The highest power of H that is kept: 9 vectors of text, AAD and length block take so many.
+pub(super) const POWERS: usize = 38;
 
 const ROUND_KEYS: usize = 15;
 
 /// The expanded key of a vector engine, 14 cache lines.
 ///
-/// The powers of H descend to H¹ and the round keys follow, so that a short packet finds all it needs in
-/// neighbouring lines: 5 of them at 64 bytes and AES-128.
+/// The powers of H descend to H¹ and the round keys follow, so that a short packet finds all it needs in neighbouring lines. One of them,
+/// the [`start`](Self::start), is enough to make the others from.
 #[repr(C, align(64))]
 pub(super) struct ExpandedKey {
     blocks: [u128; BLOCKS],
 }
 
-const BLOCKS: usize = POWERS + ROUND_KEYS + 1;
+/// Three are of no use but to fill the last line.
+const BLOCKS: usize = POWERS + ROUND_KEYS + 3;
+
+/// What a key begins with: H², H and the key itself, which is one round key or two.
+pub(super) struct Start<T> {
+    pub(super) square: T,
+    pub(super) hash: T,
+    pub(super) keys: [T; 2],
+}
+
+/// The line of [`Start`].
+const START: usize = (POWERS - 2) / 4;
+
+const _: () = assert!((POWERS - 2).is_multiple_of(4));
 
 const _: () = assert!(size_of::<ExpandedKey>() == 14 * 64);
 
@@ -123,19 +136,23 @@ impl ExpandedKey {
         self.ask_for(first_line(len)..=line_of_round(rounds));
     }
 
-    /// Those that a packet of 64 bytes needs, as far as they are the same for all keys.
-    pub(super) const END_LINES: core::ops::Range<usize> = END..line_of_round(10) + 1;
+    /// The line that any packet needs.
+    pub(super) const START_LINE: core::ops::Range<usize> = START..START + 1;
 
-    /// Asks for those that are not [`ExpandedKey::END_LINES`].
+    /// [`Start`], in this order.
+    #[inline]
+    pub(super) fn start(&self) -> &[u128; 4] {
+        match self.blocks[4 * START..].first_chunk() {
+            Some(line) => line,
+            None => unreachable!(),
+        }
+    }
+
+    /// Asks for what is not in [`ExpandedKey::START_LINE`].
     #[inline(always)]
     pub(super) fn prefetch_rest(&self, len: usize, rounds: usize) {
-        let first = first_line(len);
-        if first < END {
-            self.ask_for(first..=END - 1);
-        }
-        if rounds > 10 {
-            self.ask_for(line_of_round(rounds)..=line_of_round(rounds));
-        }
+        self.ask_for(first_line(len)..=START - 1);
+        self.ask_for(START + 1..=line_of_round(rounds));
     }
 
     #[inline(always)]
@@ -151,7 +168,7 @@ impl ExpandedKey {
 /// The first line that a packet of `len` bytes needs: that of its highest power.
 #[inline(always)]
 fn first_line(len: usize) -> usize {
-    (POWERS - (len / 16 + 3).min(POWERS)) * size_of::<u128>() / 64
+    ((POWERS - (len / 16 + 3).min(POWERS)) * size_of::<u128>() / 64).min(START - 1)
 }
 
 /// The line of a round key.
@@ -159,9 +176,6 @@ fn first_line(len: usize) -> usize {
 const fn line_of_round(round: usize) -> usize {
     (POWERS + round) * size_of::<u128>() / 64
 }
-
-/// What a packet of 64 bytes needs begins in this line.
-const END: usize = 8;
 
 impl Drop for ExpandedKey {
     fn drop(&mut self) {

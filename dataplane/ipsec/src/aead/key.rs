@@ -127,21 +127,30 @@ impl Lodging {
         match lodged.never {}
     }
 
-    /// The lines of 64 bytes that a short packet needs, whatever the key. For the rest there is [`Lodging::prefetch_rest`].
+    /// The lines of 64 bytes that every packet needs. For the rest there is [`Lodging::prefetch_rest`].
     #[cfg(target_arch = "x86_64")]
-    pub const FIRST_LINES: core::ops::Range<usize> = ExpandedKey::END_LINES;
+    pub const FIRST_LINES: core::ops::Range<usize> = ExpandedKey::START_LINE;
     /// None.
     #[cfg(not(target_arch = "x86_64"))]
     pub const FIRST_LINES: core::ops::Range<usize> = 0..0;
 
-    /// Asks for the other lines that a packet of `len` bytes needs.
+    /// Asks for the other lines that a packet of `len` bytes of text needs, `alone` in a burst or followed by one with the same key.
     #[inline(always)]
-    pub fn prefetch_rest(&self, len: usize, lodged: Lodged) {
+    pub fn prefetch_rest(&self, len: usize, alone: bool, lodged: Lodged) {
         #[cfg(target_arch = "x86_64")]
-        self.expanded.prefetch_rest(len, lodged.class.length.rounds());
+        if !(alone && makes_do(len, lodged.class)) {
+            self.expanded.prefetch_rest(len, lodged.class.length.rounds());
+        }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (len, lodged);
+        let _ = (len, alone, lodged);
     }
+}
+
+/// Whether a packet alone with its key makes do with the first line of it.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+fn makes_do(len: usize, class: Class) -> bool {
+    len <= super::avx512::SHORT && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.

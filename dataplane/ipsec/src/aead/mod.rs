@@ -1,7 +1,7 @@
 //! The batched AES-GCM engine (NIST SP 800-38D, RFC 4106, RFC 4543).
 //!
 //! ```text
-//!  GcmKey ──┐                                   ┌► avx512    four packets in lock step, or
+//!  GcmKey ──┐                                   ┌► avx512    four packets in lock step or side by side, or
 //!  nonce    │                                   │            one packet's GHASH in the next one's AES
 //!  AAD      ├► SealJob ─► seal_burst(&mut [..]) ┼► aesni     eight blocks at a time, packet by packet
 //!  src, dst │  OpenJob ─► open_burst(&mut [..]) ├► vaes256   the same in 256-bit registers

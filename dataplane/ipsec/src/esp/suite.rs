@@ -73,11 +73,12 @@ pub(crate) trait Keyed {
         keying.take().map(|keying| Spent { _keying: keying })
     }
 
-    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`].
+    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`] and that a packet of `len` bytes of text needs, `alone` or one of several
+    /// in a row.
     #[inline(always)]
-    fn prefetch_rest(&self, len: usize) {
+    fn prefetch_rest(&self, len: usize, alone: bool) {
         if let (lodging, Some(lodger), _) = self.keying() {
-            lodging.prefetch_rest(len, lodger.key);
+            lodging.prefetch_rest(len, alone, lodger.key);
         }
     }
 

@@ -9,7 +9,9 @@ use af_xdp::Frame;
 use ipsec::classify::Protected;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::FlowIdV4;
-use ipsec::inbound::{Entered, Hop, InboundPacket, Leaving, Left, Opened, Opener, Verdicts};
+use ipsec::inbound::{
+    Entered, Hop, InboundPacket, IsAlone, Leaving, Left, Opened, Opener, Verdicts,
+};
 use ipsec::packet::PacketBuffer;
 use ipsec::sa::Spi;
 use ipsec::spi::CoreId;
@@ -29,12 +31,16 @@ impl Worker {
     #[inline(never)]
     fn enter_direct(&self, frames: &mut [Frame], notes: &mut Notes) -> Verdicts {
         let mut opener = Opener::new(&self.sad);
-        let mut run = None;
-        for (frame, note) in frames.iter_mut().zip(notes.iter_mut()) {
+        let (mut run, mut rest) = (None, notes.iter_mut());
+        for frame in frames {
+            let Some(note) = rest.next() else { break };
             let Note::Protected(spi) = *note else { continue };
-            let asks = run != Some(spi);
-            run = Some(spi);
-            *note = match opener.take(spi, frame.data_mut(), asks) {
+            let first = (run != Some(spi)).then(|| {
+                run = Some(spi);
+                let next = rest.as_slice().first();
+                IsAlone(!matches!(next, Some(Note::Protected(next)) if *next == spi))
+            });
+            *note = match opener.take(spi, frame.data_mut(), first) {
                 Some(entered) => Note::Entered(spi, entered, false),
                 None => Note::Other,
             };

@@ -45,15 +45,17 @@ impl Worker {
     #[inline(never)]
     pub(super) fn seal_direct(&mut self, frames: &mut [Frame], notes: &mut Notes) {
         let mut sealer = Sealer::new(&self.outbound_sad);
-        let mut run = None;
-        for (frame, note) in frames.iter_mut().zip(notes) {
+        let (mut run, mut rest) = (None, notes.iter_mut());
+        for frame in frames {
+            let Some(note) = rest.next() else { break };
             let Note::Seal(slot) = *note else { continue };
             *note = Note::Other;
             let Some(plan) = sealer.plan(slot, frame.data()) else { continue };
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
             if run != Some(slot) {
                 run = Some(slot);
-                plan.prefetch_rest();
+                let next = rest.as_slice().first();
+                plan.prefetch_rest(!matches!(next, Some(Note::Seal(next)) if *next == slot));
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }

@@ -1,16 +1,13 @@
-//! Four short packets in lock step.
+//! Four short packets of one key and as many blocks each, in lock step, as a burst of one flow mostly is.
 //!
 //! ```text
-//!  even       vectors   packet 0..3 │ four blocks of one packet each, for AES
-//!             tails     one block of each of the four packets, for AES and GHASH
-//!             masks     J0 of the four packets
-//!             GHASH     one block of each packet in every register: one sum, one reduction, four tags
-//!
-//!  uneven     vectors   packet 0..3 │ for AES and GHASH; sums are folded to a lane per packet at the end
+//!  vectors   packet 0..3 │ four blocks of one packet each, for AES
+//!  tails     one block of each of the four packets, for AES and GHASH
+//!  masks     J0 of the four packets
+//!  GHASH     one block of each packet in every register: one sum, one reduction, four tags
 //! ```
 //!
-//! Even means one key and one number of blocks, as a burst of one flow mostly is. Then the powers of H are the
-//! same for all four lanes, and blocks that do not fill a vector of their packet fill one of their four.
+//! The powers of H are the same for all four lanes, and blocks that do not fill a vector of their packet fill one of their four.
 
 use core::arch::x86_64::*;
 
@@ -18,53 +15,43 @@ use super::super::expanded::ExpandedKey;
 use super::super::job::Job;
 use super::vector::*;
 
-/// Four jobs of `count` vectors each, which is 1 or 2.
-///
-/// # Safety
-///
-/// Every job has a key of this engine and of `R` rounds and exactly `count` vectors of text; all have tags
-/// of one length, and are seal jobs if `SEAL`.
+/// Whether jobs have one key and one number of blocks.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>; 4], count: usize) {
+pub(super) fn is_even(jobs: &[Job<'_>; 4]) -> bool {
     let (key, blocks) = (jobs[0].key_address(), blocks(&jobs[0]));
     let mut even = true;
     for job in &jobs[1..] {
         even &= job.key_address() == key && self::blocks(job) == blocks;
     }
-    match (even, blocks) {
+    even
+}
+
+/// Four jobs of one key and as many blocks each, 1 to 8.
+///
+/// # Safety
+///
+/// Every job has a key of this engine and of `R` rounds and they are [even](is_even), with so much text; all have tags
+/// of one length, and are seal jobs if `SEAL`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>; 4]) {
+    match blocks(&jobs[0]) {
         // SAFETY: as the caller promised, with so many blocks and one key; so in each arm.
-        (true, 1) => unsafe { even_four::<SEAL, R, 0, 1>(jobs) },
+        1 => unsafe { even_four::<SEAL, R, 0, 1>(jobs) },
         // SAFETY: likewise.
-        (true, 2) => unsafe { even_four::<SEAL, R, 0, 2>(jobs) },
+        2 => unsafe { even_four::<SEAL, R, 0, 2>(jobs) },
         // SAFETY: likewise.
-        (true, 3) => unsafe { even_four::<SEAL, R, 0, 3>(jobs) },
+        3 => unsafe { even_four::<SEAL, R, 0, 3>(jobs) },
         // SAFETY: likewise.
-        (true, 4) => unsafe { even_four::<SEAL, R, 1, 0>(jobs) },
+        4 => unsafe { even_four::<SEAL, R, 1, 0>(jobs) },
         // SAFETY: likewise.
-        (true, 5) => unsafe { even_four::<SEAL, R, 1, 1>(jobs) },
+        5 => unsafe { even_four::<SEAL, R, 1, 1>(jobs) },
         // SAFETY: likewise.
-        (true, 6) => unsafe { even_four::<SEAL, R, 1, 2>(jobs) },
+        6 => unsafe { even_four::<SEAL, R, 1, 2>(jobs) },
         // SAFETY: likewise.
-        (true, 7) => unsafe { even_four::<SEAL, R, 1, 3>(jobs) },
+        7 => unsafe { even_four::<SEAL, R, 1, 3>(jobs) },
         // SAFETY: likewise.
-        (true, _) => unsafe { even_four::<SEAL, R, 2, 0>(jobs) },
-        (false, _) => {
-            let mut free = true;
-            for job in jobs.iter() {
-                free &= tail(job.len()).blocks < 4;
-            }
-            match (count, free) {
-                // SAFETY: as the caller promised, with that many vectors and a free lane if `free`; so in each arm.
-                (1, true) => unsafe { uneven_four::<SEAL, R, 1, true>(jobs) },
-                // SAFETY: likewise.
-                (1, false) => unsafe { uneven_four::<SEAL, R, 1, false>(jobs) },
-                // SAFETY: likewise.
-                (_, true) => unsafe { uneven_four::<SEAL, R, 2, true>(jobs) },
-                // SAFETY: likewise.
-                (_, false) => unsafe { uneven_four::<SEAL, R, 2, false>(jobs) },
-            }
-        }
+        _ => unsafe { even_four::<SEAL, R, 2, 0>(jobs) },
     }
 }
 
@@ -86,7 +73,7 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
     // SAFETY: as the caller promised.
     let key = unsafe { jobs[0].expanded_key() };
     // First, for long AAD is a call, which would spill all that is in registers.
-    let aads = four_aads(jobs, [key; 4]);
+    let aads = four_aads([&jobs[0], &jobs[1], &jobs[2], &jobs[3]], [key; 4]);
     let zero = _mm512_setzero_si512();
     let rk = round_key(key, 0);
     let mut masks =
@@ -194,150 +181,52 @@ unsafe fn even_four<const SEAL: bool, const R: usize, const G: usize, const M: u
     }
     let tags = _mm512_xor_si512(reversed(sum.reduced()), masks);
     // SAFETY: as the caller promised.
-    unsafe { finish_four::<SEAL>(jobs, tags) };
-}
-
-/// Four packets of `G` vectors each and perhaps several keys. If the last lane of all their last vectors is
-/// `FREE`, J0 rides there.
-///
-/// # Safety
-///
-/// As [`four`], with `G` for `count`.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn uneven_four<const SEAL: bool, const R: usize, const G: usize, const FREE: bool>(
-    jobs: &mut [Job<'_>; 4],
-) {
-    let keys: [&ExpandedKey; 4] = [
-        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
-        unsafe { jobs[0].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { jobs[1].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { jobs[2].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { jobs[3].expanded_key() },
-    ];
-    let aads = four_aads(jobs, keys);
-    let zero = _mm512_setzero_si512();
-    let mut s = [[zero; G]; 4];
-    let mut masks = [_mm_setzero_si128(); 4];
-    for i in 0..4 {
-        let base = _mm512_xor_si512(_mm512_broadcast_i32x4(j0(&jobs[i])), round_key(keys[i], 0));
-        masks[i] = _mm512_castsi512_si128(base);
-        for g in 0..G {
-            s[i][g] = _mm512_xor_si512(base, counters(g));
-        }
-        if FREE {
-            s[i][G - 1] = with_lane_3(s[i][G - 1], masks[i]);
-        }
-    }
-    each_round!(ROUND => {
-        for i in 0..4 {
-            let rk = round_key(keys[i], ROUND);
-            for g in 0..G {
-                s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
-                in_order(&mut s[i][g]);
-            }
-            if !FREE {
-                masks[i] = _mm_aesenc_si128(masks[i], _mm512_castsi512_si128(rk));
-                in_order1(&mut masks[i]);
-            }
-        }
-    });
-
-    let mut sums = [Sum::zero(); 4];
-    let mut aad_powers = [_mm_setzero_si128(); 4];
-    for i in 0..4 {
-        let rk = round_key(keys[i], R);
-        if !FREE {
-            masks[i] = _mm_aesenclast_si128(masks[i], _mm512_castsi512_si128(rk));
-        }
-        let text = Text::new(&jobs[i]);
-        let end = tail(jobs[i].len());
-        let blocks = 4 * (G - 1) + end.blocks;
-        aad_powers[i] = keys[i].power(blocks + 2);
-        if G == 2 {
-            // SAFETY: there is text behind vector 0; so the store.
-            let x = unsafe { text.load(0) };
-            let y = _mm512_aesenclast_epi128(s[i][0], _mm512_xor_si512(x, rk));
-            // SAFETY: as the load.
-            unsafe { text.store(0, y) };
-            sums[i] = Sum::of(reversed(if SEAL { y } else { x }), powers(keys[i], blocks + 1));
-        }
-        // SAFETY: the mask is that of the text's last vector, and that is `G - 1`; so the store.
-        let x = unsafe { text.load_tail(G - 1, end.mask) };
-        let y = _mm512_aesenclast_epi128(s[i][G - 1], _mm512_xor_si512(x, rk));
-        // SAFETY: as the load.
-        unsafe { text.store_tail(G - 1, end.mask, y) };
-        if FREE {
-            masks[i] = _mm512_extracti32x4_epi32::<3>(y);
-        }
-        let hashed = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
-        let power = powers(keys[i], end.blocks + 1);
-        if G == 2 {
-            sums[i].add(hashed, power);
-        } else {
-            sums[i] = Sum::of(hashed, power);
-        }
-    }
-
-    let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
-    let lengths = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
-    let first = lanes(keys[0].power(1), keys[1].power(1), keys[2].power(1), keys[3].power(1));
-    let aad_powers = lanes(aad_powers[0], aad_powers[1], aad_powers[2], aad_powers[3]);
-    let mut total = Sum::fold_each(sums);
-    total.add2(aads, aad_powers, lengths, first);
-    let masks = lanes(masks[0], masks[1], masks[2], masks[3]);
-    let tags = _mm512_xor_si512(reversed(total.reduced()), masks);
-    // SAFETY: as the caller promised.
-    unsafe { finish_four::<SEAL>(jobs, tags) };
+    unsafe { finish_each::<SEAL>(jobs, tags) };
 }
 
 /// The AAD blocks of four jobs, reversed, a lane each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn four_aads(jobs: &[Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
+pub(super) fn four_aads(jobs: [&Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
     if let (Some(a), Some(b), Some(c), Some(d)) =
         (jobs[0].aad_block(), jobs[1].aad_block(), jobs[2].aad_block(), jobs[3].aad_block())
     {
         reversed(lanes(a, b, c, d))
     } else {
         lanes(
-            aad_block(&jobs[0], keys[0]),
-            aad_block(&jobs[1], keys[1]),
-            aad_block(&jobs[2], keys[2]),
-            aad_block(&jobs[3], keys[3]),
+            aad_block(jobs[0], keys[0]),
+            aad_block(jobs[1], keys[1]),
+            aad_block(jobs[2], keys[2]),
+            aad_block(jobs[3], keys[3]),
         )
     }
 }
 
-/// Writes or compares four tags, a lane each.
+/// Writes or compares up to four tags, a lane each.
 ///
 /// # Safety
 ///
 /// The tags are of one length; with `SEAL` the jobs are seal jobs.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn finish_four<const SEAL: bool>(jobs: &mut [Job<'_>; 4], tags: __m512i) {
-    let mask = tag_mask(&jobs[0]);
+pub(super) unsafe fn finish_each<const SEAL: bool>(jobs: &mut [Job<'_>], tags: __m512i) {
+    let Some(mask) = jobs.first().map(|job| tag_mask(job)) else { return };
     if SEAL {
-        let tags = split(tags);
-        for i in 0..4 {
+        for (job, tag) in jobs.iter().zip(split(tags)) {
             // SAFETY: as the caller promised, and the tags are of one length.
-            unsafe { put_tag(&jobs[i], mask, tags[i]) };
+            unsafe { put_tag(job, mask, tag) };
         }
         return;
     }
     let mut received = [_mm_setzero_si128(); 4];
-    for i in 0..4 {
+    for (job, received) in jobs.iter().zip(&mut received) {
         // SAFETY: the tags are of one length.
-        received[i] = unsafe { received_tag(&jobs[i], mask) };
+        *received = unsafe { received_tag(job, mask) };
     }
     let received = lanes(received[0], received[1], received[2], received[3]);
     let compared = u64::from(mask) * 0x0001_0001_0001_0001;
     let wrong = _mm512_mask_cmpneq_epi8_mask(compared, tags, received);
-    for i in 0..4 {
-        jobs[i].conclude((wrong >> (16 * i)) as u16 == 0);
+    for (i, job) in jobs.iter_mut().enumerate() {
+        job.conclude((wrong >> (16 * i)) as u16 == 0);
     }
 }

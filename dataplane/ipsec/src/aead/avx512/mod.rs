@@ -2,16 +2,18 @@
 //!
 //! AES and carry-less multiplication run on different ports of the processor, so the aim is to have both busy
 //! all the time; a packet alone cannot, for its hash waits for its ciphertext and its tag for a chain of
-//! reductions. Hence two shapes, by the number of 64-byte vectors of text:
+//! reductions. Hence three shapes, by the number of 64-byte vectors of text:
 //!
-//! - `lockstep`: four packets of at most two vectors, whose AAD, length blocks, tag masks and reductions share
-//!   registers, one lane each;
+//! - `lockstep`: four packets of at most two vectors, of one key and as long as each other, whose AAD, length blocks, tag masks and
+//!   reductions share registers, one lane each;
+//! - `apart`: up to four such packets of different keys or lengths, one lane each for everything;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
 //!   the AES rounds of the next.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
 
+mod apart;
 mod lockstep;
 mod stitched;
 mod vector;
@@ -23,46 +25,76 @@ use vector::vectors;
 /// The longest packets, in vectors, that go four at a time.
 const LOCKSTEP_MAX: usize = 2;
 
+/// And in bytes.
+pub(super) const SHORT: usize = 64 * LOCKSTEP_MAX;
+
 /// Seals (`SEAL`) or opens a run of jobs, all of the AVX-512 engine and of `R` AES rounds.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds, all have tags of one length, and are seal jobs if `SEAL`.
+/// Every job has a key of this engine and of `R` rounds, 10 or 14, all have tags of one length, and are seal jobs if `SEAL`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+    let few = jobs.len() < 4;
+    let mut before = core::ptr::null();
     let mut rest = jobs;
     while let Some(first) = rest.first() {
         let count = vectors(first.len());
-        let mut run = rest.iter().take_while(|job| vectors(job.len()) == count).count();
-        if count == 0 {
-            let (now, later) = rest.split_at_mut(run);
-            rest = later;
-            for job in now {
-                // SAFETY: as the caller promised.
-                unsafe { stitched::empty::<SEAL, R>(job) };
-            }
-            continue;
-        }
-        if count <= LOCKSTEP_MAX && run >= 4 {
-            let (now, later) = rest.split_at_mut(run - run % 4);
-            rest = later;
-            for four in now.chunks_exact_mut(4) {
-                if let Ok(four) = four.try_into() {
-                    // SAFETY: as the caller promised, and all have `count` vectors.
-                    unsafe { lockstep::four::<SEAL, R>(four, count) };
-                }
-            }
-            continue;
-        }
-        let last = last_of(count);
-        if count > LOCKSTEP_MAX {
-            run = rest.iter().take_while(|job| is_behind_lockstep(job, last)).count();
-        }
+        let run = match count {
+            0 => rest.iter().take_while(|job| job.len() == 0).count(),
+            1..=LOCKSTEP_MAX => rest.iter().take_while(|job| is_short(job)).count(),
+            _ => rest.iter().take_while(|job| is_behind_lockstep(job, last_of(count))).count(),
+        };
         let (now, later) = rest.split_at_mut(run);
         rest = later;
-        // SAFETY: as the caller promised, and all have text and such a last group.
-        unsafe { stitched::run::<SEAL, R>(now, last) };
+        let last_key = now.last().map_or(before, Job::key_address);
+        match count {
+            0 => {
+                for job in now {
+                    // SAFETY: as the caller promised.
+                    unsafe { stitched::empty::<SEAL, R>(job) };
+                }
+            }
+            1..=LOCKSTEP_MAX => {
+                let after = rest.first().map(Job::key_address);
+                for jobs in now.chunks_mut(4) {
+                    if let Ok(four) = <&mut [Job<'_>; 4]>::try_from(&mut *jobs)
+                        && lockstep::is_even(four)
+                    {
+                        // SAFETY: as the caller promised, and they are even.
+                        unsafe { lockstep::four::<SEAL, R>(four) };
+                    } else if jobs.len() < 4 && is_at_hand(jobs, few, [Some(before), after]) {
+                        for jobs in jobs.chunk_by_mut(|a, b| vectors(a.len()) == vectors(b.len())) {
+                            let last = jobs.first().map_or(1, |job| vectors(job.len()));
+                            // SAFETY: as the caller promised, and all have so many vectors, which are a last group alone.
+                            unsafe { stitched::run::<SEAL, R>(jobs, last) };
+                        }
+                    } else {
+                        // SAFETY: as the caller promised, and they are short.
+                        unsafe { apart::up_to_four::<SEAL, R>(jobs) };
+                    }
+                    before = jobs.last().map_or(before, Job::key_address);
+                }
+            }
+            // SAFETY: as the caller promised, and all have text and such a last group.
+            _ => unsafe { stitched::run::<SEAL, R>(now, last_of(count)) },
+        }
+        before = last_key;
     }
+}
+
+/// Whether all that there is of the one key of some jobs is at hand, as another job needs it, or as they are of a burst of `few`.
+#[inline]
+fn is_at_hand(jobs: &[Job<'_>], few: bool, beside: [Option<*const u8>; 2]) -> bool {
+    let key = jobs.first().map(Job::key_address);
+    let one_key = jobs.iter().all(|job| Some(job.key_address()) == key);
+    one_key && (few || jobs.len() > 1 || beside.contains(&key))
+}
+
+/// Whether a packet has text and not too much of it for lock step.
+#[inline]
+fn is_short(job: &Job<'_>) -> bool {
+    (1..=SHORT as u32).contains(&job.len())
 }
 
 /// Whether a packet is too long for lock step and its last group has `last` vectors.
@@ -72,13 +104,13 @@ fn is_behind_lockstep(job: &Job<'_>, last: usize) -> bool {
     count > LOCKSTEP_MAX && last_of(count) == last
 }
 
-/// As [`run`], packet by packet: enough for AES-192, which peers hardly ever choose, and less code.
+/// As [`run`], packet by packet, of any number of rounds: enough for AES-192, which peers hardly ever choose, and less code.
 ///
 /// # Safety
 ///
 /// As [`run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run_stitched<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+pub(super) unsafe fn one_by_one<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     for job in jobs {
         match vectors(job.len()) {
             // SAFETY: as the caller promised.

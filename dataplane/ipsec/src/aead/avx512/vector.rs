@@ -36,14 +36,6 @@ pub(super) fn in_order(v: &mut __m512i) {
     unsafe { asm!("/* {0} */", inout(zmm_reg) * v, options(nomem, nostack, preserves_flags)) };
 }
 
-/// As [`in_order`], one block.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn in_order1(v: &mut __m128i) {
-    // SAFETY: as above.
-    unsafe { asm!("/* {0} */", inout(xmm_reg) * v, options(nomem, nostack, preserves_flags)) };
-}
-
 /// A byte-reversed block is a polynomial as the carry-less multiplier takes it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
@@ -113,21 +105,6 @@ pub(super) fn lanes(a: __m128i, b: __m128i, c: __m128i, d: __m128i) -> __m512i {
 pub(super) fn fold(v: __m512i) -> __m128i {
     let two = _mm256_xor_si256(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
     _mm_xor_si128(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
-}
-
-/// Lane `i` of the result is the XOR of the four lanes of `v[i]`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn fold_each(v: [__m512i; 4]) -> __m512i {
-    let ab = _mm512_xor_si512(
-        _mm512_shuffle_i64x2::<0x44>(v[0], v[1]),
-        _mm512_shuffle_i64x2::<0xee>(v[0], v[1]),
-    );
-    let cd = _mm512_xor_si512(
-        _mm512_shuffle_i64x2::<0x44>(v[2], v[3]),
-        _mm512_shuffle_i64x2::<0xee>(v[2], v[3]),
-    );
-    _mm512_xor_si512(_mm512_shuffle_i64x2::<0x88>(ab, cd), _mm512_shuffle_i64x2::<0xdd>(ab, cd))
 }
 
 /// Lane `i` of the result's vector `j` is lane `j` of vector `i`.
@@ -256,17 +233,6 @@ impl Sum {
         in_order(&mut self.lo);
         in_order(&mut self.mid);
         in_order(&mut self.hi);
-    }
-
-    /// As [`fold_each`], of the sums of four packets.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn fold_each(s: [Self; 4]) -> Self {
-        Self {
-            lo: fold_each([s[0].lo, s[1].lo, s[2].lo, s[3].lo]),
-            mid: fold_each([s[0].mid, s[1].mid, s[2].mid, s[3].mid]),
-            hi: fold_each([s[0].hi, s[1].hi, s[2].hi, s[3].hi]),
-        }
     }
 
     /// Reduces every lane by itself to 128 bits (see `expanded::reduce`).

@@ -61,11 +61,14 @@ fn nothing_is_touched_outside_the_buffers() {
     let mut tag: Vec<_> = (0..BURST).map(|_| Guarded::new(1)).collect();
     for engine in Engine::available() {
         let raw: Vec<Vec<u8>> = (0..2).map(|i| dice.bytes(16 + 16 * i)).collect();
-        let keys: Vec<_> = raw.iter().map(|k| GcmKey::with_engine(engine, k).unwrap()).collect();
+        // Two of each: by packets of one key and of several, whatever is done differently then.
+        let expand = |k: &Vec<u8>| GcmKey::with_engine(engine, k).unwrap();
+        let keys: Vec<_> = raw.iter().map(|k| [expand(k), expand(k)]).collect();
         for len in (0..=320).chain((321..2200).step_by(7)) {
             let upper = dice.below(2) == 0;
             let in_place = dice.below(2) == 0;
             let key = dice.below(2);
+            let several = dice.below(2);
             let aad_len = dice.pick(&[8, 12, 0, 33]);
             let tag_len = dice.pick(&TAG_LENGTHS);
             let nonce = dice.nonce();
@@ -80,8 +83,9 @@ fn nothing_is_touched_outside_the_buffers() {
                 g.at_edge(aad_len, upper).copy_from_slice(&header);
             }
             let mut burst = Vec::with_capacity(BURST);
-            for (((s, d), a), t) in src.iter_mut().zip(&mut dst).zip(&mut aad).zip(&mut tag) {
-                let key = &keys[key];
+            let packets = src.iter_mut().zip(&mut dst).zip(&mut aad).zip(&mut tag);
+            for (n, (((s, d), a), t)) in packets.enumerate() {
+                let key = &keys[key][several & n];
                 let aad = Aad::new(a.at_edge(aad_len, upper));
                 let (s, d) = (s.at_edge(len, upper), d.at_edge(len, upper));
                 let tag = t.at_edge(tag_len, upper);
@@ -96,8 +100,9 @@ fn nothing_is_touched_outside_the_buffers() {
             drop(burst);
 
             let mut burst = Vec::with_capacity(BURST);
-            for (((s, d), a), t) in src.iter_mut().zip(&mut dst).zip(&mut aad).zip(&mut tag) {
-                let key = &keys[key];
+            let packets = src.iter_mut().zip(&mut dst).zip(&mut aad).zip(&mut tag);
+            for (n, (((s, d), a), t)) in packets.enumerate() {
+                let key = &keys[key][several & n];
                 let aad = Aad::new(a.at_edge(aad_len, upper));
                 let (s, d) = (s.at_edge(len, upper), d.at_edge(len, upper));
                 let tag = t.at_edge(tag_len, upper);

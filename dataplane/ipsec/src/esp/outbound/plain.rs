@@ -221,10 +221,10 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
-    /// Asks for what of the key was not asked for.
+    /// Asks for what of the key was not asked for and is needed by this frame, `alone` or one of several in a row with its SA.
     #[inline(always)]
-    pub fn prefetch_rest(&self) {
-        self.sa.prefetch_rest(self.text_len);
+    pub fn prefetch_rest(&self, alone: bool) {
+        self.sa.prefetch_rest(self.text_len, alone);
     }
 
     /// The port that it leaves by.

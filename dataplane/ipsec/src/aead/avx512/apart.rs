@@ -1,0 +1,257 @@
+//! Up to four short packets of different keys: a packet in every lane, from its first block to its last.
+//!
+//! ```text
+//!  block              0    1    2    3    4          of the longest packet
+//!  packet 0  AAD ── text text text text text ── lengths
+//!  packet 1  AAD ── text text text text text ── lengths
+//!  packet 2       AAD ── text text text text ── lengths       shorter ones begin later: what is before is zero,
+//!  packet 3            AAD ── text text text ── lengths       and adds nothing to a hash
+//! ```
+//!
+//! Of each key one cache line is read, its [`start`](ExpandedKey::start): round keys are made from the first ones while they are needed, and
+//! the higher powers of H while AES is at work. With many keys that is worth more than the instructions it takes: whatever else is read
+//! of a key has to come from memory.
+
+use core::arch::x86_64::*;
+
+use super::super::expanded::{ExpandedKey, Start};
+use super::super::job::Job;
+use super::lockstep::{finish_each, four_aads};
+use super::vector::*;
+
+/// The most blocks of text that a packet has here.
+const MOST: usize = 8;
+
+/// One to four jobs with text of 1 to 8 blocks each.
+///
+/// # Safety
+///
+/// Every job has a key of this engine and of `R` rounds, 10 or 14, and so much text; all have tags of one length, and are seal jobs if
+/// `SEAL`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn up_to_four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+    let (mut most, mut least) = (0, MOST);
+    for job in jobs.iter() {
+        most = most.max(blocks(job));
+        least = least.min(blocks(job));
+    }
+    match (most, most == least && jobs.len() == 4) {
+        // SAFETY: as the caller promised, and all have five blocks.
+        (5, true) => unsafe { apart::<SEAL, R, 5, true>(jobs) },
+        // SAFETY: as the caller promised, and none has more blocks.
+        (..=5, _) => unsafe { apart::<SEAL, R, 5, false>(jobs) },
+        // SAFETY: likewise.
+        _ => unsafe { apart::<SEAL, R, MOST, false>(jobs) },
+    }
+}
+
+/// Blocks of text.
+fn blocks(job: &Job<'_>) -> usize {
+    job.len().div_ceil(16) as usize
+}
+
+/// Packets of at most `M` blocks, which is 5 or 8; if `EVEN`, four that have just as many.
+///
+/// # Safety
+///
+/// As [`up_to_four`], with text of so many blocks.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bool>(
+    jobs: &mut [Job<'_>],
+) {
+    let Some(first) = jobs.first() else { return };
+    // A lane without a packet has the first one's key and address, and no block.
+    let lane = |i: usize| jobs.get(i).unwrap_or(first);
+    let four = [lane(0), lane(1), lane(2), lane(3)];
+    // By how many blocks each begins later.
+    let mut late = [M + 1; 4];
+    for i in 0..4 {
+        if EVEN {
+            late[i] = 0;
+        } else if let Some(job) = jobs.get(i) {
+            late[i] = M - blocks(job);
+        }
+    }
+    let keys: [&ExpandedKey; 4] = [
+        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
+        unsafe { four[0].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { four[1].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { four[2].expanded_key() },
+        // SAFETY: likewise.
+        unsafe { four[3].expanded_key() },
+    ];
+    // First, for long AAD is a call, which would spill all that is in registers.
+    let aads = four_aads(four, keys);
+    let Start { square, hash, keys } = starts(keys);
+
+    // AES, with the schedule of the keys.
+    let mut schedule = Schedule::new(keys);
+    let zero = _mm512_setzero_si512();
+    let mut masks = lanes(j0(four[0]), j0(four[1]), j0(four[2]), j0(four[3]));
+    masks = _mm512_xor_si512(masks, schedule.key());
+    let mut s = [zero; M];
+    for t in 0..M {
+        let counter = if EVEN { block_counter(t) } else { late_counter(t, late) };
+        s[t] = _mm512_xor_si512(masks, counter);
+    }
+    each_round!(ROUND => {
+        let rk = schedule.next::<R, ROUND>();
+        for t in 0..M {
+            s[t] = _mm512_aesenc_epi128(s[t], rk);
+            in_order(&mut s[t]);
+        }
+        masks = _mm512_aesenc_epi128(masks, rk);
+        in_order(&mut masks);
+    });
+    let rk = schedule.next::<R, R>();
+    masks = _mm512_aesenclast_epi128(masks, rk);
+
+    // H⁴ to H.
+    let powers = [Sum::of(square, square).reduced(), Sum::of(square, hash).reduced(), square, hash];
+
+    // Text, and the hash behind it: four blocks to a reduction, as many as are left over at first.
+    let at = |p: usize| (p + 4 - (M + 2) % 4) % 4;
+    let mut sum = Sum::zero();
+    let mut x = if EVEN { aads } else { blend(late, 0, zero, aads) };
+    for p in 0..=M + 1 {
+        if p == M + 1 {
+            let (a, b, c, d) = (four[0], four[1], four[2], four[3]);
+            x = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
+        } else if p > 0 {
+            let t = p - 1;
+            let mut mask = [0xffff_u16; 4];
+            let mut from = [16 * t; 4];
+            for i in 0..4 {
+                if t == M - 1 {
+                    mask[i] = block_mask(four[i].len());
+                }
+                if !EVEN {
+                    mask[i] = if t < late[i] { 0 } else { mask[i] };
+                    from[i] = from[i].wrapping_sub(16 * late[i]);
+                }
+            }
+            let mut text = [_mm_setzero_si128(); 4];
+            for i in 0..4 {
+                // SAFETY: where the packet has begun this is a block of it, and the mask is that of the last one; otherwise no byte.
+                text[i] = unsafe { Text::new(four[i]).load_block(from[i], mask[i]) };
+            }
+            let text = lanes(text[0], text[1], text[2], text[3]);
+            let y = _mm512_aesenclast_epi128(s[t], _mm512_xor_si512(text, rk));
+            let each = split(y);
+            for i in 0..4 {
+                // SAFETY: as the load.
+                unsafe { Text::new(four[i]).store_block(from[i], mask[i], each[i]) };
+            }
+            let mut hashed = if SEAL { y } else { text };
+            if SEAL && (t == M - 1 || !EVEN) {
+                let all = u64::from(mask[0])
+                    | u64::from(mask[1]) << 16
+                    | u64::from(mask[2]) << 32
+                    | u64::from(mask[3]) << 48;
+                hashed = _mm512_maskz_mov_epi8(all, y);
+            }
+            x = reversed(hashed);
+            if !EVEN {
+                x = blend(late, p, x, aads);
+            }
+        }
+        if at(p) == 0 && p > 0 {
+            x = _mm512_xor_si512(x, sum.reduced());
+            sum = Sum::zero();
+        }
+        sum.add(x, powers[at(p)]);
+    }
+    let tags = _mm512_xor_si512(reversed(sum.reduced()), masks);
+    // SAFETY: as the caller promised.
+    unsafe { finish_each::<SEAL>(jobs, tags) };
+}
+
+/// `there` in the lanes of packets that begin so `late`, `v` in the others.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn blend(late: [usize; 4], p: usize, v: __m512i, there: __m512i) -> __m512i {
+    let mut mask = 0;
+    for i in 0..4 {
+        mask |= u8::from(late[i] == p) * (3 << (2 * i));
+    }
+    _mm512_mask_mov_epi64(v, mask, there)
+}
+
+/// The counters of block `t` of packets that begin so much later, to be XORed to J0.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn late_counter(t: usize, late: [usize; 4]) -> __m512i {
+    let number =
+        |i: usize| _mm_set_epi32((1 ^ (t + 2).wrapping_sub(late[i]) as i32) << 24, 0, 0, 0);
+    lanes(number(0), number(1), number(2), number(3))
+}
+
+/// A lane of each key's beginning.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn starts(keys: [&ExpandedKey; 4]) -> Start<__m512i> {
+    let mut lines = [_mm512_setzero_si512(); 4];
+    for i in 0..4 {
+        // SAFETY: the line is 64 readable bytes.
+        lines[i] = unsafe { _mm512_loadu_si512(keys[i].start().as_ptr().cast()) };
+    }
+    let [square, hash, first, second] = transposed(lines);
+    Start { square, hash, keys: [first, second] }
+}
+
+/// The round keys of four keys, one round after the other (FIPS 197 §5.2).
+struct Schedule {
+    before: __m512i,
+    now: __m512i,
+    second: __m512i,
+}
+
+impl Schedule {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn new([first, second]: [__m512i; 2]) -> Self {
+        Self { before: first, now: first, second }
+    }
+
+    /// Of the round before.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn key(&self) -> __m512i {
+        self.now
+    }
+
+    /// Of round `N` of `R`, the first being 1.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn next<const R: usize, const N: usize>(&mut self) -> __m512i {
+        let next = match (R, N) {
+            (10, _) => following::<true>(self.now, self.now, ROUND_CONSTANTS[N - 1]),
+            (_, 1) => self.second,
+            (..) if N.is_multiple_of(2) => {
+                following::<true>(self.before, self.now, ROUND_CONSTANTS[N / 2 - 1])
+            }
+            (..) => following::<false>(self.before, self.now, 0),
+        };
+        (self.before, self.now) = (self.now, next);
+        next
+    }
+}
+
+const ROUND_CONSTANTS: [i32; 10] = [1, 2, 4, 8, 0x10, 0x20, 0x40, 0x80, 0x1b, 0x36];
+
+/// The round key that is one key length behind `before`, and just behind `last`, whose last word is `ROTATED` first or not.
+///
+/// Where all columns are the same word, what AES does to rows moves nothing, so its last round is the S-box and an XOR.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn following<const ROTATED: bool>(before: __m512i, last: __m512i, constant: i32) -> __m512i {
+    let order = _mm512_set1_epi32(if ROTATED { 0x0c0f_0e0d } else { 0x0f0e_0d0c });
+    let word = _mm512_shuffle_epi8(last, order);
+    let word = _mm512_aesenclast_epi128(word, _mm512_set1_epi32(constant));
+    let sums = _mm512_xor_si512(before, _mm512_bslli_epi128::<4>(before));
+    xor3(sums, _mm512_bslli_epi128::<8>(sums), word)
+}
