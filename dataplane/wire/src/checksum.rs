@@ -71,15 +71,15 @@ pub fn of(bytes: &[u8]) -> u16 {
 }
 
 /// Whether an IPv4 header without options, which is not all zeros, carries its right checksum. The sum is the same in either order of
-/// the octets (RFC 1071 §2 (B)), and right if it is a multiple of 2^16 - 1: what carries counts as one.
+/// the octets (RFC 1071 §2 (B)) and in words of any length, and right if it is a multiple of 2^16 - 1: what carries counts as one.
 #[inline(always)]
 pub fn is_right(header: &[u8; 20]) -> bool {
-    let (words, _) = header.as_chunks::<4>();
-    let mut sum = 0u64;
-    for word in words {
-        sum = sum.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
-    }
-    sum.is_multiple_of(0xffff)
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = *header;
+    let (first, second) = ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]);
+    let (sum, carry) = u64::from_ne_bytes(first).overflowing_add(u64::from_ne_bytes(second));
+    let last = u64::from(u32::from_ne_bytes([q, r, s, t])).wrapping_add(u64::from(carry));
+    let (sum, carry) = sum.overflowing_add(last);
+    sum.wrapping_add(u64::from(carry)).is_multiple_of(0xffff)
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 eqn. 3).
