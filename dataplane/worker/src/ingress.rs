@@ -205,8 +205,7 @@ impl Worker {
 
     /// Drops what has waited too long.
     pub(crate) fn expire_waiting(&mut self) {
-        let waiting = self.waiting.len() as u64;
-        if waiting == 0 && self.account.get(Row::Waiting) == 0 {
+        if self.waiting.next_deadline().is_none() && self.account.get(Row::Waiting) == 0 {
             return;
         }
         let account = &mut self.account;

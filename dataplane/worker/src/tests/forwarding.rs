@@ -56,6 +56,22 @@ fn packets_wait_for_the_next_hop_and_go_when_it_is_known() {
     assert_eq!(bed.a.drops(WorkerDrop::WaitedForNextHop), 1);
 }
 
+/// A deadline that nobody has any more would have a worker wake for it without end.
+#[test]
+fn what_waited_and_went_wakes_nobody() {
+    let mut bed = tunnel(BedConfig::default());
+    bed.a.dataplane.set_forwarding(table(A, B, 1500, false)).unwrap();
+    bed.steps(2);
+    bed.send_a(false, 1, 100);
+    bed.steps(1);
+    bed.a.dataplane.set_forwarding(table(A, B, 1500, true)).unwrap();
+    bed.steps(4);
+    assert_eq!(received(&mut bed.host_b).len(), 1);
+    bed.now += Duration::from_secs(10);
+    bed.steps(1);
+    assert_eq!(bed.a.workers[0].waiting.next_deadline(), None);
+}
+
 #[test]
 fn a_ttl_that_runs_out_is_answered_on_either_side_of_the_tunnel() {
     let mut bed = tunnel(BedConfig::default());
