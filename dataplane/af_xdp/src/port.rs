@@ -83,23 +83,6 @@ impl PortStatistics {
 }
 
 impl Port {
-    /// What belongs into every turn of the loop before packets are worked on: [`complete`](Self::complete) and [`receive`](Self::receive).
-    #[inline]
-    pub fn poll(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {
-        match self {
-            Self::Absent => 0,
-            Self::Generator(port) => port.receive(pool, out, max),
-            Self::Memory(port) => {
-                port.complete(pool);
-                port.receive(pool, out, max)
-            }
-            Self::Xdp(port) => {
-                port.complete(pool);
-                port.receive(pool, out, max)
-            }
-        }
-    }
-
     /// Moves up to `max` packets that have arrived into `out`; how many.
     #[inline]
     pub fn receive(&mut self, pool: &mut FramePool, out: &mut Vec<Frame>, max: usize) -> usize {

@@ -44,7 +44,8 @@ impl Worker {
         frames: &mut Vec<Frame>,
     ) -> usize {
         let port = &mut self.ports[usize::from(id.0)].more[queue];
-        let count = port.poll(&mut self.pool, frames, BURST);
+        port.complete(&mut self.pool);
+        let count = port.receive(&mut self.pool, frames, BURST);
         if count > 0 {
             self.take_frames(id, frames, count);
         }
