@@ -216,6 +216,12 @@ impl Usage {
         self.count_from(packets, bytes);
     }
 
+    /// Has the soft limit reached with this many packets more, if it is not before.
+    pub(crate) fn ask_within(&mut self, packets: u64) {
+        self.soft_packets = self.soft_packets.min(self.packets().saturating_add(packets));
+        self.count_from(self.packets(), self.bytes());
+    }
+
     /// Whether one packet of `bytes` more fits below the hard limits. A packet that would pass the byte
     /// limit is refused, so that the limit is never exceeded.
     #[inline]

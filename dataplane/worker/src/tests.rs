@@ -3,6 +3,7 @@
 mod accounting;
 mod bed;
 mod direct;
+mod forged;
 mod forwarding;
 mod fragments;
 mod frames;

@@ -170,6 +170,7 @@ impl OutboundSa {
             rules: Rules::new(&parameters.headers),
         };
         sa.measure();
+        sa.watch_numbers();
         Ok(sa)
     }
 
@@ -178,7 +179,15 @@ impl OutboundSa {
     #[must_use]
     pub fn resume_after(mut self, sequence: u64) -> Self {
         self.sequence = Cell::new(self.sequence.get().max(sequence));
+        self.watch_numbers();
         self
+    }
+
+    /// Has a successor asked for while an eighth of the numbers is left: it has to be there before the last one is used (RFC 4303
+    /// §3.3.3). A packet takes one number, so the soft limit for packets does it.
+    fn watch_numbers(&mut self) {
+        let due = self.last_sequence - self.last_sequence / 8;
+        self.usage.ask_within(due.saturating_sub(self.sequence.get()));
     }
 
     /// Seals exactly one packet, as prescribed, and no other: a nonce cannot repeat. For published packets,
@@ -235,6 +244,7 @@ impl OutboundSa {
     /// Replaces the lifetime of the live SA.
     pub fn set_lifetime(&mut self, lifetime: &Lifetime) {
         self.usage.set_lifetime(lifetime);
+        self.watch_numbers();
     }
 
     /// Sends to another address or port from now on (RFC 7296 §2.23, RFC 4555).

@@ -116,3 +116,52 @@ fn esp_seq_exhaust() {
         assert_eq!(ivs, [(last - 1).to_be_bytes(), last.to_be_bytes()]);
     }
 }
+
+/// RFC 4303 §3.3.3: a new SA is there before the last number is used, so it is asked for while some are left. Once, like any soft
+/// limit, and whatever lifetime the SA has or is given later.
+#[test]
+fn a_successor_is_asked_for_before_the_numbers_end() {
+    let last = u64::from(u32::MAX);
+    let due = last - last / 8;
+    let packets =
+        |soft| Lifetime { soft: Limits { bytes: None, packets: soft }, hard: Limits::default() };
+    for (lifetime, changed) in [
+        (Lifetime::default(), None),
+        (packets(Some(last)), None),
+        (Lifetime::default(), Some(packets(Some(1 << 40)))),
+    ] {
+        let shape = Shape { lifetime, ..Shape::default() };
+        let sending = OutboundSa::new(&shape.sending()).unwrap().resume_after(due - 5);
+        let receiving = InboundSa::new(&shape.receiving()).unwrap();
+        let mut tunnel = Tunnel::with(shape, sending, receiving);
+        let packet = tunnel.shape.packet(10);
+        let mut said = Vec::new();
+        for n in 1..=20 {
+            if n == 3
+                && let Some(changed) = changed
+            {
+                tunnel.outbound.get_mut(SLOT).unwrap().set_lifetime(&changed);
+            }
+            let (outcome, events, _) = tunnel.seal(&packet);
+            assert_eq!(outcome, Outcome::Sealed);
+            if events.contains(Events::SOFT_EXPIRED) {
+                said.push(n);
+            }
+        }
+        assert_eq!(said, [5]);
+        assert_eq!(tunnel.outbound.get(SLOT).unwrap().usage().packets(), 20);
+    }
+    // An earlier soft limit stays, and 64-bit numbers are far from their end.
+    for (esn, after, soft, expected) in
+        [(false, 0, Some(3), [3].as_slice()), (true, due - 5, None, &[])]
+    {
+        let shape = Shape { esn, lifetime: packets(soft), ..Shape::default() };
+        let sending = OutboundSa::new(&shape.sending()).unwrap().resume_after(after);
+        let receiving = InboundSa::new(&shape.receiving()).unwrap();
+        let mut tunnel = Tunnel::with(shape, sending, receiving);
+        let packet = tunnel.shape.packet(10);
+        let said: Vec<_> =
+            (1..=20).filter(|_| tunnel.seal(&packet).1.contains(Events::SOFT_EXPIRED)).collect();
+        assert_eq!(said, expected);
+    }
+}

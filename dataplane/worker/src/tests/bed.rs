@@ -221,7 +221,7 @@ impl Bed {
 }
 
 impl Gateway {
-    fn new(
+    pub(crate) fn new(
         config: BedConfig,
         lan: Vec<af_xdp::memory::MemoryPort>,
         wan: Vec<af_xdp::memory::MemoryPort>,
