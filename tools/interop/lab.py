@@ -75,6 +75,12 @@ class Host:
     def counter(self, device, name):
         return int(self.run("cat", f"/sys/class/net/{device}/statistics/{name}").stdout)
 
+    def overflowed(self):
+        """Packets that found a queue of this host's kernel full: of a device, or of a socket."""
+        devices = self.run("sh", "-c", "cat /sys/class/net/*/statistics/[rt]x_dropped").stdout.split()
+        names, values = (line.split() for line in self.run("cat", "/proc/net/snmp").stdout.splitlines() if line.startswith("Udp:"))
+        return sum(map(int, devices)) + int(values[names.index("RcvbufErrors")])
+
     def echo_replies(self, destination):
         """Answers to pings that this host's kernel has taken."""
         if ":" in destination:
