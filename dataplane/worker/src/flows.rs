@@ -150,11 +150,21 @@ impl Worker {
         }
     }
 
-    /// The SA that packets of a flow from a port take, if that was decided and still holds or follows.
+    /// The SA that packets of a flow from a port take, if that was decided and still holds or follows. What is `NEAR` alone is looked at
+    /// where that was asked for, and the rest asked for.
     #[inline]
-    pub(crate) fn sa_of(&mut self, flow: FlowIdV4, place: Place, side: Side) -> Option<Taken> {
+    pub(crate) fn sa_of<const NEAR: bool>(
+        &mut self,
+        flow: FlowIdV4,
+        place: Place,
+        side: Side,
+    ) -> Option<Taken> {
         let context = context(Origin::Port, side);
-        match *self.flows.get_v4(place, flow, context, self.decisions)? {
+        let found = match NEAR {
+            true => self.flows.get_near_v4(place, flow, context, self.decisions),
+            false => self.flows.get_v4(place, flow, context, self.decisions),
+        };
+        match *found? {
             Decision::Protect { core, slot, generation, policy, epoch } => {
                 let mut sa = SaRef { core, slot, generation };
                 if epoch != self.epochs.of(policy) {

@@ -6,7 +6,8 @@ use crate::prefetch::prefetch;
 use core::hash::BuildHasher;
 
 /// A bounded cache of what was found out about flows, one per worker. It never grows: a flow has two buckets of two places, and where
-/// all are taken pushes another one out. Every entry has the version of what it was made from; those of another version are not found.
+/// all are taken another one moves to its other bucket, so that none is forgotten before well over half of all places are taken (cuckoo
+/// hashing). Every entry has the version of what it was made from; those of another version are not found.
 ///
 /// `V` is what is remembered: with 20 bytes or less, an entry is one cache line.
 #[derive(Debug)]
@@ -39,6 +40,11 @@ pub struct Context(pub u8);
 
 /// Between the destination port and the protocol of [`FlowId`] there is room.
 const CONTEXT_SHIFT: u32 = 16;
+
+/// Entries that move for a new one, at most. With half of the places taken, which is what a worker's SAs take, one bucket in five is
+/// full, and so none is after so many; with two thirds taken one new entry in 100,000 pushes another one out. In a full cache each new one
+/// costs so many lines.
+const MOVES: usize = 16;
 
 impl<V: Copy + Default> FlowCache<V> {
     /// Room for at least `flows` flows, all of it taken now.
@@ -78,17 +84,39 @@ impl<V: Copy + Default> FlowCache<V> {
         place
     }
 
+    /// As [`FlowCache::get`], as far as that was asked for by [`FlowCache::place_v4`]. Where that is nothing, it asks for the rest.
+    #[inline]
+    pub fn get_near_v4(
+        &self,
+        place: Place,
+        id: FlowIdV4,
+        context: Context,
+        version: u32,
+    ) -> Option<&V> {
+        let [first, second] = self.indices(place);
+        let found = self.find_v4(first, id, context, version);
+        if found.is_none() {
+            prefetch(&self.buckets[second]);
+        }
+        found
+    }
+
     /// As [`FlowCache::get`].
     #[inline]
     pub fn get_v4(&self, place: Place, id: FlowIdV4, context: Context, version: u32) -> Option<&V> {
-        let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
         let [first, second] = self.indices(place);
+        let found = self.find_v4(first, id, context, version);
+        found.or_else(|| self.find_v4(second, id, context, version))
+    }
+
+    #[inline(always)]
+    fn find_v4(&self, bucket: usize, id: FlowIdV4, context: Context, version: u32) -> Option<&V> {
+        let rest = id.rest | u64::from(context.0) << CONTEXT_SHIFT;
         // With the IPv6 bit of `rest` clear, an entry's other addresses are zero.
         let is_it = |e: &&Entry<V>| {
             e.rest == rest && e.version == version && e.addresses[0] == id.addresses
         };
-        let entry = self.buckets[first].iter().find(is_it);
-        entry.or_else(|| self.buckets[second].iter().find(is_it)).map(|e| &e.value)
+        self.buckets[bucket].iter().find(is_it).map(|e| &e.value)
     }
 
     /// Remembers something of a flow, in place of what was remembered before.
@@ -98,7 +126,7 @@ impl<V: Copy + Default> FlowCache<V> {
         let indices = self.indices(place);
         let is_same = |e: &Entry<V>| e.rest == rest && e.addresses == id.addresses;
         let is_stale = |e: &Entry<V>| e.version != version;
-        // Never twice: where it is, or else where there is room, or else in place of the older of its first bucket.
+        // Never twice: where it is, or else where there is room.
         for is_free in [&is_same as &dyn Fn(&Entry<V>) -> bool, &is_stale] {
             for at in indices {
                 if let Some(free) = self.buckets[at].iter_mut().find(|e| is_free(e)) {
@@ -107,8 +135,32 @@ impl<V: Copy + Default> FlowCache<V> {
                 }
             }
         }
-        let [first, second] = &mut self.buckets[indices[0]];
-        *second = core::mem::replace(first, entry);
+        // Or else in place of the older of its first bucket, which moves to its other one, and so on.
+        let [mut at, _] = indices;
+        let mut homeless = entry;
+        for _ in 0..MOVES {
+            let [newer, older] = &mut self.buckets[at];
+            // The new one itself stays.
+            let out = if is_same(older) {
+                newer
+            } else {
+                core::mem::swap(newer, older);
+                newer
+            };
+            core::mem::swap(out, &mut homeless);
+            let [first, second] = self.indices(self.place_of(&homeless));
+            at = if at == first { second } else { first };
+            if let Some(free) = self.buckets[at].iter_mut().find(|e| is_stale(e)) {
+                *free = homeless;
+                return;
+            }
+        }
+    }
+
+    /// The place of the flow that an entry is about.
+    fn place_of(&self, entry: &Entry<V>) -> Place {
+        let rest = entry.rest & !(u64::from(u8::MAX) << CONTEXT_SHIFT);
+        Place(self.hash(&FlowId { addresses: entry.addresses, rest }))
     }
 
     /// The two buckets of a place, which may be one.

@@ -346,7 +346,42 @@ fn neighbouring_flows_are_spread_over_the_cache() {
             cache.insert(cache.place(id), id, Context(0), 1, 0);
         }
         let found = ids.iter().filter(|id| cache.get(cache.place(id), id, Context(0), 1).is_some());
-        let found = found.count();
-        assert!(found > 3950, "{found} of 4096");
+        assert_eq!(found.count(), 4096);
     }
+}
+
+/// A flow that is forgotten is asked about again, and then pushes another one out: with half of the places taken none is.
+#[test]
+fn no_flow_is_forgotten_while_there_is_room() {
+    const PLACES: u32 = 1 << 16;
+    let id = |n: u32| {
+        let destination = Ipv4Addr::from_bits(0x0b00_0000 + n).into();
+        FlowId::from(Flow { destination, ..flow("10.1.0.1", "10.2.0.1") })
+    };
+    let mut cache = FlowCache::<u32>::new(PLACES as usize);
+    let flows = PLACES / 2;
+    for n in 0..flows {
+        cache.insert(cache.place(&id(n)), &id(n), Context(1), 1, n);
+    }
+    let known = |n: &u32| cache.get(cache.place(&id(*n)), &id(*n), Context(1), 1) == Some(n);
+    assert_eq!((0..flows).filter(known).count(), flows as usize);
+    // Asked for in two steps it is the same.
+    let v4 = |n: u32| id(n).v4().unwrap();
+    let near = |n: &u32| {
+        cache
+            .get_near_v4(cache.place_v4(v4(*n)), v4(*n), Context(1), 1)
+            .is_some_and(|found| found == n)
+    };
+    let far = |n: &u32| cache.get_v4(cache.place_v4(v4(*n)), v4(*n), Context(1), 1) == Some(n);
+    assert!((0..flows).filter(near).count() > flows as usize / 2);
+    assert_eq!((0..flows).filter(far).count(), flows as usize);
+    // More than there is room for: it holds as many as it can, and what was said last.
+    for n in flows..PLACES * 2 {
+        cache.insert(cache.place(&id(n)), &id(n), Context(1), 1, n);
+        assert_eq!(cache.get(cache.place(&id(n)), &id(n), Context(1), 1), Some(&n));
+    }
+    let kept = (0..PLACES * 2)
+        .filter(|n| cache.get(cache.place(&id(*n)), &id(*n), Context(1), 1).is_some())
+        .count();
+    assert!(kept > PLACES as usize * 9 / 10, "{kept} of {PLACES}");
 }

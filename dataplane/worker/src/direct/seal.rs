@@ -15,13 +15,22 @@ impl Worker {
     /// Finds the SAs of the flows, and asks for them.
     #[inline(never)]
     pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes) {
+        if !self.choose_sas_of::<true>(side, notes) {
+            self.choose_sas_of::<false>(side, notes);
+        }
+    }
+
+    /// Those of flows that are `NEAR`, or of all that are left; whether none is.
+    #[inline(always)]
+    fn choose_sas_of<const NEAR: bool>(&mut self, side: Side, notes: &mut Notes) -> bool {
         let mut run: Option<(FlowIdV4, Option<Taken>)> = None;
+        let mut is_done = true;
         for note in notes {
             let Note::Plain(flow, place) = *note else { continue };
             let taken = match run {
                 Some((last, taken)) if last == flow => taken,
                 before => {
-                    let taken = self.sa_of(flow, place, side);
+                    let taken = self.sa_of::<NEAR>(flow, place, side);
                     if let Some(Taken::Here(slot)) = taken
                         && before.is_none_or(|(_, last)| last != taken)
                     {
@@ -36,9 +45,14 @@ impl Worker {
                 Some(Taken::There(core, choice)) => {
                     Note::HandOff(core, HandedOff::OutboundFrame(choice))
                 }
+                None if NEAR => {
+                    is_done = false;
+                    continue;
+                }
                 None => Note::Other,
             };
         }
+        is_done
     }
 
     /// Writes headers and trailers, and runs the cipher over all together.
