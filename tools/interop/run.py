@@ -144,7 +144,7 @@ def rekeys_under_traffic(lab, what, begun_by):
     Where the machine cannot carry so many without a rekey, because strongSwan's userspace ESP or a receiver does not get the CPU
     for it, the rate is halved until it can."""
     ends = opposite_strongswan(lab, "ikev2-psk", "initiator")
-    for rate in (5000, 2500, 1250, 625):
+    for rate in (5000, 2500, 1250, 625, 312):
         for number in (0, 20):
             lost, received, detail = numbered_with_rekeys(*ends, rate, what, begun_by, number)
             if lost:
