@@ -6,6 +6,10 @@ use wire::ip::{Fragment, Ip};
 use wire::ipv4::Ipv4;
 use wire::{Malformed, ipv4, protocol};
 
+/// The protocol of a later fragment of IPv6 that shows an extension header and not what is behind it; whichever it is, it counts as
+/// destination options.
+pub(crate) const EXTENSION_HEADER: u8 = protocol::DESTINATION_OPTIONS;
+
 /// What a packet shows as ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PortView {
@@ -232,12 +236,18 @@ impl Flow {
                 _ => PortView::Hidden,
             },
         };
-        Ok(Self {
-            source: ip.source(),
-            destination: ip.destination(),
-            protocol: upper.protocol,
-            ports,
-        })
+        let protocol = match (upper.fragment, upper.protocol) {
+            (
+                Fragment::Later,
+                protocol::HOP_BY_HOP
+                | protocol::ROUTING
+                | protocol::MOBILITY
+                | protocol::HIP
+                | protocol::SHIM6,
+            ) if matches!(ip, Ip::V6(_)) => EXTENSION_HEADER,
+            (_, protocol) => protocol,
+        };
+        Ok(Self { source: ip.source(), destination: ip.destination(), protocol, ports })
     }
 
     /// As a policy sees a packet that leaves: its source is our side.

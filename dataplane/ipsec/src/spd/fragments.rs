@@ -2,9 +2,24 @@
 //!
 //! A fragment that is not the first shows no ports, so a policy for some ports does not match it, and a later one for everything
 //! would let it pass in clear: the rest of a packet whose first fragment was protected. So behind the policies that name ports,
-//! and in front of the next one that lets packets pass, stands one that discards what might be theirs.
+//! and in front of the next one that lets packets pass, stands one that discards what might be theirs. Whole packets of protocols that
+//! have no ports are nobody's fragments and pass it. Over IPv6 a later fragment may show an extension header in place of its protocol
+//! (RFC 8200 §4.5): that might be any protocol's.
 
+use crate::flow::EXTENSION_HEADER;
 use crate::selector::{Action, Policy, Ports, Selector};
+use wire::protocol;
+
+/// The protocols whose packets show ports, or type and code.
+const WITH_PORTS: [u8; 7] = [
+    protocol::ICMP,
+    protocol::TCP,
+    protocol::UDP,
+    protocol::DCCP,
+    protocol::ICMPV6,
+    protocol::SCTP,
+    protocol::UDP_LITE,
+];
 
 /// The policies with those that discard fragments among them. A fragment goes into a tunnel where a policy without ports, or for
 /// hidden ones, protects it.
@@ -15,8 +30,7 @@ pub fn guard_fragments(policies: &[Policy]) -> Vec<Policy> {
         if policy.action == Action::Bypass {
             guarded.append(&mut hidden);
         } else {
-            let selectors: Vec<Selector> =
-                policy.selectors.iter().filter_map(with_hidden_ports).collect();
+            let selectors: Vec<Selector> = policy.selectors.iter().flat_map(of_fragments).collect();
             if !selectors.is_empty() {
                 hidden.push(Policy { id: policy.id, selectors, action: Action::Discard });
             }
@@ -25,6 +39,27 @@ pub fn guard_fragments(policies: &[Policy]) -> Vec<Policy> {
     }
     guarded.append(&mut hidden);
     guarded
+}
+
+/// What later fragments of a selector's packets may show that does not match it.
+fn of_fragments(selector: &Selector) -> impl Iterator<Item = Selector> {
+    let hidden = with_hidden_ports(selector);
+    let each = match (&hidden, selector.protocol) {
+        (Some(_), None) => WITH_PORTS.as_slice(),
+        _ => &[],
+    };
+    let each = each.iter().map(|protocol| Some(*protocol));
+    let its_own = hidden.is_some().then_some(selector.protocol).filter(Option::is_some);
+    let hidden = hidden.unwrap_or_else(|| selector.clone());
+    let shown = selector.names_ports() || selector.protocol.is_some();
+    let extension = (shown && !selector.local.first().is_ipv4()).then(|| Selector {
+        protocol: Some(EXTENSION_HEADER),
+        local_ports: Ports::Opaque,
+        remote_ports: Ports::Opaque,
+        ..hidden.clone()
+    });
+    let of = move |protocol| Selector { protocol, ..hidden.clone() };
+    each.chain(its_own).map(of).chain(extension)
 }
 
 /// The same for packets that show no ports; `None` for a selector that they match as it is.
@@ -98,5 +133,54 @@ mod tests {
         }
         // Another protocol's fragment is nobody's.
         assert_eq!(guarded.lookup(&key(1, None)).map(|f| f.action), Some(Action::Bypass));
+    }
+
+    /// Ports without a protocol are those of every protocol that has ports, and of no other.
+    #[test]
+    fn packets_without_ports_are_no_fragments() {
+        for action in [Action::Protect, Action::Discard] {
+            let policies = [
+                policy(1, action, None, Ports::Range(53..=53)),
+                policy(3, Action::Bypass, None, Ports::Any),
+            ];
+            let spd = Spd::compile(&guard_fragments(&policies), 1);
+            let found = |protocol| spd.lookup(&key(protocol, None)).map(|found| found.action);
+            for protocol in [2, 47, 50, 89] {
+                assert_eq!(found(protocol), Some(Action::Bypass), "{protocol}");
+            }
+            for protocol in WITH_PORTS {
+                assert_eq!(found(protocol), Some(Action::Discard), "{protocol}");
+            }
+        }
+    }
+
+    /// RFC 8200 §4.5: where destination options are fragmented with what is behind them, later fragments show those.
+    #[test]
+    fn an_extension_header_may_be_any_protocols_fragment() {
+        let everywhere = AddressRange::prefix([0u16; 8].into(), 0).unwrap();
+        let of_six = |policy: Policy| {
+            let selectors = policy.selectors.into_iter();
+            let selectors =
+                selectors.map(|s| Selector { local: everywhere, remote: everywhere, ..s });
+            Policy { selectors: selectors.collect(), ..policy }
+        };
+        let all = |action| of_six(policy(9, action, None, Ports::Any));
+        for (protocol, ports) in [
+            (Some(17), Ports::Any),
+            (Some(17), Ports::Range(53..=53)),
+            (None, Ports::Range(53..=53)),
+        ] {
+            let narrow = || of_six(policy(1, Action::Protect, protocol, ports.clone()));
+            for (policies, expected) in [
+                (vec![narrow(), all(Action::Bypass)], Some(Action::Discard)),
+                (vec![narrow(), all(Action::Protect), all(Action::Bypass)], Some(Action::Protect)),
+                (vec![all(Action::Bypass), narrow()], Some(Action::Bypass)),
+            ] {
+                let spd = Spd::compile(&guard_fragments(&policies), 1);
+                let (local, remote) = ([1u16; 8].into(), [2u16; 8].into());
+                let key = FlowKey { local, remote, protocol: EXTENSION_HEADER, ports: None };
+                assert_eq!(spd.lookup(&key).map(|found| found.action), expected, "{policies:?}");
+            }
+        }
     }
 }
