@@ -486,22 +486,63 @@ fn a_peer_behind_a_nat_is_followed() {
     assert_eq!(pair.b.engine.ike_sas(now)[0].path.remote.port(), 61_000);
 }
 
+/// Children whose messages are long.
+fn fragmented(who: Who) -> Config {
+    let mut config = changed(who, |c| {
+        for n in 0..60 {
+            let side = if who == Who::A { 1 } else { 2 };
+            let ts = super::harness::ts(&format!("10.{side}.7.{n}/32"));
+            change_child(c, |child| child.local_ts.push(ts));
+        }
+    });
+    config.settings.fragment_size = 576;
+    config
+}
+
+/// RFC 7296 §2.23: only what is new tells where the peer is, and a fragment that came before is not, although its message is not whole yet.
+#[test]
+fn replayed_messages_and_fragments_move_nobody() {
+    let mut b = fragmented(Who::B);
+    for connection in &mut b.connections {
+        std::sync::Arc::make_mut(connection).remote_addrs = vec![];
+    }
+    let mut pair = Pair::new(fragmented(Who::A), b);
+    pair.nat = Some("203.0.113.9".parse().unwrap());
+    pair.initiate(Who::A);
+    pair.settle();
+    pair.assert_in_use(1, 1);
+    let seen = |pair: &Pair| pair.b.engine.ike_sas(pair.now)[0].path.remote;
+    let before = seen(&pair);
+    pair.command(Who::A, Command::RekeyChild(named("net")));
+    pair.pump();
+    let sent: Vec<_> = pair.to_b.iter().cloned().collect();
+    assert!(sent.len() > 2, "{} fragments", sent.len());
+    let elsewhere = "203.0.113.66".parse().unwrap();
+    for fragment in &sent {
+        pair.deliver_next(Who::B);
+        assert_eq!(seen(&pair), before);
+        let nat = pair.nat.replace(elsewhere);
+        pair.deliver(Who::B, fragment);
+        assert_eq!(seen(&pair), before);
+        pair.nat = nat;
+    }
+    pair.advance(Duration::from_secs(6));
+    pair.assert_in_use(1, 1);
+    let trace = core::mem::take(&mut pair.trace);
+    pair.nat = Some(elsewhere);
+    for (_, old) in trace.iter().filter(|(who, _)| *who == Who::A) {
+        pair.deliver(Who::B, old);
+    }
+    assert_eq!(seen(&pair), before);
+    // What is new does.
+    pair.command(Who::A, Command::RekeyChild(named("net")));
+    pair.settle();
+    assert_eq!(seen(&pair).ip(), elsewhere);
+}
+
 #[test]
 fn large_messages_travel_in_fragments() {
-    let small = |who| {
-        let mut config = changed(who, |c| {
-            for n in 0..60 {
-                let ts = super::harness::ts(&format!(
-                    "10.{}.7.{n}/32",
-                    if who == Who::A { 1 } else { 2 }
-                ));
-                change_child(c, |child| child.local_ts.push(ts));
-            }
-        });
-        config.settings.fragment_size = 576;
-        config
-    };
-    let mut pair = Pair::new(small(Who::A), small(Who::B));
+    let mut pair = Pair::new(fragmented(Who::A), fragmented(Who::B));
     pair.initiate(Who::A);
     pair.settle();
     pair.assert_in_use(1, 1);

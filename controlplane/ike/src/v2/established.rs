@@ -258,11 +258,11 @@ impl Established {
             cx.stats.invalid_packets_received += 1;
             return State::Established(self);
         };
-        self.heard(head, cx, path);
         let Some((opened, digest)) = self.requests.add(cx, header.message_id.0, opened, digest)
         else {
             return State::Established(self);
         };
+        self.heard(head, cx, path);
         if self.undecided && !closes_ike(&opened) {
             // Only a peer for which this one has taken over asks on it: it asks again when that is known here too.
             return State::Established(self);
@@ -318,10 +318,10 @@ impl Established {
             cx.stats.invalid_packets_received += 1;
             return State::Established(self);
         };
-        self.heard(head, cx, path);
         let Some((opened, _)) = self.answers.add(cx, id, opened, digest) else {
             return State::Established(self);
         };
+        self.heard(head, cx, path);
         let Current::Waiting { request, .. } = core::mem::replace(&mut self.current, Current::Idle)
         else {
             return State::Established(self);
@@ -353,7 +353,7 @@ impl Established {
         State::Established(self)
     }
 
-    /// An authentic message came in.
+    /// An authentic message came in that had not come before; with one in fragments, all of it.
     fn heard(&mut self, head: &mut Head, cx: &mut Cx<'_>, path: Path) {
         self.last_inbound = cx.now;
         // RFC 7296 §2.23: a peer behind a NAT is followed where its messages come from, unless we are behind one too
