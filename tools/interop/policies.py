@@ -1,6 +1,7 @@
 """Policies and what SAs live for: lifetimes by volume, keywords, soft SAs, acquires, route-based tunnels."""
 
 import re
+import signal
 
 from lab import Charon, Culvert, check, eventually, scenario, sh
 from sites import PORTS, site
@@ -545,6 +546,14 @@ def proxied_neighbours(lab):
     check(station in client.run("ip", "neigh", "show", virtual[0]).stdout, "the answer came from somebody else")
     ours.command("terminate", "--ike", "site")
     eventually("nobody to be proxied", lambda: not shown().strip(), seconds=3)
+    # What a gateway that was killed had asked for is not asked for by the next, and what somebody else has asked for stays.
+    ours.initiate("net4")
+    eventually("a proxied address", lambda: virtual[0] in shown(), seconds=3)
+    left.run("ip", "neigh", "add", "proxy", "10.77.1.201", "dev", "lan0")
+    ours.stop(signal.SIGKILL)
+    check(virtual[0] in shown(), "the kernel forgot by itself")
+    ours.start()
+    check(virtual[0] not in shown() and "10.77.1.201" in shown(), f"after a restart {shown()}")
     accounted(ours)
 
 

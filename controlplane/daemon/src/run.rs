@@ -11,7 +11,7 @@ use crate::control::{Asked, Configured, Control};
 use crate::figures::Figures;
 use crate::gateway::Gateway;
 use crate::host::netlink::{Changes, HostView, Requests, Route};
-use crate::host::proxy::Proxies;
+use crate::host::proxy::{self, Proxies};
 use crate::host::surroundings::Surroundings;
 use crate::host::{HostError, closed, mirror, tun};
 use crate::path_mtu::{self, PathCounts};
@@ -165,14 +165,16 @@ pub fn run(path: &Path, options: Options) -> Result<(), RunError> {
     result
 }
 
-/// Removes what a gateway that was killed left on the host: the fail-closed rules and the routing
-/// rule. The TUN and its routes went with the process.
+/// Removes what a gateway that was killed left on the host: the fail-closed rules, the routing rule and proxied neighbours. The TUN
+/// and its routes went with the process.
 ///
 /// # Errors
 /// What the host refuses.
 pub fn cleanup() -> Result<(), HostError> {
     closed::remove()?;
-    Requests::open()?.remove_rule(TABLE, u32::from(TABLE), MARK)
+    let mut requests = Requests::open()?;
+    proxy::forget(&mut requests)?;
+    requests.remove_rule(TABLE, u32::from(TABLE), MARK)
 }
 
 /// The device of route-based children with this interface ID.
@@ -222,6 +224,8 @@ impl Daemon {
         })?;
         tun::quieten(&host, false);
         requests.bring_up(tun, HOST_MTU.into())?;
+        // The TUN is ours, so no other gateway runs here.
+        proxy::forget(&mut requests)?;
 
         // From here on nothing that is protected leaves in clear.
         let mut policies = crate::policies::Policies::default();

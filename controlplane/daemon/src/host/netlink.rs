@@ -21,6 +21,9 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
+/// By whom a proxied neighbour was asked for, as `ip neighbour show proxy` has it; a number that no routing daemon is known by.
+const OURS: RouteProtocol = RouteProtocol::Other(220);
+
 /// A network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -259,10 +262,13 @@ impl Requests {
         message.header.ifindex = interface;
         message.header.state = NeighbourState::Permanent;
         message.header.flags = NeighbourFlags::Proxy;
-        message.attributes = vec![NeighbourAttribute::Destination(match address {
-            IpAddr::V4(a) => NeighbourAddress::Inet(a),
-            IpAddr::V6(a) => NeighbourAddress::Inet6(a),
-        })];
+        message.attributes = vec![
+            NeighbourAttribute::Destination(match address {
+                IpAddr::V4(a) => NeighbourAddress::Inet(a),
+                IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+            }),
+            NeighbourAttribute::Protocol(OURS),
+        ];
         if answer {
             let message = RouteNetlinkMessage::NewNeighbour(message);
             let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
@@ -272,6 +278,23 @@ impl Requests {
             let what = "no longer answer for a neighbour";
             gone_is_fine(self.request(what, message, NLM_F_ACK, |_| {}))
         }
+    }
+
+    /// For whom the kernel answers because a gateway here asked for it, this one or one before it.
+    pub fn proxied_neighbours(&mut self) -> Result<Vec<(u32, IpAddr)>, HostError> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut query = NeighbourMessage::default();
+            query.header.family = family;
+            query.header.flags = NeighbourFlags::Proxy;
+            let query = RouteNetlinkMessage::GetNeighbour(query);
+            self.request("dump proxied neighbours", query, NLM_F_DUMP, |m| {
+                if let RouteNetlinkMessage::NewNeighbour(neighbour) = m {
+                    found.extend(proxied_of(&neighbour));
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     /// Makes `address` one of the host's, on `interface` and of no subnet.
@@ -513,6 +536,18 @@ fn neighbour_of(message: &NeighbourMessage) -> Option<((u32, IpAddr), [u8; 6])> 
     }
     usable.then_some(())?;
     Some(((message.header.ifindex, address?), mac?))
+}
+
+/// What a proxied neighbour that a gateway asked for is about.
+fn proxied_of(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+    let is_ours = message.header.flags.contains(NeighbourFlags::Proxy)
+        && message.attributes.contains(&NeighbourAttribute::Protocol(OURS));
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+        _ => None,
+    });
+    is_ours.then_some((message.header.ifindex, address?))
 }
 
 fn route_message(table: u8, route: &Route) -> RouteMessage {

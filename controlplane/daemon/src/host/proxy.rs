@@ -3,6 +3,7 @@
 //!
 //! A virtual address out of the LAN's own prefix is the usual case (charon answers for such by its farp plugin).
 
+use super::HostError;
 use super::netlink::{HostView, Requests};
 use core::net::IpAddr;
 use ipsec::selector::AddressRange;
@@ -32,6 +33,18 @@ pub fn wanted(view: &HostView, ports: &[u32], behind: &[IpAddr]) -> BTreeSet<Pro
         })
         .take(MOST)
         .collect()
+}
+
+/// Takes back what a gateway that was killed had asked of the kernel: it would answer in the place of whoever has those addresses now.
+///
+/// # Errors
+/// What the host refuses.
+pub fn forget(requests: &mut Requests) -> Result<(), HostError> {
+    for (interface, address) in requests.proxied_neighbours()? {
+        requests.proxy_neighbour(interface, address, false)?;
+        tracing::info!(%address, interface, "answered for by a gateway before, no longer");
+    }
+    Ok(())
 }
 
 /// What was asked of the kernel, to be taken back.
