@@ -353,7 +353,8 @@ impl InboundSa {
             (Suite::Ah(_), Some(next_header)) => (text_len, next_header),
             _ => read_trailer(plain)?,
         };
-        if next_header == protocol::NO_NEXT_HEADER {
+        // Of ESP only: AH has no dummies.
+        if next_header == protocol::NO_NEXT_HEADER && !matches!(self.suite, Suite::Ah(_)) {
             return Err(DropCause::Dummy);
         }
         let (start, len, admitted) = if self.contribution.tunnel {

@@ -210,3 +210,16 @@ fn gmac_has_its_iv_in_front_of_the_icv() {
         assert_eq!(ipsec::esp::outbound::OutboundSa::new(&parameters).is_ok(), fits, "{len}");
     }
 }
+
+/// RFC 4303 §2.6 has dummies of ESP only: over AH, 59 is an IPv6 packet that ends with its headers (RFC 8200 §4.7), and in a tunnel no packet
+/// at all.
+#[test]
+fn no_next_header_is_no_dummy() {
+    let mac = Integrity::HmacSha256_128;
+    let mut tunnel = Tunnel::new(shape(mac, Mode::Transport, true, true, false));
+    let mut packet = tunnel.shape.packet(13);
+    packet[6] = wire::protocol::NO_NEXT_HEADER;
+    let sealed = tunnel.sealed(&packet);
+    assert_eq!(tunnel.opened(&sealed), packet);
+    assert_eq!(tunnel.received.bytes, packet.len() as u64);
+}

@@ -7,7 +7,7 @@ use af_xdp::memory::{Direction as Way, Link as Wire, LinkConfig, ReceiveQueue, S
 use core::cell::RefCell;
 use ipsec::aead::{GcmKey, seal_one};
 use ipsec::drop_cause::DropCause;
-use ipsec::sa::{PairId, SaParameters, Spi};
+use ipsec::sa::{Mode, PairId, SaParameters, Spi};
 use ipsec::selector::{Action, AddressRange, Policy, PolicyId, Ports, Selector};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -516,8 +516,10 @@ fn any_text(alone: &mut Alone, outer: Outer, texts: &[Text]) {
 fn dummies_of_every_length() {
     const MOST: usize = 1500 - 40 - 8 - 8 - 8 - 16;
     for alone in &mut Alone::all() {
-        for outer in [Outer::V4, Outer::V6, Outer::V4Udp, Outer::V6Udp] {
-            alone.install(outer, |p| p.selectors = any_selectors());
+        let outers = [Outer::V4, Outer::V6, Outer::V4Udp, Outer::V6Udp];
+        let modes = [Mode::Tunnel, Mode::Transport];
+        for (outer, mode) in outers.into_iter().flat_map(|outer| modes.map(|mode| (outer, mode))) {
+            alone.install(outer, |p| (p.selectors, p.mode) = (any_selectors(), mode));
             let mut sent = 0;
             for len in (0..300).chain((300..MOST - 2).step_by(37)).chain([MOST - 2]) {
                 let dummy = text(&vec![0x33; len], 59);
