@@ -2,6 +2,7 @@
 
 use crate::ipv4::{self, Ipv4};
 use crate::ipv6::{self, Ipv6};
+use crate::udp::{self, Udp};
 use crate::{Malformed, checksum, protocol, tcp};
 use core::net::IpAddr;
 
@@ -280,7 +281,14 @@ fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, checksum::Sum)>
         protocol::UDP => UDP_CHECKSUM_AT,
         _ => return None,
     };
-    let len = u16::try_from(upper.bytes.len()).ok()?;
+    // A datagram may end before its packet does.
+    let covered = match upper.protocol {
+        protocol::UDP => {
+            Udp::parse(upper.bytes).ok()?.payload().len().saturating_add(udp::HEADER_LEN)
+        }
+        _ => upper.bytes.len(),
+    };
+    let len = u16::try_from(covered).ok()?;
     let pseudo = match ip {
         Ip::V4(ip) => {
             if at == UDP_CHECKSUM_AT && *upper.bytes.get(at..)?.first_chunk::<2>()? == [0, 0] {
@@ -292,5 +300,5 @@ fn upper_checksum(packet: &[u8]) -> Option<(usize, usize, usize, checksum::Sum)>
             checksum::pseudo_v6(ip.source(), ip.destination(), upper.protocol, u32::from(len))
         }
     };
-    Some((upper.offset, upper.offset.checked_add(upper.bytes.len())?, at, pseudo))
+    Some((upper.offset, upper.offset.checked_add(covered)?, at, pseudo))
 }

@@ -393,6 +393,21 @@ fn upper_checksums_are_right_after_repair() {
     let ip = Ipv4::parse(&udp4).unwrap();
     let sum = checksum::pseudo_v4(ip.source(), ip.destination(), 17, ip.payload().len() as u16);
     assert_eq!(sum.add_bytes(ip.payload()).fold(), 0xffff);
+    // What lies behind the datagram is not part of it (RFC 768), and one that is longer than the packet is left alone.
+    let datagram = udp4[20..].to_vec();
+    for behind in 1..9usize {
+        let mut longer = udp4.clone();
+        longer.extend(vec![0xee; behind]);
+        let len = longer.len() as u16;
+        longer[2..4].copy_from_slice(&len.to_be_bytes());
+        longer[26] ^= 0x77;
+        ip::repair_upper_checksum(&mut longer);
+        assert_eq!(longer[20..udp4.len()], datagram, "{behind}");
+        longer[25] += behind as u8 + 1;
+        let before = longer.clone();
+        ip::repair_upper_checksum(&mut longer);
+        assert_eq!(longer, before);
+    }
     let mut udp6 = packets[3].clone();
     ip::repair_upper_checksum(&mut udp6);
     let ip = Ipv6::parse(&udp6).unwrap();
