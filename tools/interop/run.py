@@ -26,6 +26,7 @@ import ikev1_nat
 import ikev1_peer
 import ikev1_users
 import kerberos
+import moves
 import policies
 import ports
 import reassembly
@@ -686,6 +687,7 @@ TESTS.update(certificates.TESTS)
 TESTS.update(icmp_errors.TESTS)
 TESTS.update(ikev1.TESTS)
 TESTS.update(ikev1_both.TESTS)
+TESTS.update(moves.TESTS)
 TESTS.update(policies.TESTS)
 TESTS.update(ports.TESTS)
 TESTS.update(reassembly.TESTS)
