@@ -1,0 +1,195 @@
+//! The token that owns one chunk. Only [`Umem`](super::Umem) makes one, for a chunk inside the mapping that has none.
+
+use super::UmemId;
+use std::fmt;
+use std::ptr::NonNull;
+use std::slice;
+
+/// A packet, or room for one: the only owner of one chunk of packet memory.
+///
+/// It may cross threads. Dropping one loses its chunk until the process ends (the pool's gauges show it as
+/// out), so give it back with [`FramePool::free`](crate::FramePool::free).
+#[must_use = "a dropped frame loses its chunk"]
+#[repr(C)]
+pub struct Frame {
+    pub(super) chunk: NonNull<u8>,
+    pub(super) start: u16,
+    pub(super) len: u16,
+    pub(super) size: u16,
+    pub(super) home: UmemId,
+    /// For the worker's own use; zero in a frame fresh from the pool or from a port.
+    pub mark: [u64; 2],
+}
+
+const _: () = assert!(size_of::<Frame>() == 32, "two frames to a cache line");
+
+// SAFETY: a frame is the only owner of its chunk (see `Umem::take`), the mapping is never unmapped, and
+// nothing in it is bound to a thread.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    /// The packet.
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        let start = self.pointer();
+        // SAFETY: `start + len <= size` holds by construction and after every method, the chunk is mapped
+        // and initialised for good, and only this frame names it.
+        unsafe { slice::from_raw_parts(start, usize::from(self.len)) }
+    }
+
+    /// The packet, to be changed in place.
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        let start = self.pointer();
+        // SAFETY: as in `data`; `&mut self` makes the borrow exclusive.
+        unsafe { slice::from_raw_parts_mut(start, usize::from(self.len)) }
+    }
+
+    /// Asks for the front of the packet, which will be looked at soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.pointer().cast()) };
+        }
+    }
+
+    /// The same frame with other marks. It is not changed where it lies: moved at once afterwards, it would wait for its own stores.
+    #[inline(always)]
+    pub fn marked(self, mark: [u64; 2]) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// Octets of packet.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the packet has no octets.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Octets that [`push_front`](Self::push_front) can still add.
+    #[inline]
+    pub const fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Octets that [`extend`](Self::extend) can still add.
+    #[inline]
+    pub const fn tailroom(&self) -> usize {
+        self.size as usize - self.start as usize - self.len as usize
+    }
+
+    /// The UMEM that this frame must go back to.
+    #[inline]
+    pub const fn home(&self) -> UmemId {
+        self.home
+    }
+
+    /// Adds `n` octets before the packet and returns them, with whatever they held before.
+    #[inline]
+    pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
+        let n16 = u16::try_from(n).ok()?;
+        self.start = self.start.checked_sub(n16)?;
+        self.len += n16;
+        self.data_mut().get_mut(..n)
+    }
+
+    /// Removes `n` octets from the front; `None`, and nothing changed, when the packet is shorter.
+    #[inline]
+    pub fn trim_front(&mut self, n: usize) -> Option<()> {
+        let n16 = u16::try_from(n).ok()?;
+        self.len = self.len.checked_sub(n16)?;
+        self.start += n16;
+        Some(())
+    }
+
+    /// Adds `n` octets behind the packet and returns them, with whatever they held before.
+    #[inline]
+    pub fn extend(&mut self, n: usize) -> Option<&mut [u8]> {
+        let before = self.len();
+        if n > self.tailroom() {
+            return None;
+        }
+        // Cannot truncate: start + len + n <= size, a u16.
+        self.len += n as u16;
+        self.data_mut().get_mut(before..)
+    }
+
+    /// Shortens the packet to `len` octets; a shorter packet stays as it is.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if let Ok(len) = u16::try_from(len) {
+            self.len = self.len.min(len);
+        }
+    }
+
+    /// Makes the packet `len` octets long, what is new with whatever it held before.
+    #[inline]
+    pub fn set_len(&mut self, len: usize) -> Option<()> {
+        let len = u16::try_from(len).ok()?;
+        if len > self.size - self.start {
+            return None;
+        }
+        self.len = len;
+        Some(())
+    }
+
+    /// Lets the packet begin `front` octets earlier and be `len` octets long, what is new with whatever it held before; `None`, and
+    /// nothing changed, without the room.
+    #[inline(always)]
+    pub fn reshape(&mut self, front: usize, len: usize) -> Option<&mut [u8]> {
+        let start = usize::from(self.start).checked_sub(front)?;
+        if len > usize::from(self.size) - start {
+            return None;
+        }
+        // Both at most `size`, a u16.
+        (self.start, self.len) = (start as u16, len as u16);
+        Some(self.data_mut())
+    }
+
+    /// Empties the frame and places its start `headroom` octets into the chunk.
+    #[inline]
+    pub fn reset(&mut self, headroom: usize) -> Option<()> {
+        let start = u16::try_from(headroom).ok()?;
+        if start > self.size {
+            return None;
+        }
+        self.start = start;
+        self.len = 0;
+        Some(())
+    }
+
+    /// Replaces the packet by `bytes`, where the frame starts now; `None`, and nothing changed, when they
+    /// do not fit.
+    #[inline]
+    pub fn copy_from(&mut self, bytes: &[u8]) -> Option<()> {
+        self.set_len(bytes.len())?;
+        self.data_mut().copy_from_slice(bytes);
+        Some(())
+    }
+
+    #[inline]
+    fn pointer(&self) -> *mut u8 {
+        // SAFETY: `start <= size` holds by construction and after every method, so the result is in the
+        // chunk or just behind it.
+        unsafe { self.chunk.as_ptr().add(usize::from(self.start)) }
+    }
+}
+
+impl fmt::Debug for Frame {
+    /// Where and how long, not the contents: they may be plaintext.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("home", &self.home)
+            .field("start", &self.start)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
