@@ -22,7 +22,7 @@ impl Station {
         if ports.is_empty() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let pool = FramePool::new(&UmemConfig { chunks: 1024, ..UmemConfig::default() })?;
+        let pool = FramePool::new(&UmemConfig { chunks: 1024, jumbo: 8, ..UmemConfig::default() })?;
         Ok(Self { ports, pool, queue: Vec::new() })
     }
 

@@ -238,6 +238,8 @@ impl Gateway {
                 WorkerParts {
                     pool: FramePool::new(&UmemConfig {
                         chunks: config.chunks,
+                        // Packet memory stays until the process ends, and properties make hundreds of beds.
+                        jumbo: 8,
                         huge_pages: false,
                         ..Default::default()
                     })
