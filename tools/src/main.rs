@@ -24,7 +24,7 @@ enum Command {
     Demo(culvert::demo::Args),
     /// Runs the gateway in the foreground
     Run(culvert::run::Args),
-    /// Removes the fail-closed rules that a gateway left on the host
+    /// Removes what a gateway left on the host: fail-closed rules, the routing rule, proxied neighbours
     Cleanup,
     /// Says what a configuration means, and everything that is wrong with it
     Check(culvert::check::Args),
