@@ -12,24 +12,31 @@ use af_xdp::{Frame, FramePool};
 use arrayvec::ArrayVec;
 use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
 
+use wire::ethernet;
+
 use crate::Error;
 use crate::gateway::{BLOCK, Feeder, pool};
 use crate::plan::{Direction, MAX_PATH_BURST, Plan, Size, Suite};
 use crate::report::median;
-use crate::traffic::{frame_len, keying, text_len};
+use crate::traffic::{ICV_LEN, TEXT_AT, frame_len, keying, text_len};
 
 /// The name of this project's engine among the ciphers.
 pub(crate) const OURS: &str = "culvert";
 
-const ICV_LEN: usize = 16;
 /// The longest burst.
 const BURST_MAX: usize = 256;
 /// Packets of a round at least, so that reading the clock shows in no digit; they stay in the caches, as packets do that
 /// were just received.
 const ROUND: usize = 128;
 
-/// The wire and the sink of a gateway, with nothing in between.
+const REFUSED: Error = Error::Wrong { number: 0, what: "a cipher refuses its own packet" };
+
+/// The wire and the sink of a gateway, with nothing in between, or with a cipher alone: on the frames that a gateway's works on, as
+/// near as their memory is then.
 pub(crate) struct Device {
+    cipher: Option<GcmKey>,
+    direction: Direction,
+    texts: Vec<usize>,
     feeder: Feeder,
     near: MemoryPort,
     pool: FramePool,
@@ -46,17 +53,31 @@ impl Device {
         direction: Direction,
         size: Size,
         burst: usize,
+        with_cipher: bool,
     ) -> Result<Self, Error> {
         let (feeder, near) = Feeder::new(plan.frames)?;
-        let lens = (0..plan.frames as u64).map(|n| frame_len(direction, size.of(n))).collect();
+        let sizes = (0..plan.frames as u64).map(|n| size.of(n));
+        let lens: Vec<_> = sizes.clone().map(|size| frame_len(direction, size)).collect();
+        let texts: Vec<_> = sizes.map(text_len).collect();
         let stride = frame_len(direction, size.longest());
+        let mut frames = vec![0x45; stride * plan.frames];
+        let cipher = with_cipher.then(|| ours(plan.suite, direction)).transpose()?;
+        if let (Some(key), Direction::In) = (&cipher, direction) {
+            for (n, (frame, text)) in frames.chunks_exact_mut(stride).zip(&texts).enumerate() {
+                let sealed = &mut frame[TEXT_AT..][..text + ICV_LEN];
+                seal_all(key, [(n, sealed)]).ok_or(REFUSED)?;
+            }
+        }
         Ok(Self {
+            cipher,
+            direction,
+            texts,
             feeder,
             near,
             pool: pool(burst as u32)?,
             sink: Generator::new(&[[0u8; 0]; 0], 0),
             queue: Vec::with_capacity(MAX_PATH_BURST),
-            frames: vec![0x45; stride * plan.frames],
+            frames,
             stride,
             lens,
         })
@@ -68,6 +89,7 @@ impl Device {
         let mut blocks = Vec::new();
         while blocks.is_empty() || begin.elapsed() < time {
             let mut left = self.feeder.feed(&self.frames, self.stride, self.lens.iter().copied());
+            let mut texts = self.texts.iter().enumerate();
             while left > 0 {
                 let (start, mut moved) = (Instant::now(), 0);
                 while moved < BLOCK && left > 0 {
@@ -75,6 +97,9 @@ impl Device {
                     let taken = self.near.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
                     if taken == 0 {
                         return Err(Error::Plan("the wire is empty too early"));
+                    }
+                    if let Some(key) = &self.cipher {
+                        run(key, self.direction, &mut self.queue, &mut texts).ok_or(REFUSED)?;
                     }
                     moved += self.sink.transmit(&mut self.pool, &mut self.queue);
                     self.near.kick();
@@ -85,6 +110,56 @@ impl Device {
         }
         Ok(median(blocks))
     }
+}
+
+/// What a gateway's cipher does to the frames of a burst, and nothing else.
+fn run<'a>(
+    key: &GcmKey,
+    direction: Direction,
+    frames: &mut [Frame],
+    texts: &mut impl Iterator<Item = (usize, &'a usize)>,
+) -> Option<()> {
+    let mut packets = ArrayVec::<_, MAX_PATH_BURST>::new();
+    for (frame, (n, text)) in frames.iter_mut().zip(texts) {
+        let at = match direction {
+            Direction::Out => ethernet::HEADER_LEN,
+            Direction::In => TEXT_AT,
+        };
+        frame.set_len(at + text + ICV_LEN)?;
+        packets.push((n, frame.data_mut().get_mut(at..)?));
+    }
+    match direction {
+        Direction::Out => seal_all(key, packets),
+        Direction::In => open_all(key, packets),
+    }
+}
+
+/// Seals packets of these numbers together.
+fn seal_all<'a>(
+    key: &GcmKey,
+    packets: impl IntoIterator<Item = (usize, &'a mut [u8])>,
+) -> Option<()> {
+    let mut jobs = ArrayVec::<SealJob<'_>, BURST_MAX>::new();
+    for (n, packet) in packets {
+        let (text, icv) = parts(packet);
+        jobs.push(SealJob::in_place(key, nonce(n), Aad::from(aad(n)), text, icv).ok()?);
+    }
+    seal_burst(&mut jobs);
+    Some(())
+}
+
+/// Opens packets of these numbers together; `None` where one does not verify.
+fn open_all<'a>(
+    key: &GcmKey,
+    packets: impl IntoIterator<Item = (usize, &'a mut [u8])>,
+) -> Option<()> {
+    let mut jobs = ArrayVec::<OpenJob<'_>, BURST_MAX>::new();
+    for (n, packet) in packets {
+        let (text, icv) = parts(packet);
+        jobs.push(OpenJob::in_place(key, nonce(n), Aad::from(aad(n)), text, icv).ok()?);
+    }
+    open_burst(&mut jobs);
+    jobs.iter().all(|job| job.verdict().is_ok()).then_some(())
 }
 
 /// A cipher, the packets that it works on, and which way.
@@ -101,9 +176,8 @@ impl Cipher {
     pub(crate) fn all(suite: Suite, direction: Direction, size: Size) -> Result<Vec<Self>, Error> {
         let keying = keying(suite, direction, 0);
         let key = &keying[..suite.key_len()];
-        let unusable = Error::Plan("a library refuses the key");
-        let ours = GcmKey::new(key).map_err(|_| unusable)?;
-        let mut all: Vec<(_, Box<dyn Contender>)> = vec![(OURS, Box::new(Ours(ours)))];
+        let ours = Ours(ours(suite, direction)?);
+        let mut all: Vec<(_, Box<dyn Contender>)> = vec![(OURS, Box::new(ours))];
         let (ring, aws, aes_gcm): (_, _, Option<Box<dyn Contender>>) = match suite {
             Suite::Aes128Gcm16 => (
                 Some(&ring::aead::AES_128_GCM),
@@ -144,20 +218,19 @@ impl Cipher {
     /// Nanoseconds a packet. What is opened was sealed outside the timing, and must verify.
     pub(crate) fn sample(&mut self, burst: usize, time: Duration) -> Result<f64, Error> {
         let packets = &mut self.packets[..burst.max(ROUND) / burst * burst];
-        let failed = || Error::Wrong { number: 0, what: "a cipher refuses its own packet" };
         let begin = Instant::now();
         let mut rounds = Vec::new();
         while rounds.is_empty() || begin.elapsed() < time {
             let elapsed = match self.direction {
                 Direction::Out => {
                     let start = Instant::now();
-                    self.contender.seal(black_box(packets), burst).ok_or_else(failed)?;
+                    self.contender.seal(black_box(packets), burst).ok_or(REFUSED)?;
                     start.elapsed()
                 }
                 Direction::In => {
-                    self.contender.seal(packets, burst).ok_or_else(failed)?;
+                    self.contender.seal(packets, burst).ok_or(REFUSED)?;
                     let start = Instant::now();
-                    self.contender.open(black_box(packets), burst).ok_or_else(failed)?;
+                    self.contender.open(black_box(packets), burst).ok_or(REFUSED)?;
                     start.elapsed()
                 }
             };
@@ -190,36 +263,23 @@ fn parts(packet: &mut [u8]) -> (&mut [u8], &mut [u8]) {
 
 struct Ours(GcmKey);
 
+/// Our engine's key.
+fn ours(suite: Suite, direction: Direction) -> Result<GcmKey, Error> {
+    GcmKey::new(&keying(suite, direction, 0)[..suite.key_len()])
+        .map_err(|_| Error::Plan("our engine refuses the key"))
+}
+
 impl Contender for Ours {
     fn seal(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()> {
-        for (b, packets) in packets.chunks_mut(burst).enumerate() {
-            let mut jobs = ArrayVec::<SealJob<'_>, BURST_MAX>::new();
-            for (i, packet) in packets.iter_mut().enumerate() {
-                let i = b * burst + i;
-                let (text, icv) = parts(packet);
-                let aad = Aad::from(aad(i));
-                jobs.push(SealJob::in_place(&self.0, nonce(i), aad, text, icv).ok()?);
-            }
-            seal_burst(&mut jobs);
-        }
-        Some(())
+        let mut numbered = packets.iter_mut().map(Vec::as_mut_slice).enumerate();
+        (0..numbered.len().div_ceil(burst))
+            .try_for_each(|_| seal_all(&self.0, numbered.by_ref().take(burst)))
     }
 
     fn open(&self, packets: &mut [Vec<u8>], burst: usize) -> Option<()> {
-        for (b, packets) in packets.chunks_mut(burst).enumerate() {
-            let mut jobs = ArrayVec::<OpenJob<'_>, BURST_MAX>::new();
-            for (i, packet) in packets.iter_mut().enumerate() {
-                let i = b * burst + i;
-                let (text, icv) = parts(packet);
-                let aad = Aad::from(aad(i));
-                jobs.push(OpenJob::in_place(&self.0, nonce(i), aad, text, icv).ok()?);
-            }
-            open_burst(&mut jobs);
-            if jobs.iter().any(|job| job.verdict().is_err()) {
-                return None;
-            }
-        }
-        Some(())
+        let mut numbered = packets.iter_mut().map(Vec::as_mut_slice).enumerate();
+        (0..numbered.len().div_ceil(burst))
+            .try_for_each(|_| open_all(&self.0, numbered.by_ref().take(burst)))
     }
 }
 

@@ -141,19 +141,21 @@ fn measure(
     } else {
         None
     };
-    let mut device = Device::new(plan, direction, size, burst)?;
+    let mut device = Device::new(plan, direction, size, burst, false)?;
+    let mut ciphered = Device::new(plan, direction, size, burst, true)?;
     let mut ciphers = Cipher::all(plan.suite, direction, size)?;
     let verified = match &mut bed {
         Some(bed) => bed.verify()?,
         None => 0,
     };
     let mut latency = report::histogram();
-    let (mut path, mut alone) = (Vec::new(), Vec::new());
+    let (mut path, mut alone, mut with_cipher) = (Vec::new(), Vec::new(), Vec::new());
     let mut aead: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     for _ in 0..plan.repetitions {
         if let Some(bed) = &mut bed {
             path.push(bed.sample(time, &mut latency)?);
             alone.push(device.sample(aside)?);
+            with_cipher.push(ciphered.sample(aside)?);
         }
         for cipher in &mut ciphers {
             aead.entry(cipher.name()).or_default().push(cipher.sample(burst, aside)?);
@@ -173,6 +175,7 @@ fn measure(
         (true, Some(ours)) => Some(Path::new(
             Figure::of(path),
             Figure::of(alone),
+            Figure::of(with_cipher),
             *ours,
             size,
             plan.workers,

@@ -51,10 +51,15 @@ pub struct Path {
     pub gateway: Figure,
     /// The device alone: the same frames from wire to sink without a gateway.
     pub device: Figure,
+    /// The device with the cipher, and no gateway around it.
+    pub device_and_cipher: Figure,
     /// What one worker takes, less the device's median.
     pub net: f64,
     /// And less the bare engine's: everything that is neither device nor cipher.
     pub around: f64,
+    /// What one worker takes, less the median of the device with the cipher: the same as `around`, with the cipher on frames of the device
+    /// instead of on some that the nearest cache holds.
+    pub rest: f64,
     /// Million packets a second, the device included.
     pub mpps: f64,
     /// Gigabits a second of inner IP, the device included.
@@ -129,6 +134,7 @@ impl Path {
     pub(crate) fn new(
         gateway: Figure,
         device: Figure,
+        device_and_cipher: Figure,
         engine: Figure,
         size: Size,
         workers: usize,
@@ -136,12 +142,15 @@ impl Path {
         turn_ns: Latency,
         loads: Vec<Load>,
     ) -> Self {
-        let net = gateway.median * workers as f64 - device.median;
+        let one = gateway.median * workers as f64;
+        let net = one - device.median;
         Self {
             gateway,
             device,
+            device_and_cipher,
             net,
             around: net - engine.median,
+            rest: one - device_and_cipher.median,
             mpps: 1e3 / gateway.median,
             gbit: 8.0 * size.mean() / gateway.median,
             verified,

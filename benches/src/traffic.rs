@@ -28,10 +28,10 @@ pub(crate) const FAR_MAC: Mac = Mac([2, 0, 0, 0, 0, 3]);
 const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 4]);
 
 const IV_LEN: usize = 8;
-const ICV_LEN: usize = 16;
+pub(crate) const ICV_LEN: usize = 16;
 /// From the Ethernet header to the ESP header, and to the ciphertext.
 const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
-const TEXT_AT: usize = ESP_AT + esp::HEADER_LEN + IV_LEN;
+pub(crate) const TEXT_AT: usize = ESP_AT + esp::HEADER_LEN + IV_LEN;
 
 /// TTL before the gateway and behind it.
 const TTL: u8 = 64;

@@ -293,14 +293,14 @@ fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Res
     writeln!(out, "\n{}; ns a packet", heading(direction))?;
     writeln!(
         out,
-        " size burst     SAs  gateway  least..greatest device    net around   Mpps Gbit/s"
+        " size burst     SAs  gateway     spread  device    net around  rest  Mpps Gbit/s"
     )?;
     for point in points.iter().filter(|p| p.direction == direction) {
         let Some(path) = &point.path else { continue };
-        let spread = format!("{:.1}..{:.1}", path.gateway.min, path.gateway.max);
+        let spread = format!("{:.0}..{:.0}", path.gateway.min, path.gateway.max);
         writeln!(
             out,
-            "{:>5}{:6}{:8}{:9.1} {spread:>16}{:7.1}{:7.1}{:7.1}{:7.2}{:7.2}",
+            "{:>5}{:6}{:8}{:9.1} {spread:>10}{:8.1}{:7.1}{:7.1}{:6.1}{:6.2}{:7.2}",
             point.size,
             point.burst,
             point.sas,
@@ -308,11 +308,16 @@ fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Res
             path.device.median,
             path.net,
             path.around,
+            path.rest,
             path.mpps,
             path.gbit,
         )?;
     }
-    writeln!(out, "net: without the device; around: without device and cipher")
+    writeln!(
+        out,
+        "net: without the device; around: without device and cipher, this on packets in the\n\
+         nearest cache; rest: the same with the cipher on the device's frames"
+    )
 }
 
 fn turns(out: &mut impl Write, points: &[Point]) -> io::Result<()> {

@@ -14,10 +14,10 @@ pub fn prefetch<T>(what: &T) {
 pub(crate) fn prefetch_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     #[cfg(target_arch = "x86_64")]
     for line in lines {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         let address = core::ptr::from_ref(what).cast::<i8>().wrapping_add(line * LINE);
         // SAFETY: a prefetch reads nothing and cannot fault, whatever the address; SSE is part of every x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (what, lines);

@@ -33,10 +33,10 @@ pub(crate) enum Due {
     Outbound(Slot),
 }
 
-/// So many SAs are all published whenever time moves on. Of more, one for so many packets: with a million an eighth of the memory that
+/// So many SAs are all published whenever time moves on. Of more, one for so many packets: with a million a sixteenth of the memory that
 /// each packet's own would be, and every SA within seconds.
 const FEW: usize = 8;
-const PACKETS_EACH: usize = 8;
+const PACKETS_EACH: usize = 16;
 
 /// SAs whose memory is asked for together.
 const ASKED_AT_ONCE: usize = 16;
