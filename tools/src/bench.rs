@@ -315,8 +315,8 @@ fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Res
     }
     writeln!(
         out,
-        "net: without the device; around: without device and cipher, this on packets in the\n\
-         nearest cache; rest: the same with the cipher on the device's frames"
+        "net: without the device; around: without device and cipher, that on packets in\n\
+         the nearest cache; rest: the same with the cipher on the device's frames"
     )
 }
 
