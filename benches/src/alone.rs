@@ -11,11 +11,11 @@ use af_xdp::memory::{Generator, MemoryPort};
 use af_xdp::{Frame, FramePool};
 use arrayvec::ArrayVec;
 use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
-
+use rayon::prelude::*;
 use wire::ethernet;
 
 use crate::Error;
-use crate::gateway::{BLOCK, Feeder, pool};
+use crate::gateway::{BLOCK, Bed, Feeder, pool};
 use crate::plan::{Direction, MAX_PATH_BURST, Plan, Size, Suite};
 use crate::report::median;
 use crate::traffic::{ICV_LEN, TEXT_AT, frame_len, keying, text_len};
@@ -31,20 +31,19 @@ const ROUND: usize = 128;
 
 const REFUSED: Error = Error::Wrong { number: 0, what: "a cipher refuses its own packet" };
 
-/// The wire and the sink of a gateway, with nothing in between, or with a cipher alone: on the frames that a gateway's works on, as
-/// near as their memory is then.
+/// The wire and the sink of a gateway, with nothing in between, or with a cipher alone. Its packets are written and go on the wire in the
+/// gateway's own memory, so that they are as near as a gateway's are.
 pub(crate) struct Device {
     cipher: Option<GcmKey>,
     direction: Direction,
     texts: Vec<usize>,
+    lens: Vec<usize>,
+    stride: usize,
     feeder: Feeder,
     near: MemoryPort,
     pool: FramePool,
     sink: Generator,
     queue: Vec<Frame>,
-    frames: Vec<u8>,
-    stride: usize,
-    lens: Vec<usize>,
 }
 
 impl Device {
@@ -57,38 +56,31 @@ impl Device {
     ) -> Result<Self, Error> {
         let (feeder, near) = Feeder::new(plan.frames)?;
         let sizes = (0..plan.frames as u64).map(|n| size.of(n));
-        let lens: Vec<_> = sizes.clone().map(|size| frame_len(direction, size)).collect();
-        let texts: Vec<_> = sizes.map(text_len).collect();
-        let stride = frame_len(direction, size.longest());
-        let mut frames = vec![0x45; stride * plan.frames];
-        let cipher = with_cipher.then(|| ours(plan.suite, direction)).transpose()?;
-        if let (Some(key), Direction::In) = (&cipher, direction) {
-            for (n, (frame, text)) in frames.chunks_exact_mut(stride).zip(&texts).enumerate() {
-                let sealed = &mut frame[TEXT_AT..][..text + ICV_LEN];
-                seal_all(key, [(n, sealed)]).ok_or(REFUSED)?;
-            }
-        }
         Ok(Self {
-            cipher,
+            cipher: with_cipher.then(|| ours(plan.suite, direction)).transpose()?,
             direction,
-            texts,
+            texts: sizes.clone().map(text_len).collect(),
+            lens: sizes.map(|size| frame_len(direction, size)).collect(),
+            stride: frame_len(direction, size.longest()),
             feeder,
             near,
             pool: pool(burst as u32)?,
             sink: Generator::new(&[[0u8; 0]; 0], 0),
             queue: Vec::with_capacity(MAX_PATH_BURST),
-            frames,
-            stride,
-            lens,
         })
     }
 
     /// Nanoseconds a packet.
-    pub(crate) fn sample(&mut self, time: Duration) -> Result<f64, Error> {
-        let begin = Instant::now();
+    pub(crate) fn sample(&mut self, time: Duration, bed: &mut Bed) -> Result<f64, Error> {
+        let Some((frames, wire)) = bed.lend() else { return Ok(f64::NAN) };
+        let mut timed = Duration::ZERO;
         let mut blocks = Vec::new();
-        while blocks.is_empty() || begin.elapsed() < time {
-            let mut left = self.feeder.feed(&self.frames, self.stride, self.lens.iter().copied());
+        while timed < time {
+            self.write(frames);
+            let mut left = self.feeder.feed(wire, frames, self.stride, self.lens.iter().copied());
+            if left != self.lens.len() {
+                return Err(Error::Plan("the wire does not hold a pass"));
+            }
             let mut texts = self.texts.iter().enumerate();
             while left > 0 {
                 let (start, mut moved) = (Instant::now(), 0);
@@ -105,10 +97,26 @@ impl Device {
                     self.near.kick();
                     left = left.saturating_sub(taken);
                 }
-                blocks.push(start.elapsed().as_nanos() as f64 / moved as f64);
+                let took = start.elapsed();
+                timed += took;
+                blocks.push(took.as_nanos() as f64 / moved as f64);
             }
+            self.feeder.take_back(wire);
         }
         Ok(median(blocks))
+    }
+
+    /// Writes the frames of a pass, all threads together, as those of a gateway are written.
+    fn write(&self, frames: &mut [u8]) {
+        let key = self.cipher.as_ref().filter(|_| self.direction == Direction::In);
+        let frames = frames.par_chunks_exact_mut(self.stride).with_min_len(128);
+        frames.zip(&self.texts).enumerate().for_each(|(n, (frame, text))| {
+            frame.fill(0x45);
+            if let Some(key) = key {
+                // What this does not seal does not open either, and then there is no figure.
+                let _ = seal_all(key, [(n, &mut frame[TEXT_AT..][..text + ICV_LEN])]);
+            }
+        });
     }
 }
 

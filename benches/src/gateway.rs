@@ -36,7 +36,6 @@ pub(crate) const BLOCK: usize = 256;
 /// Takes frames from the bench to a port of a worker.
 pub(crate) struct Feeder {
     port: MemoryPort,
-    pool: FramePool,
     queue: Vec<Frame>,
 }
 
@@ -44,27 +43,32 @@ impl Feeder {
     /// And the port's end of the wire, which holds `frames`.
     pub(crate) fn new(frames: usize) -> io::Result<(Self, MemoryPort)> {
         let (port, near) = wire(frames as u32)?;
-        let feeder = Self { port, pool: pool(frames as u32)?, queue: Vec::new() };
-        Ok((feeder, near))
+        Ok((Self { port, queue: Vec::new() }, near))
     }
 
     /// Puts frames on the wire that lie `stride` bytes apart; how many fit.
     pub(crate) fn feed(
         &mut self,
+        pool: &mut FramePool,
         frames: &[u8],
         stride: usize,
         lens: impl Iterator<Item = usize>,
     ) -> usize {
-        self.port.complete(&mut self.pool);
+        self.take_back(pool);
         for (bytes, len) in frames.chunks_exact(stride).zip(lens) {
-            let Some(mut frame) = self.pool.alloc() else { break };
+            let Some(mut frame) = pool.alloc() else { break };
             if frame.copy_from(&bytes[..len]).is_some() {
                 self.queue.push(frame);
             }
         }
-        let fed = self.port.transmit(&mut self.pool, &mut self.queue);
+        let fed = self.port.transmit(pool, &mut self.queue);
         self.port.kick();
         fed
+    }
+
+    /// Frames that came home.
+    pub(crate) fn take_back(&mut self, pool: &mut FramePool) {
+        self.port.complete(pool);
     }
 }
 
@@ -88,6 +92,7 @@ fn wire(ring: u32) -> io::Result<(MemoryPort, MemoryPort)> {
 struct Lane {
     worker: Worker,
     feeder: Feeder,
+    wire_pool: FramePool,
     catcher: MemoryPort,
     catcher_pool: FramePool,
     stream: Stream,
@@ -129,7 +134,7 @@ impl Bed {
         for _ in 0..plan.workers {
             let (feeder, near) = Feeder::new(plan.frames)?;
             let (out, catcher) = wire(64)?;
-            ends.push((feeder, catcher, pool(256)?));
+            ends.push((feeder, pool(plan.frames as u32)?, catcher, pool(256)?));
             let sink = Port::Generator(Generator::new(&[[0u8; 0]; 0], 0));
             parts.push(WorkerParts {
                 // A packet that is handed off is copied, and its frame comes home later.
@@ -145,9 +150,11 @@ impl Bed {
         let macs = [NEAR_MAC, FAR_MAC, FAR_MAC];
         let (mut tunnels, workers) = Tunnels::new(plan, shape, sas, &macs, parts)?;
         let lanes = workers.into_iter().zip(ends).enumerate();
-        let lanes = lanes.map(|(index, (worker, (feeder, catcher, catcher_pool)))| Lane {
+        let lanes = lanes.map(|(index, (worker, end))| (index, worker, end));
+        let lanes = lanes.map(|(index, worker, (feeder, wire_pool, catcher, catcher_pool))| Lane {
             worker,
             feeder,
+            wire_pool,
             catcher,
             catcher_pool,
             stream: Stream::new(plan, &shape, index, sas),
@@ -172,7 +179,7 @@ impl Bed {
         for lane in &mut self.lanes {
             let (stream, shape) = (&lane.stream, &self.tunnels.shape);
             let lens = stream.pass.iter().map(|next| shape.frame_len(next));
-            let fed = lane.feeder.feed(&stream.frames, shape.stride(), lens);
+            let fed = lane.feeder.feed(&mut lane.wire_pool, &stream.frames, shape.stride(), lens);
             if fed != self.per_pass {
                 return Err(Error::Plan("the wire does not hold a pass"));
             }
@@ -276,6 +283,13 @@ impl Bed {
         self.lanes.first().map_or(0.0, |lane| lane.nanoseconds_a_cycle)
     }
 
+    /// Where the first worker's packets are written, and the memory of their wire, for whatever else is measured with the same memory.
+    pub(crate) fn lend(&mut self) -> Option<(&mut [u8], &mut FramePool)> {
+        let lane = self.lanes.first_mut()?;
+        lane.feeder.take_back(&mut lane.wire_pool);
+        Some((&mut lane.stream.frames, &mut lane.wire_pool))
+    }
+
     /// A frame of the pass that was written last, of the first worker.
     pub(crate) fn frame(&self, n: usize) -> &[u8] {
         let [lane, ..] = self.lanes.as_slice() else { return &[] };
@@ -291,10 +305,11 @@ impl Bed {
 
     /// Puts a frame on the first worker's wire.
     pub(crate) fn feed(&mut self, frame: &[u8]) -> Result<(), Error> {
+        let len = frame.len();
         let fed = self
             .lanes
             .first_mut()
-            .map(|lane| lane.feeder.feed(frame, frame.len(), core::iter::once(frame.len())));
+            .map(|lane| lane.feeder.feed(&mut lane.wire_pool, frame, len, core::iter::once(len)));
         if fed == Some(1) { Ok(()) } else { Err(Error::Plan("the wire does not hold a burst")) }
     }
 

@@ -42,6 +42,7 @@ pub use plan::{
 };
 use ports::Ports;
 pub use ports::PortsError;
+use report::Round;
 pub use report::{Figure, Latency, Load, Machine, OverPorts, Path, Point, PortFacts, Report};
 
 /// Why there is no figure.
@@ -149,21 +150,29 @@ fn measure(
         None => 0,
     };
     let mut latency = report::histogram();
-    let (mut path, mut alone, mut with_cipher) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounds = Vec::new();
     let mut aead: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     for _ in 0..plan.repetitions {
-        if let Some(bed) = &mut bed {
-            path.push(bed.sample(time, &mut latency)?);
-            alone.push(device.sample(aside)?);
-            with_cipher.push(ciphered.sample(aside)?);
-        }
+        let mut engine = f64::NAN;
         for cipher in &mut ciphers {
-            aead.entry(cipher.name()).or_default().push(cipher.sample(burst, aside)?);
+            let sample = cipher.sample(burst, aside)?;
+            if cipher.name() == alone::OURS {
+                engine = sample;
+            }
+            aead.entry(cipher.name()).or_default().push(sample);
+        }
+        if let Some(bed) = &mut bed {
+            rounds.push(Round {
+                gateway: bed.sample(time, &mut latency)?,
+                device: device.sample(aside, bed)?,
+                device_and_cipher: ciphered.sample(aside, bed)?,
+                engine,
+            });
         }
     }
     let mut loads = Vec::new();
     if let Some(bed) = &mut bed {
-        let gateway = Figure::of(path.clone()).median;
+        let gateway = Figure::of(rounds.iter().map(|round| round.gateway).collect()).median;
         for &percent in &plan.loads {
             loads.push(load::measure(bed, burst, percent, gateway, time)?);
         }
@@ -171,20 +180,9 @@ fn measure(
     // What was right at the beginning is right at the end: windows and counters are far on.
     let verified = verified + bed.as_mut().map_or(Ok(0), Bed::verify)?;
     let figures: BTreeMap<_, _> = aead.into_iter().map(|(n, v)| (n, Figure::of(v))).collect();
-    let path = match (bed.is_some(), figures.get(alone::OURS)) {
-        (true, Some(ours)) => Some(Path::new(
-            Figure::of(path),
-            Figure::of(alone),
-            Figure::of(with_cipher),
-            *ours,
-            size,
-            plan.workers,
-            verified,
-            Latency::of(&latency),
-            loads,
-        )),
-        _ => None,
-    };
+    let path = bed
+        .is_some()
+        .then(|| Path::new(&rounds, size, plan.workers, verified, Latency::of(&latency), loads));
     let over_ports = match (ports, figures.get(alone::OURS)) {
         (Some(ports), Some(ours)) => {
             Some(ports.measure(plan, direction, size, sas, ours.median)?)

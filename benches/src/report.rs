@@ -53,12 +53,12 @@ pub struct Path {
     pub device: Figure,
     /// The device with the cipher, and no gateway around it.
     pub device_and_cipher: Figure,
-    /// What one worker takes, less the device's median.
+    /// What one worker takes, less the device: the median of what repetitions differ by, as are the two below.
     pub net: f64,
-    /// And less the bare engine's: everything that is neither device nor cipher.
+    /// And less the bare engine: everything that is neither device nor cipher.
     pub around: f64,
-    /// What one worker takes, less the median of the device with the cipher: the same as `around`, with the cipher on frames of the device
-    /// instead of on some that the nearest cache holds.
+    /// What one worker takes, less the device with the cipher: the same as `around`, with the cipher on frames of the device instead of on
+    /// some that the nearest cache holds.
     pub rest: f64,
     /// Million packets a second, the device included.
     pub mpps: f64,
@@ -129,28 +129,34 @@ pub struct Load {
     pub latency_ns: Latency,
 }
 
+/// What the subjects of one repetition took, in nanoseconds a packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) gateway: f64,
+    pub(crate) device: f64,
+    pub(crate) device_and_cipher: f64,
+    pub(crate) engine: f64,
+}
+
 impl Path {
-    #[expect(clippy::too_many_arguments, reason = "what a path is made of, once")]
     pub(crate) fn new(
-        gateway: Figure,
-        device: Figure,
-        device_and_cipher: Figure,
-        engine: Figure,
+        rounds: &[Round],
         size: Size,
         workers: usize,
         verified: u64,
         turn_ns: Latency,
         loads: Vec<Load>,
     ) -> Self {
-        let one = gateway.median * workers as f64;
-        let net = one - device.median;
+        let of = |what: &dyn Fn(&Round) -> f64| Figure::of(rounds.iter().map(what).collect());
+        let one = |round: &Round| round.gateway * workers as f64;
+        let gateway = of(&|round| round.gateway);
         Self {
             gateway,
-            device,
-            device_and_cipher,
-            net,
-            around: net - engine.median,
-            rest: one - device_and_cipher.median,
+            device: of(&|round| round.device),
+            device_and_cipher: of(&|round| round.device_and_cipher),
+            net: of(&|round| one(round) - round.device).median,
+            around: of(&|round| one(round) - round.device - round.engine).median,
+            rest: of(&|round| one(round) - round.device_and_cipher).median,
             mpps: 1e3 / gateway.median,
             gbit: 8.0 * size.mean() / gateway.median,
             verified,
