@@ -205,7 +205,7 @@ impl Node {
             for (entered, frame) in entered.iter().zip(frames) {
                 assert!(verdicts.next_is_authentic());
                 let sa = self.inbound.get_mut(spi).expect("the SA");
-                let opened = leaving.leave(sa, entered, &frame[..len]).expect("a usual packet");
+                let opened = leaving.leave(sa, entered, &frame[..len], 1).expect("a usual packet");
                 at = opened.at;
             }
             assert!(leaving.finish().packets == burst as u64);

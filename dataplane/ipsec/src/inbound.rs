@@ -151,7 +151,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// What follows the decryption of an authentic packet, where nothing is unusual.
+    /// What follows the decryption of an authentic packet, where nothing is unusual; `version` is that of decisions about flows.
     ///
     /// # Errors
     ///
@@ -162,8 +162,9 @@ impl Leaving {
         sa: &mut InboundSa,
         entered: &Entered,
         frame: &[u8],
+        version: u32,
     ) -> Result<Opened, Left> {
-        let opened = sa.leave(entered, frame)?;
+        let opened = sa.leave(entered, frame, version)?;
         self.packets += 1;
         self.bytes += opened.len as u64;
         Ok(opened)

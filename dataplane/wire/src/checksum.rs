@@ -74,12 +74,17 @@ pub fn of(bytes: &[u8]) -> u16 {
 /// the octets (RFC 1071 §2 (B)) and in words of any length, and right if it is a multiple of 2^16 - 1: what carries counts as one.
 #[inline(always)]
 pub fn is_right(header: &[u8; 20]) -> bool {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = *header;
-    let (first, second) = ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]);
-    let (sum, carry) = u64::from_ne_bytes(first).overflowing_add(u64::from_ne_bytes(second));
-    let last = u64::from(u32::from_ne_bytes([q, r, s, t])).wrapping_add(u64::from(carry));
-    let (sum, carry) = sum.overflowing_add(last);
-    sum.wrapping_add(u64::from(carry)).is_multiple_of(0xffff)
+    /// What 2^16 - 1 makes 1 with, modulo 2^64: its multiples, and no others, times this are small.
+    const INVERSE: u64 =
+        0xffff_u64.wrapping_mul(0x1_0001_0001_0001).wrapping_mul(0x1_0001_0001_0001);
+    const { assert!(INVERSE.wrapping_mul(0xffff) == 1) };
+    let word =
+        |at| header.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |w| u64::from_ne_bytes(*w));
+    let last = header.last_chunk().map_or(0, |w| u32::from_ne_bytes(*w));
+    let (sum, carry) = word(0).overflowing_add(word(8));
+    let (sum, carry) = sum.overflowing_add(u64::from(last).wrapping_add(u64::from(carry)));
+    let sum = sum.wrapping_add(u64::from(carry));
+    sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// The checksum after one 16-bit word changed from `old` to `new` (RFC 1624 eqn. 3).

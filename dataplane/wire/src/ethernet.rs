@@ -50,18 +50,24 @@ pub fn plain_ipv4(
     frame: &[u8],
     station: Mac,
 ) -> Option<&[u8; ipv4::MIN_HEADER_LEN + BEGINNING_LEN]> {
+    /// Version and header length, more fragments and the offset: what the first eight bytes of a header have there.
+    const MASK: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+    const WHOLE: u64 = u64::from_le_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
     let (link, packet) = frame.split_first_chunk::<HEADER_LEN>()?;
     let header: &[u8; ipv4::MIN_HEADER_LEN + BEGINNING_LEN] = packet.first_chunk()?;
-    let [d0, d1, d2, d3, d4, d5, .., t1, t0] = *link;
-    let Mac([s0, s1, s2, s3, s4, s5]) = station;
-    let ours = u64::from_le_bytes([d0, d1, d2, d3, d4, d5, t1, t0])
-        == u64::from_le_bytes([s0, s1, s2, s3, s4, s5, 0x08, 0x00]);
-    // More fragments, and the offset.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
-    let total_len = usize::from(u16::from_be_bytes([header[2], header[3]]));
-    let is_plain = ours && header[0] == 0x45 && fragment == 0 && total_len >= header.len();
     let fixed = header.first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
-    (is_plain & checksum::is_right(fixed)).then_some(header)
+    let Mac([s0, s1, s2, s3, s4, s5]) = station;
+    let station = u64::from_be_bytes([s0, s1, s2, s3, s4, s5, 0, 0]);
+    // Six bytes of the eight.
+    let destination = u64::from_be_bytes(*link.first_chunk()?) >> 16 << 16;
+    let ours = destination == station && link.last_chunk() == Some(&IPV4.to_be_bytes());
+    let first = u64::from_le_bytes(*header.first_chunk()?);
+    let total_len = (first >> 16) as u16;
+    let is_plain = ours
+        && first & MASK == WHOLE
+        && usize::from(total_len.swap_bytes()) >= header.len()
+        && checksum::is_right(fixed);
+    is_plain.then_some(header)
 }
 
 /// A frame whose header lies inside the bytes.

@@ -203,14 +203,12 @@ impl Header {
 pub fn decrement_ttl(packet: &mut [u8]) -> Option<u8> {
     let header = packet.first_chunk_mut::<MIN_HEADER_LEN>().filter(|h| h[0] >> 4 == 4)?;
     let ttl = header[8].checked_sub(1).filter(|&ttl| ttl > 0)?;
-    // The TTL is the high half of its word: one less there is 0x100 more here (RFC 1624 §3), and as no sum that is computed is all
-    // ones, neither is this one.
-    let sum = u16::from_be_bytes([header[10], header[11]]);
-    let (sum, wrapped) = sum.overflowing_add(0x100);
-    let sum = sum.wrapping_add(u16::from(wrapped));
-    let sum = if sum == 0xffff { 0 } else { sum };
+    // The TTL is the high half of its word: one less there is 0x100 more here (RFC 1624 §3), which is one more with the octets of
+    // every word exchanged (RFC 1071 §2 (B)). As no sum that is computed is all ones, neither is this one.
+    let sum = u16::from_le_bytes([header[10], header[11]]);
+    let sum = sum.wrapping_add(if sum < 0xfffe { 1 } else { 2 });
     header[8] = ttl;
-    [header[10], header[11]] = sum.to_be_bytes();
+    [header[10], header[11]] = sum.to_le_bytes();
     Some(ttl)
 }
 

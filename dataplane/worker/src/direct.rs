@@ -59,6 +59,12 @@ pub(crate) enum Note {
 
 pub(crate) type Notes = ArrayVec<Note, BURST>;
 
+/// Adds one for another frame; there is room for a burst.
+#[inline(always)]
+fn add(notes: &mut Notes, note: Note) {
+    let _ = notes.try_push(note);
+}
+
 /// Which kinds of frames a burst has.
 #[derive(Default)]
 pub(crate) struct Kinds {
@@ -110,55 +116,51 @@ impl Worker {
         let mut kinds = Kinds::default();
         let (mut flows, mut spis, mut ours) = (None, None, None);
         for frame in frames {
-            let mut note = Note::Other;
-            if let Some(header) = ethernet::plain_ipv4(frame.data(), station) {
-                match header[ipv4::PROTOCOL_AT] {
-                    protocol::UDP | protocol::TCP => {
-                        let flow = FlowIdV4::of(header);
-                        // A run of packets of one flow is looked for once.
-                        let place = match flows {
-                            Some((run, place)) if run == flow => place,
-                            _ => self.flows.place_v4(flow),
-                        };
-                        flows = Some((flow, place));
-                        kinds.plain = true;
-                        note = Note::Plain(flow, place);
-                    }
-                    protocol::ESP => {
-                        let [.., d3, d2, d1, d0, s3, s2, s1, s0] = *header;
-                        let destination = [d3, d2, d1, d0];
-                        if ours != Some(destination)
-                            && self.forwarding.addresses.contains(destination.into())
-                        {
-                            ours = Some(destination);
-                        }
-                        let spi = Spi::new(u32::from_be_bytes([s3, s2, s1, s0]));
-                        if let Some(spi) = spi
-                            && ours == Some(destination)
-                            && spi.core() != self.core
-                            && spi.core().index() < self.shared.len()
-                        {
-                            let sequence = esp::sequence_at(frame.data(), ESP_AT);
-                            let what = HandedOff::InboundFrame { spi, sequence };
-                            kinds.other = true;
-                            note = Note::HandOff(spi.core(), what);
-                        } else if let Some(spi) = spi
-                            && ours == Some(destination)
-                        {
-                            if spis != Some(spi) {
-                                let number = esp::sequence_at(frame.data(), ESP_AT);
-                                self.sad.prefetch(spi.get(), number);
-                            }
-                            spis = Some(spi);
-                            kinds.protected = true;
-                            note = Note::Protected(spi);
-                        }
-                    }
-                    _ => {}
+            let Some(header) = ethernet::plain_ipv4(frame.data(), station) else {
+                add(notes, Note::Other);
+                continue;
+            };
+            match header[ipv4::PROTOCOL_AT] {
+                protocol::UDP | protocol::TCP => {
+                    let flow = FlowIdV4::of(header);
+                    // A run of packets of one flow is looked for once.
+                    let place = match flows {
+                        Some((run, place)) if run == flow => place,
+                        _ => self.flows.place_v4(flow),
+                    };
+                    flows = Some((flow, place));
+                    kinds.plain = true;
+                    add(notes, Note::Plain(flow, place));
                 }
+                protocol::ESP => {
+                    let [.., d3, d2, d1, d0, s3, s2, s1, s0] = *header;
+                    let destination = [d3, d2, d1, d0];
+                    if ours != Some(destination)
+                        && self.forwarding.addresses.contains(destination.into())
+                    {
+                        ours = Some(destination);
+                    }
+                    let spi = Spi::new(u32::from_be_bytes([s3, s2, s1, s0]));
+                    let Some(spi) = spi.filter(|_| ours == Some(destination)) else {
+                        add(notes, Note::Other);
+                        continue;
+                    };
+                    if spi.core() != self.core && spi.core().index() < self.shared.len() {
+                        let sequence = esp::sequence_at(frame.data(), ESP_AT);
+                        let what = HandedOff::InboundFrame { spi, sequence };
+                        kinds.other = true;
+                        add(notes, Note::HandOff(spi.core(), what));
+                        continue;
+                    }
+                    if spis != Some(spi) {
+                        spis = Some(spi);
+                        self.sad.prefetch(spi.get(), esp::sequence_at(frame.data(), ESP_AT));
+                    }
+                    kinds.protected = true;
+                    add(notes, Note::Protected(spi));
+                }
+                _ => add(notes, Note::Other),
             }
-            // There is room for a burst.
-            let _ = notes.try_push(note);
         }
         kinds
     }

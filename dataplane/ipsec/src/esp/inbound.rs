@@ -244,11 +244,17 @@ impl InboundSa {
         Ok(Admitted { candidate, spi: self.spi, place, authentic: false })
     }
 
-    /// Where packets of a flow go on, if the last packet was of it and that is still so by the `version` of decisions, which is not 0.
+    /// Whether packets of a flow go where [`Self::onward`] says: the last packet was of it, and that is still so by the `version` of
+    /// decisions, which is not 0.
     #[inline(always)]
-    pub fn onward(&self, flow: FlowIdV4, version: u32) -> Option<&Hop> {
-        let Onward { flow: last, version: then, hop } = &self.onward;
-        (*last == flow && *then == version).then_some(hop)
+    fn goes_on(&self, flow: FlowIdV4, version: u32) -> bool {
+        self.onward.flow == flow && self.onward.version == version
+    }
+
+    /// Where the last packet went.
+    #[inline(always)]
+    pub fn onward(&self) -> &Hop {
+        &self.onward.hop
     }
 
     /// Remembers where packets of a flow go on.

@@ -63,8 +63,8 @@ impl Worker {
                 *note = Note::Drop(DropCause::UnknownSpi.into());
                 continue;
             };
-            match leaving.leave(sa, entered, frame.data()) {
-                Ok(Opened { at, len, flow }) => {
+            match leaving.leave(sa, entered, frame.data(), self.decisions) {
+                Ok(Opened { at, len, flow, goes_on }) => {
                     if run != Some(spi) {
                         run = Some(spi);
                         if sa.usage().fall_due() {
@@ -74,9 +74,8 @@ impl Worker {
                     // The frame holds both.
                     let _ = frame.trim_front(at);
                     frame.truncate(len);
-                    if let Some(hop) = sa.onward(flow, self.decisions)
-                        && send_on(frame, hop)
-                    {
+                    let hop = sa.onward();
+                    if goes_on && send_on(frame, hop) {
                         *note = Note::Send(PortId(hop.port));
                         continue;
                     }

@@ -76,6 +76,8 @@ pub struct Opened {
     pub len: usize,
     /// Its flow.
     pub flow: FlowIdV4,
+    /// Whether it goes where the last one out of its SA went.
+    pub goes_on: bool,
 }
 
 /// Why a packet did not leave the straight way.
@@ -99,7 +101,7 @@ impl InboundSa {
 
     /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3) of an untagged frame for us that holds ESP over IPv4 without options;
     /// the job that opens it.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn enter<'a>(
         &'a self,
         frame: &'a mut [u8],
@@ -127,21 +129,26 @@ impl InboundSa {
     }
 
     /// What follows the decryption of an authentic packet (RFC 4303 §3.4.3, §3.4.4; RFC 4301 §5.2 steps 3 and 4), where nothing is unusual. Otherwise nothing
-    /// changes.
+    /// changes. `version` is that of decisions about flows.
     #[inline(always)]
-    pub(crate) fn leave(&mut self, entered: &Entered, frame: &[u8]) -> Result<Opened, Left> {
-        let (len, flow) = self.read(entered, frame).ok_or(Left::Unusual)?;
+    pub(crate) fn leave(
+        &mut self,
+        entered: &Entered,
+        frame: &[u8],
+        version: u32,
+    ) -> Result<Opened, Left> {
+        let opened = self.read(entered, frame, version).ok_or(Left::Unusual)?;
         // Packets of the same burst may have been accepted since the check.
         self.replay
             .accept(&entered.candidate)
             .map_err(|replayed| Left::Dropped(replayed.into()))?;
-        self.usage.charge_far(len as u64);
-        Ok(Opened { at: INNER_AT, len, flow })
+        self.usage.charge_far(opened.len as u64);
+        Ok(opened)
     }
 
-    /// Length and flow of the inner packet, where nothing is unusual.
+    /// The inner packet, where nothing is unusual.
     #[inline(always)]
-    fn read(&self, entered: &Entered, frame: &[u8]) -> Option<(usize, FlowIdV4)> {
+    fn read(&self, entered: &Entered, frame: &[u8], version: u32) -> Option<Opened> {
         let (front, rest) = frame.split_first_chunk::<INNER_AT>()?;
         let text_len = usize::from(entered.text_len);
         let text = rest.get(..text_len)?;
@@ -152,6 +159,7 @@ impl InboundSa {
         let (header, _) = inner.split_first_chunk::<{ ipv4::MIN_HEADER_LEN }>()?;
         let len = usize::from(u16::from_be_bytes([header[2], header[3]]));
         let flow = FlowIdV4::of(inner);
+        let goes_on = self.goes_on(flow, version);
         let (outer_ecn, inner_ecn) = (front[15] & 3, header[1] & 3);
         let source = u32::from_be_bytes(*front[26..].first_chunk()?);
         let is_plain = self.seen
@@ -161,12 +169,14 @@ impl InboundSa {
             && len >= inner.len()
             && len + pad_len + esp::TRAILER_LEN == text_len
             && u16::from_be_bytes([header[6], header[7]]) & 0x3fff == 0
-            && matches!(header[ipv4::PROTOCOL_AT], protocol::UDP | protocol::TCP)
-            && checksum::Sum::ZERO.add_bytes(header).fold() == 0xffff
+            && checksum::is_right(header)
             // Where the outer field says nothing or the same, the inner one stays (RFC 6040 §4.2).
             && (outer_ecn == 0 || outer_ecn == inner_ecn || !self.headers.ecn)
             && self.usage.is_far(len as u64)
-            && self.quick.is_some_and(|quick| quick.admits_inbound(flow));
-        is_plain.then_some((len, flow))
+            // What went on before was of these protocols, and admitted.
+            && (goes_on
+                || matches!(header[ipv4::PROTOCOL_AT], protocol::UDP | protocol::TCP)
+                    && self.quick.is_some_and(|quick| quick.admits_inbound(flow)));
+        is_plain.then_some(Opened { at: INNER_AT, len, flow, goes_on })
     }
 }
