@@ -263,6 +263,24 @@ proptest! {
     }
 }
 
+/// RFC 1624 §3: of every sum that is computed, the one that is computed anew with a TTL one less.
+#[test]
+fn a_ttl_less_keeps_every_checksum_right() {
+    let mut header = [0x45, 0, 0, 20, 0, 0, 0, 0, 0, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    for id in 0..=u16::MAX {
+        for ttl in [2, 64, 255] {
+            [header[4], header[5]] = id.to_be_bytes();
+            (header[8], header[10], header[11]) = (ttl, 0, 0);
+            let sum = checksum::of(&header);
+            [header[10], header[11]] = sum.to_be_bytes();
+            assert_eq!(ip::decrement_hop_limit(&mut header), Some(ttl - 1));
+            let decremented = [header[10], header[11]];
+            (header[10], header[11]) = (0, 0);
+            assert_eq!(decremented, checksum::of(&header).to_be_bytes(), "id {id}, TTL {ttl}");
+        }
+    }
+}
+
 #[test]
 fn a_ttl_of_one_is_not_decremented() {
     for (at, mut packet) in [(8, good_packets()[0].clone()), (7, good_packets()[3].clone())] {

@@ -188,7 +188,7 @@ impl<'a> Plan<'a> {
 
     /// Takes a sequence number, writes everything into the frame that needs no key, and gives the rest to the cipher. `frame` has the
     /// length of the plan, and its packet at [`Plan::FRONT`] more than before. `None` when it has not: the number is taken all the same.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn begin(
         &self,
         frame: &'a mut [u8],
@@ -262,7 +262,7 @@ impl OutboundSa {
         let inner: &[u8; ipv4::MIN_HEADER_LEN] =
             frame.get(ethernet::HEADER_LEN..)?.first_chunk()?;
         let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
-        let text_len = (len + esp::TRAILER_LEN).next_multiple_of(GCM_ALIGN);
+        let text_len = (len + esp::TRAILER_LEN + GCM_ALIGN - 1) & !(GCM_ALIGN - 1);
         let outer_len = PLAIN_HEADERS + text_len + usize::from(self.sizes.icv);
         let is_plain = self.is_straight
             && inner[0] == V4_WITHOUT_OPTIONS
