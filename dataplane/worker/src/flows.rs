@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A decision holds while nothing that it was made from has changed: policies, routes, neighbours and own addresses by
-//! [`Worker::decisions`], and what is bound to its policy by the epoch of that policy. Which SA a flow takes after a rekey is
+//! [`Worker::decisions`], and what is bound to its policy by epochs. Which SA a flow takes after a rekey is
 //! known without asking (`epochs.rs`).
 
 use crate::account::Drop;
@@ -140,10 +140,12 @@ impl Worker {
     fn known(&mut self, place: Place, flow: &FlowId, context: Context) -> Option<Decision> {
         match self.flows.get(place, flow, context, self.decisions)? {
             Decision::Ask => None,
-            Decision::Protect { policy, epoch, .. } if *epoch != self.epochs.of(*policy) => {
-                let (policy, epoch) = (*policy, *epoch);
-                let sa = self.inherit(policy, epoch, Question { flow: *flow, place, context })?;
-                let SaRef { core, slot, generation } = sa;
+            &Decision::Protect { core, slot, generation, policy, epoch }
+                if epoch != self.epochs.of(policy) =>
+            {
+                let sa = SaRef { core, slot, generation };
+                let question = Question { flow: *flow, place, context };
+                let SaRef { core, slot, generation } = self.renew(sa, policy, epoch, question)?;
                 Some(Decision::Protect { core, slot, generation, policy, epoch })
             }
             decision => Some(*decision),
@@ -169,7 +171,7 @@ impl Worker {
                 let mut sa = SaRef { core, slot, generation };
                 if epoch != self.epochs.of(policy) {
                     let flow = flow.into();
-                    sa = self.inherit(policy, epoch, Question { flow, place, context })?;
+                    sa = self.renew(sa, policy, epoch, Question { flow, place, context })?;
                 }
                 let SaRef { core, slot, generation } = sa;
                 Some(match core == self.core {
@@ -181,10 +183,17 @@ impl Worker {
         }
     }
 
-    /// The SA of a flow that took another one of the policy, and which it remembers now.
+    /// The SA of a flow that took `sa` in another epoch: the same or its heir, which is remembered now.
     #[cold]
-    fn inherit(&mut self, policy: PolicyId, epoch: u32, question: Question) -> Option<SaRef> {
-        let sa = self.epochs.heir(policy, epoch)?;
+    fn renew(
+        &mut self,
+        sa: SaRef,
+        policy: PolicyId,
+        epoch: u32,
+        question: Question,
+    ) -> Option<SaRef> {
+        let held = self.epochs.holds(policy, epoch).then_some(sa);
+        let sa = held.or_else(|| self.epochs.heir(policy, epoch))?;
         self.remember_sa(Some(question), policy, sa);
         Some(sa)
     }
