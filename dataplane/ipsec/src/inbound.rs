@@ -1,7 +1,7 @@
 //! Inbound protected packets, in bursts (RFC 4301 §5.2).
 
 use crate::accounting::{Events, Run, Totals};
-use crate::aead::{OpenJob, open_burst};
+use crate::aead::{Keys, OpenJob, open_burst_of};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
@@ -77,13 +77,14 @@ const AROUND_TEXT: usize = ipv4::MIN_HEADER_LEN + esp::HEADER_LEN + GCM_IV_LEN +
 pub struct Opener<'a> {
     sad: &'a InboundSad,
     jobs: ArrayVec<OpenJob<'a>, BURST>,
+    keys: Keys,
 }
 
 impl<'a> Opener<'a> {
     /// One that has nothing yet.
     #[inline]
     pub fn new(sad: &'a InboundSad) -> Self {
-        Self { sad, jobs: ArrayVec::new() }
+        Self { sad, jobs: ArrayVec::new(), keys: sad.keys() }
     }
 
     /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA asks for what of its key was not asked
@@ -101,7 +102,7 @@ impl<'a> Opener<'a> {
         let sa = self.sad.get(spi)?;
         if let Some(IsAlone(alone)) = first {
             let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
-            sa.prefetch_rest(len, alone);
+            sa.prefetch_rest(len, alone && self.keys == Keys::Far);
         }
         sa.enter(frame, &mut self.jobs)
     }
@@ -111,7 +112,7 @@ impl<'a> Opener<'a> {
     /// It is not taken by value: moving it would copy room for a whole burst, however short that is.
     #[inline]
     pub fn finish(&mut self) -> Verdicts {
-        open_burst(&mut self.jobs);
+        open_burst_of(&mut self.jobs, self.keys);
         let bit = |(n, job): (usize, &OpenJob<'_>)| u32::from(job.verdict().is_ok()) << n;
         let verdicts = Verdicts(self.jobs.iter().enumerate().map(bit).sum());
         self.jobs.clear();
@@ -212,7 +213,8 @@ fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
             && let Lookup::Live(sa) = sad.lookup(first.header.spi)
         {
             let data = first.buffer.data();
-            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), rest.is_empty());
+            let alone = rest.is_empty() && sad.keys() == Keys::Far;
+            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), alone);
             sa.prefetch_window(first.header.low_sequence(data));
         }
     }
@@ -277,7 +279,7 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
             Suite::Ah(ah) => *authentic = ah.open(packet.buffer.data(), *place).is_ok(),
         }
     }
-    open_burst(&mut jobs);
+    open_burst_of(&mut jobs, sad.keys());
     for (job, authentic) in jobs.iter().zip(batched) {
         *authentic = job.verdict().is_ok();
     }

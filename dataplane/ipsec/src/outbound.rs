@@ -1,7 +1,7 @@
 //! Outbound packets that a policy protects, in bursts (RFC 4301 §5.1).
 
 use crate::accounting::{Events, Run, Totals};
-use crate::aead::{SealJob, seal_burst};
+use crate::aead::{Keys, SealJob, seal_burst_of};
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 pub use crate::esp::outbound::plain::Plan;
@@ -71,6 +71,7 @@ pub fn process_burst<B: PacketBuffer>(
 pub struct Sealer<'a> {
     sad: &'a OutboundSad,
     jobs: ArrayVec<SealJob<'a>, BURST>,
+    keys: Keys,
     packets: u64,
     bytes: u64,
 }
@@ -79,7 +80,7 @@ impl<'a> Sealer<'a> {
     /// One that has nothing yet.
     #[inline]
     pub fn new(sad: &'a OutboundSad) -> Self {
-        Self { sad, jobs: ArrayVec::new(), packets: 0, bytes: 0 }
+        Self { sad, jobs: ArrayVec::new(), keys: sad.keys(), packets: 0, bytes: 0 }
     }
 
     /// Whether a frame goes the straight way with this SA, and how long it will be then. Nothing changes.
@@ -89,6 +90,12 @@ impl<'a> Sealer<'a> {
             return None;
         }
         self.sad.get(slot)?.plan_frame(frame)
+    }
+
+    /// Asks for what of the key was not asked for and is needed by the frame of this plan, `alone` or one of several in a row with its SA.
+    #[inline(always)]
+    pub fn prefetch_rest(&self, plan: &Plan<'a>, alone: bool) {
+        plan.prefetch_rest(alone && self.keys == Keys::Far);
     }
 
     /// Takes a frame that has the length of its plan by now, and begins [`Plan::FRONT`] bytes before where it began. What is false of it is
@@ -108,7 +115,7 @@ impl<'a> Sealer<'a> {
     /// It is not taken by value: moving it would copy room for a whole burst, however short that is.
     #[inline]
     pub fn finish(&mut self) -> Totals {
-        seal_burst(&mut self.jobs);
+        seal_burst_of(&mut self.jobs, self.keys);
         self.jobs.clear();
         let (packets, bytes) =
             (core::mem::take(&mut self.packets), core::mem::take(&mut self.bytes));
@@ -131,7 +138,8 @@ fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) 
         if let [first, rest @ ..] = run
             && let Some(sa) = sad.get(first.sa)
         {
-            sa.prefetch_rest(first.buffer.data().len(), rest.is_empty());
+            let alone = rest.is_empty() && sad.keys() == Keys::Far;
+            sa.prefetch_rest(first.buffer.data().len(), alone);
         }
     }
 }
@@ -214,7 +222,7 @@ fn seal<B: PacketBuffer>(
         to_finish |= sa.needs_finish();
     }
     run.end(totals);
-    seal_burst(&mut jobs);
+    seal_burst_of(&mut jobs, sad.keys());
     to_finish
 }
 

@@ -28,6 +28,9 @@ pub enum SadError {
     OutOfRange,
 }
 
+/// SAs whose keys stay in the second cache, together with what else of them every packet needs.
+const NEAR_KEYS: usize = 1024;
+
 /// Where a table keeps whether there is an SA. Of all values of an SA this one has the most that it never takes, and that is what the
 /// compiler chooses by: so the answer lies among what every packet looks at, and not in a line of its own.
 #[derive(Clone, Copy, Debug)]

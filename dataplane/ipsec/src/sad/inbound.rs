@@ -1,6 +1,7 @@
 //! Inbound SAs by SPI.
 
-use super::{SadError, Spent};
+use super::{NEAR_KEYS, SadError, Spent};
+use crate::aead::Keys;
 use crate::esp::inbound::InboundSa;
 use crate::esp::suite::Keyed;
 use crate::large_pages::{self, Extent};
@@ -184,6 +185,12 @@ impl InboundSad {
             Entry::Live(sa) => Some(sa),
             Entry::Free | Entry::Larval(_) => None,
         })
+    }
+
+    /// Where the keys of a burst are, as far as the number of SAs tells.
+    #[inline]
+    pub(crate) fn keys(&self) -> Keys {
+        if self.live <= NEAR_KEYS { Keys::Near } else { Keys::Far }
     }
 
     /// How many SAs there are, larval SPIs not counted.

@@ -1,6 +1,7 @@
 //! Outbound SAs by slot.
 
-use super::{SadError, Spent};
+use super::{NEAR_KEYS, SadError, Spent};
+use crate::aead::Keys;
 use crate::esp::outbound::OutboundSa;
 use crate::esp::suite::Keyed;
 use crate::large_pages::{self, Extent};
@@ -114,6 +115,12 @@ impl OutboundSad {
     /// Every SA with its slot.
     pub fn iter(&self) -> impl Iterator<Item = (Slot, &OutboundSa)> {
         (0..).map(Slot).zip(&self.entries).filter_map(|(slot, sa)| Some((slot, sa.as_ref()?)))
+    }
+
+    /// Where the keys of a burst are, as far as the number of SAs tells.
+    #[inline]
+    pub(crate) fn keys(&self) -> Keys {
+        if self.live <= NEAR_KEYS { Keys::Near } else { Keys::Far }
     }
 
     /// How many SAs there are.

@@ -69,7 +69,8 @@ impl Worker {
             if run != Some(slot) {
                 run = Some(slot);
                 let next = rest.as_slice().first();
-                plan.prefetch_rest(!matches!(next, Some(Note::Seal(next)) if *next == slot));
+                let alone = !matches!(next, Some(Note::Seal(next)) if *next == slot);
+                sealer.prefetch_rest(&plan, alone);
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }

@@ -4,9 +4,9 @@
 //! all the time; a packet alone cannot, for its hash waits for its ciphertext and its tag for a chain of
 //! reductions. Hence three shapes, by the number of 64-byte vectors of text:
 //!
-//! - `lockstep`: four packets of at most two vectors, of one key and as long as each other, whose AAD, length blocks, tag masks and
-//!   reductions share registers, one lane each;
-//! - `apart`: up to four such packets of different keys or lengths, one lane each for everything;
+//! - `lockstep`: four packets of at most two vectors, as long as each other and of one key or of keys that are near, whose AAD, length
+//!   blocks, tag masks and reductions share registers, one lane each;
+//! - `apart`: up to four such packets of different lengths or of keys that are far, one lane each for everything;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
 //!   the AES rounds of the next.
 //!
@@ -18,6 +18,7 @@ mod lockstep;
 mod stitched;
 mod vector;
 
+use super::dispatch::Keys;
 use super::job::Job;
 use stitched::last_of;
 use vector::vectors;
@@ -34,7 +35,7 @@ pub(super) const SHORT: usize = 64 * LOCKSTEP_MAX;
 ///
 /// Every job has a key of this engine and of `R` rounds, 10 or 14, all have tags of one length, and are seal jobs if `SEAL`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], keys: Keys) {
     let few = jobs.len() < 4;
     let mut before = core::ptr::null();
     let mut rest = jobs;
@@ -61,8 +62,14 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
                     if let Ok(four) = <&mut [Job<'_>; 4]>::try_from(&mut *jobs)
                         && lockstep::is_even(four)
                     {
-                        // SAFETY: as the caller promised, and they are even.
-                        unsafe { lockstep::four::<SEAL, R>(four) };
+                        // SAFETY: as the caller promised, and they are even, with one key.
+                        unsafe { lockstep::four::<SEAL, R, true>(four) };
+                    } else if keys == Keys::Near
+                        && let Ok(four) = <&mut [Job<'_>; 4]>::try_from(&mut *jobs)
+                        && lockstep::is_level(four)
+                    {
+                        // SAFETY: as the caller promised, and they are level.
+                        unsafe { lockstep::four::<SEAL, R, false>(four) };
                     } else if jobs.len() < 4 && is_at_hand(jobs, few, [Some(before), after]) {
                         for jobs in jobs.chunk_by_mut(|a, b| vectors(a.len()) == vectors(b.len())) {
                             let last = jobs.first().map_or(1, |job| vectors(job.len()));

@@ -132,7 +132,7 @@ impl Packet {
     }
 }
 
-fn seal_packets(keys: &[GcmKey], packets: &mut [Packet]) {
+fn seal_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) {
     let mut burst: Vec<_> = packets
         .iter_mut()
         .map(|p| {
@@ -146,10 +146,10 @@ fn seal_packets(keys: &[GcmKey], packets: &mut [Packet]) {
             .unwrap()
         })
         .collect();
-    seal_burst(&mut burst);
+    seal_burst_of(&mut burst, kept);
 }
 
-fn open_packets(keys: &[GcmKey], packets: &mut [Packet]) -> Vec<bool> {
+fn open_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) -> Vec<bool> {
     let mut burst: Vec<_> = packets
         .iter_mut()
         .map(|p| {
@@ -163,6 +163,6 @@ fn open_packets(keys: &[GcmKey], packets: &mut [Packet]) -> Vec<bool> {
             .unwrap()
         })
         .collect();
-    open_burst(&mut burst);
+    open_burst_of(&mut burst, kept);
     burst.iter().map(|job| job.verdict().is_ok()).collect()
 }

@@ -221,9 +221,9 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
-    /// Asks for what of the key was not asked for and is needed by this frame, `alone` or one of several in a row with its SA.
+    /// Asks for what of the key was not asked for and is needed by this frame, where that is not made by the cipher, as of a frame `alone`.
     #[inline(always)]
-    pub fn prefetch_rest(&self, alone: bool) {
+    pub(crate) fn prefetch_rest(&self, alone: bool) {
         self.sa.prefetch_rest(self.text_len, alone);
     }
 
