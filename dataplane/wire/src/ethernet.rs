@@ -62,10 +62,10 @@ pub fn plain_ipv4(
     let destination = u64::from_be_bytes(*link.first_chunk()?) >> 16 << 16;
     let ours = destination == station && link.last_chunk() == Some(&IPV4.to_be_bytes());
     let first = u64::from_le_bytes(*header.first_chunk()?);
-    let total_len = (first >> 16) as u16;
+    let total_len = u16::from_be_bytes([header[2], header[3]]);
     let is_plain = ours
         && first & MASK == WHOLE
-        && usize::from(total_len.swap_bytes()) >= header.len()
+        && usize::from(total_len) >= header.len()
         && checksum::is_right(fixed);
     is_plain.then_some(header)
 }
