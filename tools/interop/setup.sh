@@ -3,7 +3,8 @@
 set -e
 export DEBIAN_FRONTEND=noninteractive
 packages="bird2 iproute2 ethtool iperf3 iputils-ping tcpdump nftables python3 python3-cryptography python3-scapy
-  strongswan-swanctl strongswan-pki charon-systemd libcharon-extra-plugins libstrongswan-extra-plugins libstrongswan-standard-plugins
+  strongswan-swanctl strongswan-pki charon-systemd libcharon-extauth-plugins libcharon-extra-plugins
+  libstrongswan-extra-plugins libstrongswan-standard-plugins
   krb5-kdc krb5-admin-server libkrb5-dev libclang-dev python3-gssapi"
 missing=
 for package in $packages; do
