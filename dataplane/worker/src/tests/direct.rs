@@ -1,9 +1,11 @@
 //! The straight way against the way that fits all: whatever comes, both do the same.
 
 use super::bed::*;
+use crate::{Activation, Delivery};
 use af_xdp::memory::{Direction as Way, Faults, PartsPerMillion};
+use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
-use ipsec::selector::Action;
+use ipsec::selector::{Action, AddressRange, PolicyId};
 use proptest::prelude::*;
 use stats::Worker as Row;
 use std::collections::BTreeMap;
@@ -188,6 +190,40 @@ fn packets_of_known_flows_go_the_straight_way() {
     for gateway in [&bed.a, &bed.b] {
         assert_eq!(gateway.workers[0].went_straight, 99);
     }
+}
+
+/// Of an SA whose last packet was admitted and went on, a packet of any other flow is asked about all the same (RFC 4301 §5.2 step 4).
+#[test]
+fn only_the_flow_that_went_on_is_not_asked_about_again() {
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    let (spi_a, spi_b) = bed.allocate(0, 0);
+    bed.a.add_inbound(1, Outer::V4, spi_a, 1);
+    bed.a.add_outbound(1, Outer::V4, spi_b, 2);
+    // Our side takes less than the peer sends.
+    let mut narrow = bed.b.parameters(1, Outer::V4, spi_b, 2);
+    narrow.selectors.truncate(1);
+    narrow.selectors[0].remote = AddressRange::host(ip(A.host4));
+    narrow.selectors[0].protocol = Some(protocol::UDP);
+    bed.b.dataplane.add_inbound(&narrow, Delivery::Forward).unwrap();
+    bed.b.add_outbound(1, Outer::V4, spi_a, 1);
+    for gateway in [&mut bed.a, &mut bed.b] {
+        gateway.dataplane.bind(PolicyId(1), PairId(1), Activation::Now).unwrap();
+    }
+    bed.steps(2);
+    let admitted = datagram(ip(A.host4), ip(B.host4), 1, 100);
+    let elsewhere = datagram(ip("10.77.1.77"), ip(B.host4), 1, 100);
+    let tcp = ip_packet(ip(A.host4), ip(B.host4), protocol::TCP, 64, &admitted[20..]);
+    for n in 1..=10 {
+        for packet in [&admitted, &elsewhere, &admitted, &tcp, &admitted] {
+            assert!(bed.host_a.inject(&frame(A.host_mac, A.lan_mac, packet)));
+        }
+        bed.steps(4);
+        assert_eq!(received(&mut bed.host_b).len(), 3);
+        assert_eq!(bed.b.drops(DropCause::SelectorMismatch), 2 * n);
+    }
+    // The first burst met nothing that was known.
+    assert_eq!(bed.b.workers[0].went_straight, 27);
 }
 
 /// After a rekey too: flows take the new SA without being decided about anew.
