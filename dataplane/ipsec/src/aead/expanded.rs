@@ -122,6 +122,33 @@ impl ExpandedKey {
         }
     }
 
+    /// Where H to the power of `e` is, 1 to [`POWERS`].
+    #[inline]
+    pub(super) const fn at_power(e: usize) -> usize {
+        POWERS - e
+    }
+
+    /// Where the key of round `r` is, at most 14.
+    #[inline]
+    pub(super) const fn at_round(r: usize) -> usize {
+        POWERS + r
+    }
+
+    /// Writes a block of it.
+    #[inline]
+    #[target_feature(enable = "sse4.1")]
+    pub(super) fn put(&mut self, at: usize, block: __m128i) {
+        if let Some(place) = self.blocks.get_mut(at) {
+            *place = to_u128(block);
+        }
+    }
+
+    /// The highest power of H that a packet of `len` bytes needs.
+    #[inline]
+    pub(super) fn powers_for(len: usize) -> usize {
+        (len / 16 + 3).min(POWERS)
+    }
+
     /// Nothing.
     pub(super) const ZERO: Self = Self { blocks: [0; BLOCKS] };
 
@@ -168,7 +195,7 @@ impl ExpandedKey {
 /// The first line that a packet of `len` bytes needs: that of its highest power.
 #[inline(always)]
 fn first_line(len: usize) -> usize {
-    ((POWERS - (len / 16 + 3).min(POWERS)) * size_of::<u128>() / 64).min(START - 1)
+    (ExpandedKey::at_power(ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START - 1)
 }
 
 /// The line of a round key.

@@ -367,6 +367,20 @@ impl<'a> Job<'a> {
         unsafe { self.key.expanded }
     }
 
+    /// Gives the job another key, and its own back.
+    ///
+    /// # Safety
+    ///
+    /// The job and `key` are of one class of the vector engines, and `key` is there, unchanged, until the job has another one or is gone.
+    #[inline]
+    pub(super) unsafe fn replace_key(&mut self, key: *const ExpandedKey) -> *const ExpandedKey {
+        // SAFETY: as the caller promised.
+        let own = unsafe { self.expanded_key() };
+        // SAFETY: as the caller promised, for as long as the reference is used.
+        self.key = KeyRef { expanded: unsafe { &*key } };
+        own
+    }
+
     /// Tells keys apart.
     #[inline]
     pub(super) fn key_address(&self) -> *const u8 {

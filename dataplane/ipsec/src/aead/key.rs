@@ -150,7 +150,7 @@ impl Lodging {
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
 fn makes_do(len: usize, class: Class) -> bool {
-    len <= super::avx512::SHORT && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
+    len > 0 && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.

@@ -193,7 +193,7 @@ fn late_counter(t: usize, late: [usize; 4]) -> __m512i {
 /// A lane of each key's beginning.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn starts(keys: [&ExpandedKey; 4]) -> Start<__m512i> {
+pub(super) fn starts(keys: [&ExpandedKey; 4]) -> Start<__m512i> {
     let mut lines = [_mm512_setzero_si512(); 4];
     for i in 0..4 {
         // SAFETY: the line is 64 readable bytes.
@@ -204,7 +204,7 @@ fn starts(keys: [&ExpandedKey; 4]) -> Start<__m512i> {
 }
 
 /// The round keys of four keys, one round after the other (FIPS 197 §5.2).
-struct Schedule {
+pub(super) struct Schedule {
     before: __m512i,
     now: __m512i,
     second: __m512i,
@@ -213,21 +213,21 @@ struct Schedule {
 impl Schedule {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn new([first, second]: [__m512i; 2]) -> Self {
+    pub(super) fn new([first, second]: [__m512i; 2]) -> Self {
         Self { before: first, now: first, second }
     }
 
     /// Of the round before.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn key(&self) -> __m512i {
+    pub(super) fn key(&self) -> __m512i {
         self.now
     }
 
     /// Of round `N` of `R`, the first being 1.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn next<const R: usize, const N: usize>(&mut self) -> __m512i {
+    pub(super) fn next<const R: usize, const N: usize>(&mut self) -> __m512i {
         let next = match (R, N) {
             (10, _) => following::<true>(self.now, self.now, ROUND_CONSTANTS[N - 1]),
             (_, 1) => self.second,

@@ -8,13 +8,14 @@
 //!   blocks, tag masks and reductions share registers, one lane each;
 //! - `apart`: up to four such packets of different lengths or of keys that are far, one lane each for everything;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
-//!   the AES rounds of the next.
+//!   the AES rounds of the next; `made` before it, where keys are far.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
 
 mod apart;
 mod lockstep;
+mod made;
 mod stitched;
 mod vector;
 
@@ -27,7 +28,7 @@ use vector::vectors;
 const LOCKSTEP_MAX: usize = 2;
 
 /// And in bytes.
-pub(super) const SHORT: usize = 64 * LOCKSTEP_MAX;
+const SHORT: usize = 64 * LOCKSTEP_MAX;
 
 /// Seals (`SEAL`) or opens a run of jobs, all of the AVX-512 engine and of `R` AES rounds.
 ///
@@ -84,6 +85,8 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
                 }
             }
             // SAFETY: as the caller promised, and all have text and such a last group.
+            _ if keys == Keys::Far => unsafe { made::run::<SEAL, R>(now, last_of(count)) },
+            // SAFETY: likewise.
             _ => unsafe { stitched::run::<SEAL, R>(now, last_of(count)) },
         }
         before = last_key;

@@ -1,0 +1,124 @@
+//! Long packets whose keys are far and met once in a burst: the keys are made again, each from one line of it, four at a time.
+//!
+//! ```text
+//!  key, one line of fourteen   H², H, AES key ─┬─► round keys        a key in every lane
+//!                                              └─► H to H³⁸ ─► room ─► stitched
+//! ```
+//!
+//! The thirteen other lines would have to come from memory.
+
+use core::arch::x86_64::*;
+
+use super::super::expanded::{ExpandedKey, POWERS, Start};
+use super::super::job::Job;
+use super::apart::{Schedule, starts};
+use super::stitched;
+use super::vector::*;
+
+/// Keys that are made together.
+const LANES: usize = 4;
+
+/// A run of jobs with text, whose last groups all have `last` vectors; keys that two neighbours have are taken as they are.
+///
+/// # Safety
+///
+/// As [`stitched::run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], last: usize) {
+    // Wiped when they go.
+    let mut rooms = [const { ExpandedKey::ZERO }; LANES];
+    let mut rest = jobs;
+    while !rest.is_empty() {
+        let alone = (0..rest.len().min(LANES)).take_while(|i| is_alone(rest, *i)).count();
+        let taken = if alone > 0 { alone } else { with_one_key(rest) };
+        let now = rest.split_off_mut(..taken).unwrap_or_default();
+        if alone == 0 {
+            // SAFETY: as the caller promised.
+            unsafe { stitched::run::<SEAL, R>(now, last) };
+            continue;
+        }
+        // SAFETY: as the caller promised.
+        unsafe { make::<R>(now, &mut rooms) };
+        let mut own = [core::ptr::null(); LANES];
+        for ((job, room), own) in now.iter_mut().zip(&rooms).zip(&mut own) {
+            // SAFETY: it is a key of this engine, and the job has its own again before the room is gone or changed.
+            *own = unsafe { job.replace_key(room) };
+        }
+        // SAFETY: as the caller promised: the keys that were made are of the same rounds.
+        unsafe { stitched::run::<SEAL, R>(now, last) };
+        for (job, own) in now.iter_mut().zip(own) {
+            // SAFETY: its own, which lives as long as it does.
+            unsafe { job.replace_key(own) };
+        }
+    }
+}
+
+/// Whether no neighbour has the key of a job, and its AAD is one block: a longer one, which ESP has not, takes powers of its own.
+fn is_alone(jobs: &[Job<'_>], i: usize) -> bool {
+    let key = |i: usize| jobs.get(i).map(Job::key_address);
+    let has_one_block = jobs.get(i).is_some_and(|job| job.aad_block().is_some());
+    has_one_block && key(i) != key(i + 1) && (i == 0 || key(i) != key(i - 1))
+}
+
+/// How many from the first on have its key.
+fn with_one_key(jobs: &[Job<'_>]) -> usize {
+    let first = jobs.first().map(Job::key_address);
+    jobs.iter().take_while(|job| Some(job.key_address()) == first).count()
+}
+
+/// Makes the keys of one to four jobs, as far as their texts need them.
+///
+/// # Safety
+///
+/// Every job has a key of this engine and of `R` rounds, 10 or 14.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn make<const R: usize>(jobs: &[Job<'_>], rooms: &mut [ExpandedKey; LANES]) {
+    let Some(first) = jobs.first() else { return };
+    let lane = |i: usize| jobs.get(i).unwrap_or(first);
+    let keys: [&ExpandedKey; LANES] = [
+        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
+        unsafe { lane(0).expanded_key() },
+        // SAFETY: likewise.
+        unsafe { lane(1).expanded_key() },
+        // SAFETY: likewise.
+        unsafe { lane(2).expanded_key() },
+        // SAFETY: likewise.
+        unsafe { lane(3).expanded_key() },
+    ];
+    let most = jobs.iter().map(|job| ExpandedKey::powers_for(job.len() as usize)).max();
+    let Start { square, hash, keys } = starts(keys);
+    let mut schedule = Schedule::new(keys);
+    put(rooms, ExpandedKey::at_round(0), schedule.key());
+    each_round!(ROUND => {
+        put(rooms, ExpandedKey::at_round(ROUND), schedule.next::<R, ROUND>());
+    });
+    put(rooms, ExpandedKey::at_round(R), schedule.next::<R, R>());
+
+    let fourth = Sum::of(square, square).reduced();
+    let mut four = [hash, square, Sum::of(square, hash).reduced(), fourth];
+    let mut e = 1;
+    loop {
+        for (i, power) in four.iter().enumerate() {
+            if e + i <= POWERS {
+                put(rooms, ExpandedKey::at_power(e + i), *power);
+            }
+        }
+        e += 4;
+        if most.is_none_or(|most| e > most) {
+            break;
+        }
+        for power in &mut four {
+            *power = Sum::of(*power, fourth).reduced();
+        }
+    }
+}
+
+/// A lane to each room.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn put(rooms: &mut [ExpandedKey; LANES], at: usize, blocks: __m512i) {
+    for (room, block) in rooms.iter_mut().zip(split(blocks)) {
+        room.put(at, block);
+    }
+}
