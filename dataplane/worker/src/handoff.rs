@@ -290,16 +290,20 @@ impl Worker {
         self.ask_for_handed(handed.as_slice());
         let mut frames = core::mem::take(&mut self.frames);
         let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
+        // All frames first: one that is moved waits for all that was stored before, and that would be what is copied.
+        for foreign in handed.as_slice() {
+            let Some(own) = self.pool.alloc_for(foreign.len()) else { break };
+            // Moved first and changed afterwards, as in `put`.
+            put(&mut frames, own).mark = foreign.mark;
+        }
+        let mut owns = frames.iter_mut();
         for foreign in handed {
             let mark = foreign.mark;
-            let Some(own) = self.pool.alloc_for(foreign.len()) else {
+            let Some(own) = owns.next() else {
                 self.account.drop(WorkerDrop::UmemEmpty);
                 self.send_home(foreign, from);
                 continue;
             };
-            // Moved first and changed afterwards, as in `put`.
-            let own = put(&mut frames, own);
-            own.mark = mark;
             // It was asked for with this length.
             let _ = own.copy_from(foreign.data());
             self.send_home(foreign, from);
