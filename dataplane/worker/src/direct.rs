@@ -19,7 +19,7 @@ mod seal;
 use crate::account::{Drop, WorkerDrop};
 use crate::config::{PortId, Side};
 use crate::handoff::HandedOff;
-use crate::packet::{Packet, put};
+use crate::packet::Packet;
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
 use arrayvec::ArrayVec;
@@ -182,15 +182,23 @@ impl Worker {
             return;
         }
         let mut burst = core::mem::replace(frames, core::mem::take(&mut self.left));
+        let (mut left, mut rest) = (burst.drain(..), notes.as_mut_slice());
         // Notes stay where they are, as most are only looked at.
-        for (frame, note) in burst.drain(..).zip(notes.iter_mut()) {
+        while let Some((note, later)) = rest.split_first_mut() {
+            rest = later;
+            // Those for one port at once: a frame that is looked at in between waits for its own stores (see `packet::put`).
+            if let Note::Send(port) = *note
+                && let Some(state) = self.ports.get_mut(usize::from(port.0))
+            {
+                let also = |note: &&Note| matches!(note, Note::Send(to) if *to == port);
+                let run = rest.iter().take_while(also).count();
+                rest = &mut rest[run..];
+                state.transmit.extend(left.by_ref().take(1 + run));
+                continue;
+            }
+            let Some(frame) = left.next() else { break };
             match note {
-                Note::Send(port) => match self.ports.get_mut(usize::from(port.0)) {
-                    Some(state) => {
-                        put(&mut state.transmit, frame);
-                    }
-                    None => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
-                },
+                Note::Send(_) => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
                 Note::HandOff(to, what) => self.hand_off_frame(frame, *to, *what),
                 Note::Drop(cause) => self.drop_packet(Packet(frame), *cause),
                 Note::Opened(spi, flow, _) => self.opened_otherwise(frame, arrival, *spi, *flow),
@@ -206,6 +214,7 @@ impl Worker {
                 }
             }
         }
+        drop(left);
         self.left = burst;
     }
 }
