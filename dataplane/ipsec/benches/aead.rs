@@ -19,7 +19,7 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use arrayvec::ArrayVec;
-use ipsec::aead::{Aad, Engine, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
+use ipsec::aead::{Aad, Engine, GcmKey, Keys, OpenJob, SealJob, open_burst_of, seal_burst_of};
 
 const TAG: usize = 16;
 const BURST_MAX: usize = 256;
@@ -75,11 +75,13 @@ fn aad(frame: usize) -> [u8; 8] {
 struct Ours {
     engine: Engine,
     keys: Vec<GcmKey>,
+    kept: Keys,
 }
 
 impl Contender for Ours {
     fn name(&self) -> String {
-        format!("culvert/{}", self.engine.name())
+        let far = if self.kept == Keys::Near { "" } else { ", far" };
+        format!("culvert/{}{far}", self.engine.name())
     }
 
     #[inline(never)]
@@ -95,7 +97,7 @@ impl Contender for Ours {
                     jobs.push(job);
                 }
             }
-            seal_burst(&mut jobs);
+            seal_burst_of(&mut jobs, self.kept);
         }
     }
 
@@ -112,7 +114,7 @@ impl Contender for Ours {
                     jobs.push(job);
                 }
             }
-            open_burst(&mut jobs);
+            open_burst_of(&mut jobs, self.kept);
             assert!(jobs.iter().all(|job| job.verdict().is_ok()));
         }
     }
@@ -224,7 +226,9 @@ fn contenders(case: &Case) -> Vec<Box<dyn Contender>> {
     let mut all: Vec<Box<dyn Contender>> = Vec::new();
     for engine in Engine::available() {
         let key = |k: &Vec<u8>| GcmKey::with_engine(engine, k).expect("a key");
-        all.push(Box::new(Ours { engine, keys: raw.iter().map(key).collect() }));
+        for kept in [Keys::Near, Keys::Farther] {
+            all.push(Box::new(Ours { engine, keys: raw.iter().map(key).collect(), kept }));
+        }
     }
     let ring_alg =
         if case.key_len == 16 { &ring::aead::AES_128_GCM } else { &ring::aead::AES_256_GCM };

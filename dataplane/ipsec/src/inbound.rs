@@ -102,7 +102,7 @@ impl<'a> Opener<'a> {
         let sa = self.sad.get(spi)?;
         if let Some(IsAlone(alone)) = first {
             let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
-            sa.prefetch_rest(len, alone && self.keys == Keys::Far);
+            sa.prefetch_rest(len, self.keys.of_one(alone));
         }
         sa.enter(frame, &mut self.jobs)
     }
@@ -213,8 +213,8 @@ fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
             && let Lookup::Live(sa) = sad.lookup(first.header.spi)
         {
             let data = first.buffer.data();
-            let alone = rest.is_empty() && sad.keys() == Keys::Far;
-            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), alone);
+            let keys = sad.keys().of_one(rest.is_empty());
+            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), keys);
             sa.prefetch_window(first.header.low_sequence(data));
         }
     }

@@ -95,7 +95,7 @@ impl<'a> Sealer<'a> {
     /// Asks for what of the key was not asked for and is needed by the frame of this plan, `alone` or one of several in a row with its SA.
     #[inline(always)]
     pub fn prefetch_rest(&self, plan: &Plan<'a>, alone: bool) {
-        plan.prefetch_rest(alone && self.keys == Keys::Far);
+        plan.prefetch_rest(self.keys.of_one(alone));
     }
 
     /// Takes a frame that has the length of its plan by now, and begins [`Plan::FRONT`] bytes before where it began. What is false of it is
@@ -138,8 +138,8 @@ fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) 
         if let [first, rest @ ..] = run
             && let Some(sa) = sad.get(first.sa)
         {
-            let alone = rest.is_empty() && sad.keys() == Keys::Far;
-            sa.prefetch_rest(first.buffer.data().len(), alone);
+            let keys = sad.keys().of_one(rest.is_empty());
+            sa.prefetch_rest(first.buffer.data().len(), keys);
         }
     }
 }

@@ -10,6 +10,7 @@ mod outbound;
 #[cfg(test)]
 mod tests;
 
+use crate::aead::Keys;
 pub use crate::esp::suite::Spent;
 pub use inbound::{InboundSad, Lookup};
 pub use outbound::{OutboundSad, Slot};
@@ -30,6 +31,20 @@ pub enum SadError {
 
 /// SAs whose keys stay in the second cache, together with what else of them every packet needs.
 const NEAR_KEYS: usize = 1024;
+
+/// SAs beyond which a long packet finds so little of its key in a near cache that making it again takes less time (docs/aead.md).
+const FAR_KEYS: usize = 4096;
+
+/// Where the keys of so many SAs are.
+fn keys_of(sas: usize) -> Keys {
+    if sas <= NEAR_KEYS {
+        Keys::Near
+    } else if sas <= FAR_KEYS {
+        Keys::Far
+    } else {
+        Keys::Farther
+    }
+}
 
 /// Where a table keeps whether there is an SA. Of all values of an SA this one has the most that it never takes, and that is what the
 /// compiler chooses by: so the answer lies among what every packet looks at, and not in a line of its own.

@@ -22,8 +22,19 @@ use super::portable;
 pub enum Keys {
     /// In a near cache, or asked for as a whole.
     Near,
-    /// Of a key that one packet of the burst has, only the first line was asked for ([`Lodging::FIRST_LINES`](super::Lodging)).
+    /// Of a key that one packet of the burst has, only the first line was asked for ([`Lodging::FIRST_LINES`](super::Lodging)), if the packet has
+    /// at most 128 bytes of text.
     Far,
+    /// Likewise, and however long the packet is.
+    Farther,
+}
+
+impl Keys {
+    /// Of a packet that is `alone` with its key in a burst, or not.
+    #[inline(always)]
+    pub(crate) fn of_one(self, alone: bool) -> Self {
+        if alone { self } else { Self::Near }
+    }
 }
 
 /// Encrypts and authenticates every job of the burst.

@@ -1,7 +1,7 @@
 //! The expanded key of one engine.
 
 #[cfg(target_arch = "x86_64")]
-use super::dispatch::expand;
+use super::dispatch::{Keys, expand};
 use super::engine::{Engine, Kind};
 #[cfg(target_arch = "x86_64")]
 use super::expanded::ExpandedKey;
@@ -134,23 +134,29 @@ impl Lodging {
     #[cfg(not(target_arch = "x86_64"))]
     pub const FIRST_LINES: core::ops::Range<usize> = 0..0;
 
-    /// Asks for the other lines that a packet of `len` bytes of text needs, `alone` in a burst or followed by one with the same key.
+    /// Asks for the other lines that a packet of `len` bytes of text needs, by where the cipher will be told that keys are; `Near`
+    /// if the packet is not alone with its key.
     #[inline(always)]
-    pub fn prefetch_rest(&self, len: usize, alone: bool, lodged: Lodged) {
+    pub fn prefetch_rest(&self, len: usize, keys: Keys, lodged: Lodged) {
         #[cfg(target_arch = "x86_64")]
-        if !(alone && makes_do(len, lodged.class)) {
+        if !makes_do(len, keys, lodged.class) {
             self.expanded.prefetch_rest(len, lodged.class.length.rounds());
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (len, alone, lodged);
+        let _ = (len, keys, lodged);
     }
 }
 
 /// Whether a packet alone with its key makes do with the first line of it.
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
-fn makes_do(len: usize, class: Class) -> bool {
-    len > 0 && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
+fn makes_do(len: usize, keys: Keys, class: Class) -> bool {
+    let longest = match keys {
+        Keys::Near => return false,
+        Keys::Far => super::avx512::SHORT,
+        Keys::Farther => usize::MAX,
+    };
+    (1..=longest).contains(&len) && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.

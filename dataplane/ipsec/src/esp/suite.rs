@@ -3,7 +3,7 @@
 use super::serial::{AeadSalt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
-use crate::aead::{Aad, GcmKey, Key, Lodged, Lodging, NONCE_LEN};
+use crate::aead::{Aad, GcmKey, Key, Keys, Lodged, Lodging, NONCE_LEN};
 use crate::ah::Ah;
 use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
@@ -73,12 +73,12 @@ pub(crate) trait Keyed {
         keying.take().map(|keying| Spent { _keying: keying })
     }
 
-    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`] and that a packet of `len` bytes of text needs, `alone` or one of several
-    /// in a row.
+    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`] and that a packet of `len` bytes of text needs, by where `keys`
+    /// are for the cipher.
     #[inline(always)]
-    fn prefetch_rest(&self, len: usize, alone: bool) {
+    fn prefetch_rest(&self, len: usize, keys: Keys) {
         if let (lodging, Some(lodger), _) = self.keying() {
-            lodging.prefetch_rest(len, alone, lodger.key);
+            lodging.prefetch_rest(len, keys, lodger.key);
         }
     }
 

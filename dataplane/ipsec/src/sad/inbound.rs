@@ -1,6 +1,6 @@
 //! Inbound SAs by SPI.
 
-use super::{NEAR_KEYS, SadError, Spent};
+use super::{SadError, Spent, keys_of};
 use crate::aead::Keys;
 use crate::esp::inbound::InboundSa;
 use crate::esp::suite::Keyed;
@@ -190,7 +190,7 @@ impl InboundSad {
     /// Where the keys of a burst are, as far as the number of SAs tells.
     #[inline]
     pub(crate) fn keys(&self) -> Keys {
-        if self.live <= NEAR_KEYS { Keys::Near } else { Keys::Far }
+        keys_of(self.live)
     }
 
     /// How many SAs there are, larval SPIs not counted.

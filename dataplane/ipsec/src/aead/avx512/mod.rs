@@ -28,7 +28,7 @@ use vector::vectors;
 const LOCKSTEP_MAX: usize = 2;
 
 /// And in bytes.
-const SHORT: usize = 64 * LOCKSTEP_MAX;
+pub(super) const SHORT: usize = 64 * LOCKSTEP_MAX;
 
 /// Seals (`SEAL`) or opens a run of jobs, all of the AVX-512 engine and of `R` AES rounds.
 ///
@@ -85,7 +85,7 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
                 }
             }
             // SAFETY: as the caller promised, and all have text and such a last group.
-            _ if keys == Keys::Far => unsafe { made::run::<SEAL, R>(now, last_of(count)) },
+            _ if keys == Keys::Farther => unsafe { made::run::<SEAL, R>(now, last_of(count)) },
             // SAFETY: likewise.
             _ => unsafe { stitched::run::<SEAL, R>(now, last_of(count)) },
         }

@@ -10,7 +10,7 @@ fn check_burst(keys: &[GcmKey], raw: &[Vec<u8>], packets: &mut [Packet], dice: &
         packets.iter().map(|p| oracle(&raw[p.key], p.nonce, &p.aad, p.src.get())).collect();
     let plain: Vec<_> = packets.iter().map(|p| p.src.get().to_vec()).collect();
 
-    let kept = [Keys::Near, Keys::Far];
+    let kept = [Keys::Near, Keys::Far, Keys::Farther];
     seal_packets(keys, packets, dice.pick(&kept));
     for (i, (p, (cipher, tag))) in packets.iter().zip(&expected).enumerate() {
         let what = || (i, p.key, raw[p.key].len(), p.src.len, p.aad.len(), p.tag.len);

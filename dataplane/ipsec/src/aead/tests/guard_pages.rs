@@ -64,9 +64,9 @@ fn nothing_is_touched_outside_the_buffers() {
         // Two of each: by packets of one key and of several, whatever is done differently then.
         let expand = |k: &Vec<u8>| GcmKey::with_engine(engine, k).unwrap();
         let keys: Vec<_> = raw.iter().map(|k| [expand(k), expand(k)]).collect();
-        let kept = [Keys::Near, Keys::Far];
+        let kept = [Keys::Near, Keys::Far, Keys::Farther];
         let short = (0..=320).flat_map(|len| kept.map(|kept| (len, kept)));
-        let long = (321..2200).step_by(7).map(|len| (len, Keys::Far));
+        let long = (321..2200).step_by(7).map(|len| (len, Keys::Farther));
         for (len, kept) in short.chain(long) {
             let upper = dice.below(2) == 0;
             let in_place = dice.below(2) == 0;

@@ -95,10 +95,9 @@ impl Known {
             for (case, key) in cases.iter().zip(&keys) {
                 case.alone(key, engine);
             }
+            let kept = [Keys::Near, Keys::Far, Keys::Farther];
             let chunks = cases.chunks(61).zip(keys.chunks(61));
-            for ((chunk, keys), kept) in
-                chunks.flat_map(|chunk| [(chunk, Keys::Near), (chunk, Keys::Far)])
-            {
+            for ((chunk, keys), kept) in chunks.flat_map(|chunk| kept.map(|kept| (chunk, kept))) {
                 let mut packets: Vec<_> = chunk.iter().enumerate().map(Self::packet).collect();
                 let verdicts = open_packets(keys, &mut packets, kept);
                 for ((case, packet), ok) in chunk.iter().zip(&packets).zip(verdicts) {

@@ -9,7 +9,7 @@
 //! Whatever does not fit is left as it is, for the way that fits all.
 
 use super::{OUTER_TTL, OutboundSa};
-use crate::aead::SealJob;
+use crate::aead::{Keys, SealJob};
 use crate::esp::BURST;
 use crate::esp::suite::{GCM_IV_LEN, Keyed, aad, nonce};
 use crate::sa::{DfRule, DscpRule, HeaderRules, Spi};
@@ -221,10 +221,10 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
-    /// Asks for what of the key was not asked for and is needed by this frame, where that is not made by the cipher, as of a frame `alone`.
+    /// Asks for what of the key was not asked for and is needed by this frame, where that is not made by the cipher, by where `keys` are for it.
     #[inline(always)]
-    pub(crate) fn prefetch_rest(&self, alone: bool) {
-        self.sa.prefetch_rest(self.text_len, alone);
+    pub(crate) fn prefetch_rest(&self, keys: Keys) {
+        self.sa.prefetch_rest(self.text_len, keys);
     }
 
     /// The port that it leaves by.
