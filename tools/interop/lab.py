@@ -119,7 +119,7 @@ class Host:
         raise Failed(f"ping {source} > {destination}: {done.stdout.strip()} {done.stderr.strip()}")
 
     def iperf(self, server, source, destination, seconds=2, udp=None, reverse=False):
-        """Mbit/s from here to `server` (a Host) and the loss in percent."""
+        """Mbit/s from here to `server` (a Host), and of UDP the datagrams that were sent and those that were lost."""
         listening = server.start("iperf3", "-s", "-1", "-B", destination)
         time.sleep(0.4)
         args = ["iperf3", "-c", destination, "-B", source, "-t", seconds, "-J"]
@@ -130,8 +130,8 @@ class Host:
         try:
             end = json.loads(done.stdout)["end"]
             if udp:
-                return end["sum"]["bits_per_second"] / 1e6, end["sum"]["lost_percent"]
-            return end["sum_received"]["bits_per_second"] / 1e6, 0.0
+                return end["sum"]["bits_per_second"] / 1e6, (end["sum"]["packets"], end["sum"]["lost_packets"])
+            return end["sum_received"]["bits_per_second"] / 1e6, (0, 0)
         except (ValueError, KeyError) as error:
             raise Failed(f"iperf3 {source} > {destination}: {done.stdout[-300:]} {done.stderr[-300:]}") from error
 
