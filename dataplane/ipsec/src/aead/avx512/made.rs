@@ -1,4 +1,4 @@
-//! Long packets whose keys are far and met once in a burst: the keys are made again, each from one line of it, four at a time.
+//! Long packets whose keys are farther and met once in a burst: the keys are made again, each from one line of it, four at a time.
 //!
 //! ```text
 //!  key, one line of fourteen   H², H, AES key ─┬─► round keys        a key in every lane

@@ -8,7 +8,7 @@
 //!   blocks, tag masks and reductions share registers, one lane each;
 //! - `apart`: up to four such packets of different lengths or of keys that are far, one lane each for everything;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
-//!   the AES rounds of the next; `made` before it, where keys are far.
+//!   the AES rounds of the next; `made` before it, where keys are farther.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
