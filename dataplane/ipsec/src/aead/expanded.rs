@@ -122,25 +122,21 @@ impl ExpandedKey {
         }
     }
 
-    /// Where H to the power of `e` is, 1 to [`POWERS`].
-    #[inline]
-    pub(super) const fn at_power(e: usize) -> usize {
-        POWERS - e
+    /// Where the key of round `r` is, at most 14: its line, and the block of that.
+    pub(super) const fn at_round(r: usize) -> (usize, usize) {
+        ((POWERS + r) / 4, (POWERS + r) % 4)
     }
 
-    /// Where the key of round `r` is, at most 14.
+    /// The highest power of H in a line in front of [`ExpandedKey::START_LINE`].
     #[inline]
-    pub(super) const fn at_round(r: usize) -> usize {
-        POWERS + r
+    pub(super) const fn highest_power(line: usize) -> usize {
+        POWERS - 4 * line
     }
 
-    /// Writes a block of it.
-    #[inline]
-    #[target_feature(enable = "sse4.1")]
-    pub(super) fn put(&mut self, at: usize, block: __m128i) {
-        if let Some(place) = self.blocks.get_mut(at) {
-            *place = to_u128(block);
-        }
+    /// A line, to be written.
+    #[inline(always)]
+    pub(super) fn line_mut(&mut self, line: usize) -> &mut [u128; 4] {
+        &mut self.blocks.as_chunks_mut().0[line]
     }
 
     /// The highest power of H that a packet of `len` bytes needs.
@@ -195,7 +191,7 @@ impl ExpandedKey {
 /// The first line that a packet of `len` bytes needs: that of its highest power.
 #[inline(always)]
 fn first_line(len: usize) -> usize {
-    (ExpandedKey::at_power(ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START - 1)
+    ((POWERS - ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START - 1)
 }
 
 /// The line of a round key.

@@ -9,7 +9,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::expanded::{ExpandedKey, POWERS, Start};
+use super::super::expanded::{ExpandedKey, Start};
 use super::super::job::Job;
 use super::apart::{Schedule, starts};
 use super::stitched;
@@ -87,25 +87,32 @@ unsafe fn make<const R: usize>(jobs: &[Job<'_>], rooms: &mut [ExpandedKey; LANES
         unsafe { lane(3).expanded_key() },
     ];
     let most = jobs.iter().map(|job| ExpandedKey::powers_for(job.len() as usize)).max();
+    for (room, key) in rooms.iter_mut().zip(keys) {
+        *room.line_mut(ExpandedKey::START_LINE.start) = *key.start();
+    }
     let Start { square, hash, keys } = starts(keys);
+    // Round keys from the third on: the first two are in the line that there is.
     let mut schedule = Schedule::new(keys);
-    put(rooms, ExpandedKey::at_round(0), schedule.key());
+    let mut four = [_mm512_setzero_si512(); LANES];
     each_round!(ROUND => {
-        put(rooms, ExpandedKey::at_round(ROUND), schedule.next::<R, ROUND>());
-    });
-    put(rooms, ExpandedKey::at_round(R), schedule.next::<R, R>());
-
-    let fourth = Sum::of(square, square).reduced();
-    let mut four = [hash, square, Sum::of(square, hash).reduced(), fourth];
-    let mut e = 1;
-    loop {
-        for (i, power) in four.iter().enumerate() {
-            if e + i <= POWERS {
-                put(rooms, ExpandedKey::at_power(e + i), *power);
-            }
+        four[ExpandedKey::at_round(ROUND).1] = schedule.next::<R, ROUND>();
+        if let (line, 3) = ExpandedKey::at_round(ROUND)
+            && ROUND > 1
+        {
+            put(rooms, line, four);
         }
-        e += 4;
-        if most.is_none_or(|most| e > most) {
+    });
+    four[0] = schedule.next::<R, R>();
+    put(rooms, const { ExpandedKey::at_round(R).0 }, four);
+
+    // Powers, four to a line, each line the one behind it times H⁴.
+    let fourth = Sum::of(square, square).reduced();
+    let third = Sum::of(square, hash).reduced();
+    let fifth = Sum::of(fourth, hash).reduced();
+    let mut four = [Sum::of(fourth, square).reduced(), fifth, fourth, third];
+    for line in (0..ExpandedKey::START_LINE.start).rev() {
+        put(rooms, line, four);
+        if most.is_none_or(|most| most <= ExpandedKey::highest_power(line)) {
             break;
         }
         for power in &mut four {
@@ -114,11 +121,13 @@ unsafe fn make<const R: usize>(jobs: &[Job<'_>], rooms: &mut [ExpandedKey; LANES
     }
 }
 
-/// A lane to each room.
+/// Four blocks to a line of each room: a key in every lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn put(rooms: &mut [ExpandedKey; LANES], at: usize, blocks: __m512i) {
-    for (room, block) in rooms.iter_mut().zip(split(blocks)) {
-        room.put(at, block);
+fn put(rooms: &mut [ExpandedKey; LANES], line: usize, blocks: [__m512i; LANES]) {
+    for (room, blocks) in rooms.iter_mut().zip(transposed(blocks)) {
+        let line: &mut [u128; 4] = room.line_mut(line);
+        // SAFETY: the array is 64 writable bytes.
+        unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), blocks) };
     }
 }
