@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p ipsec --bench aead                     # everything, some minutes
 //! cargo bench -p ipsec --bench aead -- seal/aes128/64   # what begins so
+//! cargo bench -p ipsec --bench aead -- seal culvert     # of contenders whose name begins so
 //! ```
 //!
 //! One line per case: nanoseconds per packet, the median of the repetitions and their least and greatest, and the
@@ -273,8 +274,9 @@ fn measure(contender: &dyn Contender, case: &Case, frames: &mut [Frame]) -> f64 
     times[rounds / 10] as f64 / case.pool as f64
 }
 
-fn run(case: &Case) {
-    let all = contenders(case);
+fn run(case: &Case, who: &str) {
+    let mut all = contenders(case);
+    all.retain(|contender| contender.name().starts_with(who));
     let mut samples = vec![Vec::new(); all.len()];
     for repetition in 0..=REPETITIONS {
         for (contender, samples) in all.iter().zip(&mut samples) {
@@ -309,7 +311,8 @@ fn run(case: &Case) {
 }
 
 fn main() {
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let mut filters = std::env::args().skip(1).filter(|arg| !arg.starts_with('-'));
+    let (filter, who) = (filters.next().unwrap_or_default(), filters.next().unwrap_or_default());
     for direction in [Direction::Seal, Direction::Open] {
         for key_len in [16, 32] {
             for text in [64, 68, 512, 516, 1420, 1424] {
@@ -319,7 +322,7 @@ fn main() {
                 for (keys, burst, pool) in one_key.into_iter().chain(pools) {
                     let case = Case { direction, key_len, text, keys, burst, pool };
                     if case.name().starts_with(&filter) {
-                        run(&case);
+                        run(&case, &who);
                     }
                 }
             }

@@ -308,7 +308,7 @@ fn reversed(block: __m128i) -> __m128i {
 #[inline]
 #[target_feature(enable = "sse2")]
 pub(super) fn j0(job: &Job<'_>) -> __m128i {
-    from_bytes(&job.j0)
+    job.j0()
 }
 
 /// The AAD as the one block in front of the text, reversed; of more than one block, the last with the hash of

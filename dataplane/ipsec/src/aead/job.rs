@@ -245,7 +245,7 @@ impl<'a> OpenJob<'a> {
     /// [`Unauthentic`] if the tag does not fit key, nonce, AAD and text.
     #[inline]
     pub fn verdict(&self) -> Result<(), Unauthentic> {
-        if self.0.authentic { Ok(()) } else { Err(Unauthentic) }
+        if self.0.class.authentic { Ok(()) } else { Err(Unauthentic) }
     }
 
     #[inline]
@@ -267,11 +267,29 @@ impl fmt::Debug for OpenJob<'_> {
     }
 }
 
-/// What jobs must have in common to be handed to a kernel together.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What jobs must have in common to be handed to a kernel together. And the verdict, which they have in common until then: it makes this a
+/// word, which takes one comparison.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
 pub(super) struct JobClass {
     pub(super) key: Class,
     tag_len: u8,
+    authentic: bool,
+}
+
+impl JobClass {
+    #[inline]
+    fn word(self) -> u32 {
+        let Class { kind, length } = self.key;
+        u32::from_ne_bytes([kind as u8, length as u8, self.tag_len, self.authentic.into()])
+    }
+}
+
+impl PartialEq for JobClass {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.word() == other.word()
+    }
 }
 
 /// What both directions share: the invariants are those of the module.
@@ -286,10 +304,8 @@ pub(super) struct Job<'a> {
     pub(super) aad: AadBytes,
     text_bits: u64,
     aad_bits: u64,
-    /// The nonce and a block counter of one, big endian.
-    pub(super) j0: [u8; 16],
+    j0: J0,
     class: JobClass,
-    authentic: bool,
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
@@ -322,9 +338,8 @@ impl<'a> Job<'a> {
             aad: aad.bytes,
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,
-            j0: first_counter(nonce),
-            class: JobClass { key: key.class, tag_len: tag_len as u8 },
-            authentic: false,
+            j0: J0::new(nonce),
+            class: JobClass { key: key.class, tag_len: tag_len as u8, authentic: false },
             borrowed: PhantomData,
         })
     }
@@ -341,8 +356,17 @@ impl<'a> Job<'a> {
     }
 
     pub(super) fn nonce(&self) -> [u8; NONCE_LEN] {
-        let [nonce @ .., _, _, _, _] = self.j0;
+        let mut nonce = [0; NONCE_LEN];
+        nonce.copy_from_slice(self.j0.nonce.as_flattened());
         nonce
+    }
+
+    /// The first counter block, whose encryption masks the tag (SP 800-38D §7.1).
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn j0(&self) -> __m128i {
+        // SAFETY: 16 readable bytes without padding, and SSE2 is part of every x86-64.
+        unsafe { _mm_loadu_si128((&raw const self.j0).cast()) }
     }
 
     /// The key of a job of the portable class.
@@ -394,6 +418,20 @@ impl<'a> Job<'a> {
         (self.text_bits / 8) as u32
     }
 
+    /// Blocks of text.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn blocks(&self) -> usize {
+        ((self.text_bits + 127) >> 7) as usize
+    }
+
+    /// Whether text and AAD are as long as those of another.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn has_lengths_of(&self, other: &Job<'_>) -> bool {
+        self.text_bits == other.text_bits && self.aad_bits == other.aad_bits
+    }
+
     /// Bytes of AAD.
     #[inline]
     fn aad_len(&self) -> usize {
@@ -411,15 +449,26 @@ impl<'a> Job<'a> {
         unsafe { _mm_loadu_si128(both.cast()) }
     }
 
+    /// Whether the AAD fits one block.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn has_short_aad(&self) -> bool {
+        self.aad_len() <= INLINE_AAD
+    }
+
+    /// AAD that fits one block, zeros behind. Of longer AAD, sixteen bytes that mean nothing.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn short_aad(&self) -> __m128i {
+        // SAFETY: 16 readable bytes of this job, whatever is in them; SSE2 is part of every x86-64.
+        unsafe { _mm_loadu_si128((&raw const self.aad).cast()) }
+    }
+
     /// AAD that fits one block, zeros behind.
     #[inline]
     #[cfg(target_arch = "x86_64")]
     pub(super) fn aad_block(&self) -> Option<__m128i> {
-        if self.aad_len() > INLINE_AAD {
-            return None;
-        }
-        // SAFETY: `Aad` puts up to INLINE_AAD bytes into `block`, 16 readable bytes; SSE2 is part of every x86-64.
-        Some(unsafe { _mm_loadu_si128((&raw const self.aad.block).cast()) })
+        self.has_short_aad().then(|| self.short_aad())
     }
 
     /// The AAD.
@@ -457,7 +506,7 @@ impl<'a> Job<'a> {
     /// Records the verdict of an open job, and wipes the text of one that is not authentic.
     #[inline]
     pub(super) fn conclude(&mut self, authentic: bool) {
-        self.authentic = authentic;
+        self.class.authentic = authentic;
         if !authentic {
             self.wipe();
         }
@@ -465,6 +514,7 @@ impl<'a> Job<'a> {
 
     /// Overwrites the output with zeros.
     #[cold]
+    #[inline(never)]
     pub(super) fn wipe(&mut self) {
         // SAFETY: writable for `len` bytes, and the borrow of the job keeps others away.
         let text = unsafe { slice::from_raw_parts_mut(self.dst, self.len() as usize) };
@@ -472,11 +522,18 @@ impl<'a> Job<'a> {
     }
 }
 
-/// The block J0 of a 96-bit nonce (SP 800-38D §7.1).
-#[inline]
-fn first_counter(nonce: [u8; NONCE_LEN]) -> [u8; 16] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = nonce;
-    let salt = u128::from(u32::from_le_bytes([a, b, c, d]));
-    let iv = u128::from(u64::from_le_bytes([e, f, g, h, i, j, k, l]));
-    (salt | iv << 32 | 1 << 120).to_le_bytes()
+/// The block J0 of a 96-bit nonce: that and a counter of one (SP 800-38D §7.1). In words, so that it takes no shifts to put together.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct J0 {
+    nonce: [[u8; 4]; 3],
+    counter: [u8; 4],
+}
+
+impl J0 {
+    #[inline]
+    fn new(nonce: [u8; NONCE_LEN]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = nonce;
+        Self { nonce: [[a, b, c, d], [e, f, g, h], [i, j, k, l]], counter: 1u32.to_be_bytes() }
+    }
 }

@@ -17,7 +17,8 @@ pub struct GcmKey {
 }
 
 /// What decides which monomorphised kernel a job runs in.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) struct Class {
     pub(super) kind: Kind,
     pub(super) length: KeyLength,

@@ -16,7 +16,7 @@ use core::arch::x86_64::*;
 
 use super::super::expanded::{ExpandedKey, Start};
 use super::super::job::Job;
-use super::lockstep::{finish_each, four_aads};
+use super::lockstep::finish_each;
 use super::vector::*;
 
 /// The most blocks of text that a packet has here.
@@ -33,8 +33,8 @@ const MOST: usize = 8;
 pub(super) unsafe fn up_to_four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     let (mut most, mut least) = (0, MOST);
     for job in jobs.iter() {
-        most = most.max(blocks(job));
-        least = least.min(blocks(job));
+        most = most.max(job.blocks());
+        least = least.min(job.blocks());
     }
     match (most, most == least && jobs.len() == 4) {
         // SAFETY: as the caller promised, and all have five blocks.
@@ -44,11 +44,6 @@ pub(super) unsafe fn up_to_four<const SEAL: bool, const R: usize>(jobs: &mut [Jo
         // SAFETY: likewise.
         _ => unsafe { apart::<SEAL, R, MOST, false>(jobs) },
     }
-}
-
-/// Blocks of text.
-fn blocks(job: &Job<'_>) -> usize {
-    job.len().div_ceil(16) as usize
 }
 
 /// Packets of at most `M` blocks, which is 5 or 8; if `EVEN`, four that have just as many.
@@ -71,7 +66,7 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
         if EVEN {
             late[i] = 0;
         } else if let Some(job) = jobs.get(i) {
-            late[i] = M - blocks(job);
+            late[i] = M - job.blocks();
         }
     }
     let keys: [&ExpandedKey; 4] = [
@@ -168,6 +163,24 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
     let tags = _mm512_xor_si512(reversed(sum.reduced()), masks);
     // SAFETY: as the caller promised.
     unsafe { finish_each::<SEAL>(jobs, tags) };
+}
+
+/// The AAD blocks of four jobs, reversed, a lane each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+fn four_aads(jobs: [&Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
+    if let (Some(a), Some(b), Some(c), Some(d)) =
+        (jobs[0].aad_block(), jobs[1].aad_block(), jobs[2].aad_block(), jobs[3].aad_block())
+    {
+        reversed(lanes(a, b, c, d))
+    } else {
+        lanes(
+            aad_block(jobs[0], keys[0]),
+            aad_block(jobs[1], keys[1]),
+            aad_block(jobs[2], keys[2]),
+            aad_block(jobs[3], keys[3]),
+        )
+    }
 }
 
 /// `there` in the lanes of packets that begin so `late`, `v` in the others.

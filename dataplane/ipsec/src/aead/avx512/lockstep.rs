@@ -15,72 +15,169 @@ use super::super::expanded::ExpandedKey;
 use super::super::job::Job;
 use super::vector::*;
 
-/// Whether jobs have one number of blocks.
+/// How many jobs in front have one number of blocks, AAD of one block and one key: fours of them go in step.
 #[inline]
-pub(super) fn is_level(jobs: &[Job<'_>; 4]) -> bool {
-    jobs.iter().all(|job| blocks(job) == blocks(&jobs[0]))
+pub(super) fn even(jobs: &[Job<'_>]) -> usize {
+    let Some(first) = jobs.first() else { return 0 };
+    let (blocks, key) = (first.blocks(), first.key_address());
+    let so =
+        |job: &&Job<'_>| job.blocks() == blocks && job.key_address() == key && job.has_short_aad();
+    jobs.iter().take_while(so).count()
 }
 
-/// And one key.
+/// How many fours in front have one number of blocks and AAD of one block, and no four one key.
 #[inline]
-pub(super) fn is_even(jobs: &[Job<'_>; 4]) -> bool {
-    let key = jobs[0].key_address();
-    is_level(jobs) && jobs.iter().all(|job| job.key_address() == key)
+pub(super) fn level(fours: &[[Job<'_>; 4]]) -> usize {
+    let Some([first, ..]) = fours.first() else { return 0 };
+    let so = |four: &&[Job<'_>; 4]| {
+        let key = four[0].key_address();
+        four.iter().all(|job| job.blocks() == first.blocks() && job.has_short_aad())
+            && four.iter().any(|job| job.key_address() != key)
+    };
+    fours.iter().take_while(so).count()
 }
 
-/// Four jobs of as many blocks each, 1 to 8, and of one key if `ONE_KEY`.
+/// Fours of jobs of as many blocks each, 1 to 8, and each four of one key if `ONE_KEY`.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds and they are [level](is_level), with so much text, or [even](is_even) if
-/// `ONE_KEY`; all have tags of one length, and are seal jobs if `SEAL`.
+/// Every job has a key of this engine and of `R` rounds and all have the same number of blocks, with so much text, and AAD of one block;
+/// all have one key if `ONE_KEY`; all have tags of one length, and are seal jobs if `SEAL`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn four<const SEAL: bool, const R: usize, const ONE_KEY: bool>(
-    jobs: &mut [Job<'_>; 4],
+pub(super) unsafe fn run<const SEAL: bool, const R: usize, const ONE_KEY: bool>(
+    fours: &mut [[Job<'_>; 4]],
 ) {
-    match blocks(&jobs[0]) {
+    let Some([first, ..]) = fours.first() else { return };
+    match first.blocks() {
         // SAFETY: as the caller promised, with so many blocks; so in each arm.
-        1 => unsafe { level_four::<SEAL, R, ONE_KEY, 0, 1>(jobs) },
+        1 => unsafe { in_step::<SEAL, R, ONE_KEY, 0, 1>(fours) },
         // SAFETY: likewise.
-        2 => unsafe { level_four::<SEAL, R, ONE_KEY, 0, 2>(jobs) },
+        2 => unsafe { in_step::<SEAL, R, ONE_KEY, 0, 2>(fours) },
         // SAFETY: likewise.
-        3 => unsafe { level_four::<SEAL, R, ONE_KEY, 0, 3>(jobs) },
+        3 => unsafe { in_step::<SEAL, R, ONE_KEY, 0, 3>(fours) },
         // SAFETY: likewise.
-        4 => unsafe { level_four::<SEAL, R, ONE_KEY, 1, 0>(jobs) },
+        4 => unsafe { in_step::<SEAL, R, ONE_KEY, 1, 0>(fours) },
         // SAFETY: likewise.
-        5 => unsafe { level_four::<SEAL, R, ONE_KEY, 1, 1>(jobs) },
+        5 => unsafe { in_step::<SEAL, R, ONE_KEY, 1, 1>(fours) },
         // SAFETY: likewise.
-        6 => unsafe { level_four::<SEAL, R, ONE_KEY, 1, 2>(jobs) },
+        6 => unsafe { in_step::<SEAL, R, ONE_KEY, 1, 2>(fours) },
         // SAFETY: likewise.
-        7 => unsafe { level_four::<SEAL, R, ONE_KEY, 1, 3>(jobs) },
+        7 => unsafe { in_step::<SEAL, R, ONE_KEY, 1, 3>(fours) },
         // SAFETY: likewise.
-        _ => unsafe { level_four::<SEAL, R, ONE_KEY, 2, 0>(jobs) },
+        _ => unsafe { in_step::<SEAL, R, ONE_KEY, 2, 0>(fours) },
     }
 }
 
-fn blocks(job: &Job<'_>) -> u32 {
-    job.len().div_ceil(16)
+/// Four packets whose ciphertext is there and whose hash is not yet.
+struct Pending<'k, const G: usize, const M: usize> {
+    keys: [&'k ExpandedKey; 4],
+    aads: __m512i,
+    /// The reversed ciphertext: of every vector its four blocks, then the blocks behind the vectors.
+    vectors: [[__m512i; 4]; G],
+    tails: [__m512i; M],
+    lengths: __m512i,
+    /// The encrypted J0s.
+    masks: __m512i,
 }
 
-/// Four packets, each of `G` vectors and `M` blocks behind them. Without such blocks it is the last
+impl<const G: usize, const M: usize> Pending<'_, G, M> {
+    /// What is hashed: the AAD, the blocks of text and the length block.
+    const PRODUCTS: usize = 4 * G + M + 2;
+
+    /// The `i`th block of those, and the power of H it is multiplied by: the first has the highest.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn factors<const ONE_KEY: bool>(&self, i: usize) -> (__m512i, __m512i) {
+        let v = if i == 0 {
+            self.aads
+        } else if i <= 4 * G {
+            self.vectors[(i - 1) / 4][(i - 1) % 4]
+        } else if i <= 4 * G + M {
+            self.tails[i - 1 - 4 * G]
+        } else {
+            self.lengths
+        };
+        (v, power_of_each::<ONE_KEY>(self.keys, Self::PRODUCTS - i))
+    }
+
+    /// Adds the products of blocks `i` and `i` + 1, if there are such.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn add<const ONE_KEY: bool>(&self, i: usize, sum: &mut Sum) {
+        if i >= Self::PRODUCTS {
+            return;
+        }
+        let (v, h) = self.factors::<ONE_KEY>(i);
+        if i + 1 < Self::PRODUCTS {
+            let (w, g) = self.factors::<ONE_KEY>(i + 1);
+            sum.add2(v, h, w, g);
+        } else {
+            sum.add(v, h);
+        }
+        sum.in_order();
+    }
+}
+
+/// Four after four packets, each of `G` vectors and `M` blocks behind them. Without such blocks it is the last
 /// vector that may not be full, with them the last of them.
 ///
 /// # Safety
 ///
-/// As [`four`]; the jobs have `4 * G + M` blocks each, and `M` is at most 3.
+/// As [`run`]; the jobs have `4 * G + M` blocks each, and `M` is at most 3.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn level_four<
+unsafe fn in_step<
     const SEAL: bool,
     const R: usize,
     const ONE_KEY: bool,
     const G: usize,
     const M: usize,
 >(
-    jobs: &mut [Job<'_>; 4],
+    fours: &mut [[Job<'_>; 4]],
 ) {
-    let keys: [&ExpandedKey; 4] = [
+    let Some((mut before, rest)) = fours.split_first_mut() else { return };
+    let zero = _mm512_setzero_si512();
+    // SAFETY: as the caller promised.
+    let keys = unsafe { keys_of::<ONE_KEY>(before) };
+    let round_keys = RoundKeys::<ONE_KEY>::new::<R>(keys[0]);
+    let mut pending: Pending<'_, G, M> = Pending {
+        keys,
+        aads: zero,
+        vectors: [[zero; 4]; G],
+        tails: [zero; M],
+        lengths: zero,
+        masks: zero,
+    };
+    // SAFETY: as the caller promised; so in the loop.
+    unsafe { stage::<SEAL, R, ONE_KEY, G, M, false>(before, &round_keys, &mut pending) };
+    for four in rest {
+        // SAFETY: likewise.
+        let tags =
+            unsafe { stage::<SEAL, R, ONE_KEY, G, M, true>(four, &round_keys, &mut pending) };
+        // SAFETY: as the caller promised.
+        unsafe { finish_each::<SEAL>(before, tags) };
+        before = four;
+    }
+    let mut sum = Sum::zero();
+    for i in 0..Pending::<G, M>::PRODUCTS {
+        let (v, h) = pending.factors::<ONE_KEY>(i);
+        sum.add(v, h);
+    }
+    let tags = _mm512_xor_si512(reversed(sum.reduced()), pending.masks);
+    // SAFETY: as the caller promised.
+    unsafe { finish_each::<SEAL>(before, tags) };
+}
+
+/// The keys of four jobs.
+///
+/// # Safety
+///
+/// As [`run`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn keys_of<'k, const ONE_KEY: bool>(jobs: &[Job<'k>; 4]) -> [&'k ExpandedKey; 4] {
+    [
         // SAFETY: the key of a job of this engine, as the caller promised; so the others.
         unsafe { jobs[0].expanded_key() },
         // SAFETY: likewise.
@@ -89,13 +186,35 @@ unsafe fn level_four<
         unsafe { jobs[if ONE_KEY { 0 } else { 2 }].expanded_key() },
         // SAFETY: likewise.
         unsafe { jobs[if ONE_KEY { 0 } else { 3 }].expanded_key() },
-    ];
-    // First, for long AAD is a call, which would spill all that is in registers.
-    let aads = four_aads([&jobs[0], &jobs[1], &jobs[2], &jobs[3]], keys);
+    ]
+}
+
+/// Encrypts or decrypts four packets, hashes the four that are `PENDING`, gives their tags, and leaves these pending.
+///
+/// # Safety
+///
+/// As [`in_step`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn stage<
+    'k,
+    const SEAL: bool,
+    const R: usize,
+    const ONE_KEY: bool,
+    const G: usize,
+    const M: usize,
+    const PENDING: bool,
+>(
+    jobs: &[Job<'k>; 4],
+    round_keys: &RoundKeys<ONE_KEY>,
+    pending: &mut Pending<'k, G, M>,
+) -> __m512i {
+    // SAFETY: as the caller promised.
+    let keys = unsafe { keys_of::<ONE_KEY>(jobs) };
+    let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
     let zero = _mm512_setzero_si512();
-    let rk = round_key_of_each::<ONE_KEY>(keys, 0);
-    let mut masks =
-        _mm512_xor_si512(lanes(j0(&jobs[0]), j0(&jobs[1]), j0(&jobs[2]), j0(&jobs[3])), rk);
+    let rk = round_keys.of_each(keys, 0);
+    let mut masks = _mm512_xor_si512(lanes(j0(a), j0(b), j0(c), j0(d)), rk);
     let mut tails = [zero; M];
     for t in 0..M {
         tails[t] = _mm512_xor_si512(masks, block_counter(4 * G + t));
@@ -103,49 +222,56 @@ unsafe fn level_four<
     let mut s = [[zero; G]; 4];
     for i in 0..4 {
         for g in 0..G {
-            let rk = round_key(keys[i], 0);
+            let rk = round_keys.of(keys[i], 0);
             s[i][g] = xor3(_mm512_broadcast_i32x4(j0(&jobs[i])), rk, counters(g));
         }
     }
+    let mut sum = Sum::zero();
     each_round!(ROUND => {
         for i in 0..4 {
-            let rk = round_key(keys[i], ROUND);
+            let rk = round_keys.of(keys[i], ROUND);
             for g in 0..G {
                 s[i][g] = _mm512_aesenc_epi128(s[i][g], rk);
                 in_order(&mut s[i][g]);
             }
         }
-        let rk = round_key_of_each::<ONE_KEY>(keys, ROUND);
+        let rk = round_keys.of_each(keys, ROUND);
         for t in 0..M {
             tails[t] = _mm512_aesenc_epi128(tails[t], rk);
             in_order(&mut tails[t]);
         }
         masks = _mm512_aesenc_epi128(masks, rk);
         in_order(&mut masks);
+        // Two after each odd round up to the ninth, which are as many as there can be.
+        if PENDING && !ROUND.is_multiple_of(2) {
+            pending.add::<ONE_KEY>(ROUND - 1, &mut sum);
+        }
     });
-    let rk = round_key_of_each::<ONE_KEY>(keys, R);
-    masks = _mm512_aesenclast_epi128(masks, rk);
-
-    // The block of AAD in front has the highest power, the length block behind H itself.
-    let blocks = 4 * G + M;
-    let (a, b, c, d) = (&jobs[0], &jobs[1], &jobs[2], &jobs[3]);
-    let lengths = lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block());
-    let mut sum = Sum::of(lengths, power_of_each::<ONE_KEY>(keys, 1));
-    sum.add(aads, power_of_each::<ONE_KEY>(keys, blocks + 2));
-
+    let tags = _mm512_xor_si512(reversed(sum.reduced()), pending.masks);
+    let rk = round_keys.of_each(keys, R);
+    pending.keys = keys;
+    pending.aads = reversed(lanes(a.short_aad(), b.short_aad(), c.short_aad(), d.short_aad()));
+    pending.masks = _mm512_aesenclast_epi128(masks, rk);
+    let alike = jobs.iter().all(|job| job.has_lengths_of(a));
+    pending.lengths = if alike {
+        _mm512_broadcast_i32x4(a.length_block())
+    } else {
+        lanes(a.length_block(), b.length_block(), c.length_block(), d.length_block())
+    };
+    let whole = alike && a.len() == 64 * G as u32;
     for g in 0..G {
         let mut hashed = [zero; 4];
         for i in 0..4 {
             let text = Text::new(&jobs[i]);
-            let rk = round_key(keys[i], R);
-            if M == 0 && g == G - 1 {
-                let end = tail(jobs[i].len());
+            let rk = if ONE_KEY { rk } else { round_keys.of(keys[i], R) };
+            if M == 0 && g == G - 1 && !whole {
+                let mask = _bzhi_u64(!0, jobs[i].len() - 64 * g as u32);
                 // SAFETY: the mask is that of the text's last vector, and that is `g`.
-                let x = unsafe { text.load_tail(g, end.mask) };
+                let x = unsafe { text.load_tail(g, mask) };
                 let y = _mm512_aesenclast_epi128(s[i][g], _mm512_xor_si512(x, rk));
                 // SAFETY: as the load.
-                unsafe { text.store_tail(g, end.mask, y) };
-                hashed[i] = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
+                unsafe { text.store_tail(g, mask, y) };
+                hashed[i] = reversed(if SEAL { _mm512_maskz_mov_epi8(mask, y) } else { x });
             } else {
                 // SAFETY: there is text behind vector `g`; so the store.
                 let x = unsafe { text.load(g) };
@@ -155,29 +281,24 @@ unsafe fn level_four<
                 hashed[i] = reversed(if SEAL { y } else { x });
             }
         }
-        let by_block = transposed(hashed);
-        let e = blocks + 1 - 4 * g;
-        sum.add2(
-            by_block[0],
-            power_of_each::<ONE_KEY>(keys, e),
-            by_block[1],
-            power_of_each::<ONE_KEY>(keys, e - 1),
-        );
-        sum.add2(
-            by_block[2],
-            power_of_each::<ONE_KEY>(keys, e - 2),
-            by_block[3],
-            power_of_each::<ONE_KEY>(keys, e - 3),
-        );
+        pending.vectors[g] = transposed(hashed);
     }
     for t in 0..M {
-        let mut mask = [0xffff_u16; 4];
-        if t == M - 1 {
-            for i in 0..4 {
-                mask[i] = block_mask(jobs[i].len());
-            }
-        }
         let at = 64 * G + 16 * t;
+        let ends = t == M - 1;
+        let bytes = |job: &Job<'_>| if ends { job.len() - at as u32 } else { 16 };
+        let first = _bzhi_u32(!0, bytes(a)) as u16;
+        let mut mask = [first; 4];
+        let mut all = u64::from(first) * 0x0001_0001_0001_0001;
+        if ends && !alike {
+            for i in 1..4 {
+                mask[i] = _bzhi_u32(!0, bytes(&jobs[i])) as u16;
+            }
+            all = u64::from(mask[0])
+                | u64::from(mask[1]) << 16
+                | u64::from(mask[2]) << 32
+                | u64::from(mask[3]) << 48;
+        }
         let mut x = [_mm_setzero_si128(); 4];
         for i in 0..4 {
             // SAFETY: block `4 * G + t` is in the text, and the mask is that of the last one.
@@ -190,59 +311,58 @@ unsafe fn level_four<
             // SAFETY: as the load.
             unsafe { Text::new(&jobs[i]).store_block(at, mask[i], each[i]) };
         }
-        let mut hashed = if SEAL { y } else { x };
-        if SEAL && t == M - 1 {
-            let all = u64::from(mask[0])
-                | u64::from(mask[1]) << 16
-                | u64::from(mask[2]) << 32
-                | u64::from(mask[3]) << 48;
-            hashed = _mm512_maskz_mov_epi8(all, y);
+        let hashed = match (SEAL, ends) {
+            (true, true) => _mm512_maskz_mov_epi8(all, y),
+            (true, false) => y,
+            (false, _) => x,
+        };
+        pending.tails[t] = reversed(hashed);
+    }
+    tags
+}
+
+/// The round keys of all packets, in every lane, if they have one key: to spread them each time would take the units that the packets need.
+struct RoundKeys<const ONE_KEY: bool>([__m512i; 15]);
+
+impl<const ONE_KEY: bool> RoundKeys<ONE_KEY> {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn new<const R: usize>(key: &ExpandedKey) -> Self {
+        let mut rounds = [round_key(key, 0); 15];
+        if ONE_KEY {
+            for r in 1..=R {
+                rounds[r] = round_key(key, r);
+            }
         }
-        sum.add(reversed(hashed), power_of_each::<ONE_KEY>(keys, M + 1 - t));
+        Self(rounds)
     }
-    let tags = _mm512_xor_si512(reversed(sum.reduced()), masks);
-    // SAFETY: as the caller promised.
-    unsafe { finish_each::<SEAL>(jobs, tags) };
+
+    /// Of round `r` of a packet whose key is `own`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn of(&self, own: &ExpandedKey, r: usize) -> __m512i {
+        if ONE_KEY { self.0[r] } else { round_key(own, r) }
+    }
+
+    /// Of round `r` of four packets, a lane each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn of_each(&self, [a, b, c, d]: [&ExpandedKey; 4], r: usize) -> __m512i {
+        if ONE_KEY {
+            return self.0[r];
+        }
+        lanes(a.round_key(r), b.round_key(r), c.round_key(r), d.round_key(r))
+    }
 }
 
-/// The key of round `r` of each packet, or of all if `ONE_KEY`.
+/// H to the power of `e` of four packets, a lane each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn round_key_of_each<const ONE_KEY: bool>(keys: [&ExpandedKey; 4], r: usize) -> __m512i {
+fn power_of_each<const ONE_KEY: bool>([a, b, c, d]: [&ExpandedKey; 4], e: usize) -> __m512i {
     if ONE_KEY {
-        return round_key(keys[0], r);
+        return _mm512_broadcast_i32x4(a.power(e));
     }
-    let [a, b, c, d] = keys;
-    lanes(a.round_key(r), b.round_key(r), c.round_key(r), d.round_key(r))
-}
-
-/// H to the power of `e`, likewise.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn power_of_each<const ONE_KEY: bool>(keys: [&ExpandedKey; 4], e: usize) -> __m512i {
-    if ONE_KEY {
-        return _mm512_broadcast_i32x4(keys[0].power(e));
-    }
-    let [a, b, c, d] = keys;
     lanes(a.power(e), b.power(e), c.power(e), d.power(e))
-}
-
-/// The AAD blocks of four jobs, reversed, a lane each.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn four_aads(jobs: [&Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
-    if let (Some(a), Some(b), Some(c), Some(d)) =
-        (jobs[0].aad_block(), jobs[1].aad_block(), jobs[2].aad_block(), jobs[3].aad_block())
-    {
-        reversed(lanes(a, b, c, d))
-    } else {
-        lanes(
-            aad_block(jobs[0], keys[0]),
-            aad_block(jobs[1], keys[1]),
-            aad_block(jobs[2], keys[2]),
-            aad_block(jobs[3], keys[3]),
-        )
-    }
 }
 
 /// Writes or compares up to four tags, a lane each.

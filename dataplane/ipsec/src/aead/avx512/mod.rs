@@ -42,9 +42,17 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
     let mut rest = jobs;
     while let Some(first) = rest.first() {
         let count = vectors(first.len());
+        let (even, level) = match count {
+            1..=LOCKSTEP_MAX => match lockstep::even(rest) / 4 {
+                0 if keys == Keys::Near => (0, lockstep::level(rest.as_chunks().0)),
+                even => (even, 0),
+            },
+            _ => (0, 0),
+        };
         let run = match count {
+            _ if even + level > 0 => 4 * (even + level),
             0 => rest.iter().take_while(|job| job.len() == 0).count(),
-            1..=LOCKSTEP_MAX => rest.iter().take_while(|job| is_short(job)).count(),
+            1..=LOCKSTEP_MAX => rest.iter().take(4).take_while(|job| is_short(job)).count(),
             _ => rest.iter().take_while(|job| is_behind_lockstep(job, last_of(count))).count(),
         };
         let (now, later) = rest.split_at_mut(run);
@@ -57,31 +65,21 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
                     unsafe { stitched::empty::<SEAL, R>(job) };
                 }
             }
+            // SAFETY: as the caller promised, and these go in step, with one key.
+            _ if even > 0 => unsafe { lockstep::run::<SEAL, R, true>(now.as_chunks_mut().0) },
+            // SAFETY: as the caller promised, and these go in step.
+            _ if level > 0 => unsafe { lockstep::run::<SEAL, R, false>(now.as_chunks_mut().0) },
             1..=LOCKSTEP_MAX => {
-                let after = rest.first().map(Job::key_address);
-                for jobs in now.chunks_mut(4) {
-                    if let Ok(four) = <&mut [Job<'_>; 4]>::try_from(&mut *jobs)
-                        && lockstep::is_even(four)
-                    {
-                        // SAFETY: as the caller promised, and they are even, with one key.
-                        unsafe { lockstep::four::<SEAL, R, true>(four) };
-                    } else if keys == Keys::Near
-                        && let Ok(four) = <&mut [Job<'_>; 4]>::try_from(&mut *jobs)
-                        && lockstep::is_level(four)
-                    {
-                        // SAFETY: as the caller promised, and they are level.
-                        unsafe { lockstep::four::<SEAL, R, false>(four) };
-                    } else if jobs.len() < 4 && is_at_hand(jobs, few, [Some(before), after]) {
-                        for jobs in jobs.chunk_by_mut(|a, b| vectors(a.len()) == vectors(b.len())) {
-                            let last = jobs.first().map_or(1, |job| vectors(job.len()));
-                            // SAFETY: as the caller promised, and all have so many vectors, which are a last group alone.
-                            unsafe { stitched::run::<SEAL, R>(jobs, last) };
-                        }
-                    } else {
-                        // SAFETY: as the caller promised, and they are short.
-                        unsafe { apart::up_to_four::<SEAL, R>(jobs) };
+                let beside = [Some(before), rest.first().map(Job::key_address)];
+                if now.len() < 4 && is_at_hand(now, few, beside) {
+                    for jobs in now.chunk_by_mut(|a, b| vectors(a.len()) == vectors(b.len())) {
+                        let last = jobs.first().map_or(1, |job| vectors(job.len()));
+                        // SAFETY: as the caller promised, and all have so many vectors, which are a last group alone.
+                        unsafe { stitched::run::<SEAL, R>(jobs, last) };
                     }
-                    before = jobs.last().map_or(before, Job::key_address);
+                } else {
+                    // SAFETY: as the caller promised, and they are short.
+                    unsafe { apart::up_to_four::<SEAL, R>(now) };
                 }
             }
             // SAFETY: as the caller promised, and all have text and such a last group.
