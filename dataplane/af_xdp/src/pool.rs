@@ -120,6 +120,24 @@ impl FramePool {
         if len > JUMBO - HEADROOM { None } else { self.alloc_jumbo() }
     }
 
+    /// As [`alloc_for`](Self::alloc_for), onto the end of `frames` and marked; whether there was one. A plain frame is written where it
+    /// lies and nowhere before: one that is put together in memory and then moved waits for its own stores.
+    #[inline]
+    pub fn alloc_onto(&mut self, frames: &mut Vec<Frame>, len: usize, mark: [u64; 2]) -> bool {
+        if len <= self.plain_most() {
+            let plain = self.alloc();
+            let found = plain.is_some();
+            if let Some(frame) = plain {
+                frames.push(frame.marked(mark));
+            }
+            return found;
+        }
+        let jumbo = self.alloc_for(len);
+        let found = jumbo.is_some();
+        frames.extend(jumbo.map(|frame| frame.marked(mark)));
+        found
+    }
+
     /// An empty jumbo frame.
     #[cold]
     pub(crate) fn alloc_jumbo(&mut self) -> Option<Frame> {

@@ -12,7 +12,7 @@ use crate::account::{Drop, WorkerDrop};
 use crate::command::SaRef;
 use crate::config::Side;
 use crate::direct::{Kinds, Note, Notes};
-use crate::packet::{Origin, Packet, put};
+use crate::packet::{Origin, Packet};
 use crate::worker::{BURST, Worker};
 use af_xdp::{Frame, FrameReceiver, FrameSender, crossing};
 use ipsec::drop_cause::DropCause;
@@ -292,9 +292,9 @@ impl Worker {
         let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
         // All frames first: one that is moved waits for all that was stored before, and that would be what is copied.
         for foreign in handed.as_slice() {
-            let Some(own) = self.pool.alloc_for(foreign.len()) else { break };
-            // Moved first and changed afterwards, as in `put`.
-            put(&mut frames, own).mark = foreign.mark;
+            if !self.pool.alloc_onto(&mut frames, foreign.len(), foreign.mark) {
+                break;
+            }
         }
         let mut owns = frames.iter_mut();
         for foreign in handed {
