@@ -5,6 +5,9 @@
 //!  tails     one block of each of the four packets, for AES and GHASH
 //!  masks     J0 of the four packets
 //!  GHASH     one block of each packet in every register: one sum, one reduction, four tags
+//!
+//!  AES       four 0 │ four 1          │ four 2          │
+//!  GHASH            │ four 0 ─► tags  │ four 1 ─► tags  │ four 2 ─► tags
 //! ```
 //!
 //! Blocks that do not fill a vector of their packet fill one of their four. With one key the powers of H are the same for all four lanes.
@@ -37,7 +40,7 @@ pub(super) fn level(fours: &[[Job<'_>; 4]]) -> usize {
     fours.iter().take_while(so).count()
 }
 
-/// Fours of jobs of as many blocks each, 1 to 8, and each four of one key if `ONE_KEY`.
+/// Fours of jobs of as many blocks each, 1 to 8, all of one key if `ONE_KEY`.
 ///
 /// # Safety
 ///
