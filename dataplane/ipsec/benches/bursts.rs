@@ -176,7 +176,7 @@ impl Node {
                 let given = &frame[Plan::FRONT..][..ethernet::HEADER_LEN + SIZE];
                 let plan = sealer.plan(Slot(0), given).expect("the straight way");
                 if core::mem::take(&mut first) {
-                    sealer.prefetch_rest(&plan, alone);
+                    sealer.prefetch_key(&plan, alone);
                 }
                 sealed_len = plan.frame_len();
                 assert!(sealer.take(&plan, &mut frame[..plan.frame_len()]));

@@ -8,7 +8,7 @@ use crate::esp::BURST;
 pub use crate::esp::inbound::Hop;
 pub use crate::esp::inbound::plain::{Entered, Left, Opened};
 use crate::esp::inbound::{Admitted, InboundSa, Inner};
-use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
 use crate::sa::Spi;
 use crate::sad::{InboundSad, Lookup};
@@ -99,12 +99,12 @@ impl<'a> Opener<'a> {
         if self.jobs.is_full() {
             return None;
         }
-        let sa = self.sad.get(spi)?;
+        let settled = self.sad.settled(spi)?;
         if let Some(IsAlone(alone)) = first {
             let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
-            sa.prefetch_rest(len, self.keys.of_one(alone));
+            settled.prefetch_key(len, self.keys.of_one(alone));
         }
-        sa.enter(frame, &mut self.jobs)
+        settled.enter(frame, &mut self.jobs)
     }
 
     /// Runs the cipher over all that was taken. A bit for each of them in their order, from the lowest: whether it was authentic.
@@ -210,12 +210,12 @@ type Stage = ArrayVec<Option<Admitted>, BURST>;
 fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
     for run in packets.chunk_by(|a, b| a.header.spi == b.header.spi) {
         if let [first, rest @ ..] = run
-            && let Lookup::Live(sa) = sad.lookup(first.header.spi)
+            && let Some(settled) = sad.settled(Spi::for_known_answer(first.header.spi))
         {
             let data = first.buffer.data();
             let keys = sad.keys().of_one(rest.is_empty());
-            sa.prefetch_rest(data.len().saturating_sub(AROUND_TEXT), keys);
-            sa.prefetch_window(first.header.low_sequence(data));
+            settled.prefetch_key(data.len().saturating_sub(AROUND_TEXT), keys);
+            settled.sa.prefetch_window(first.header.low_sequence(data));
         }
     }
 }
@@ -252,10 +252,11 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
         let Some(Admitted { spi, place, authentic, .. }) = admitted else {
             continue;
         };
-        let Some(sa) = sad.get(*spi) else { continue };
+        let Some(settled) = sad.settled(*spi) else { continue };
+        let sa = settled.sa;
         match sa.suite() {
             Suite::Gcm { .. } => {
-                let Some((key, salt)) = sa.gcm() else { continue };
+                let Some((key, salt)) = settled.gcm() else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {

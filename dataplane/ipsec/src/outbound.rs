@@ -6,7 +6,7 @@ use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 pub use crate::esp::outbound::plain::Plan;
 use crate::esp::outbound::{Prepared, Refusal};
-use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
 use crate::packet::PacketBuffer;
 use crate::sad::{OutboundSad, Slot};
 use arrayvec::ArrayVec;
@@ -89,13 +89,13 @@ impl<'a> Sealer<'a> {
         if self.jobs.is_full() {
             return None;
         }
-        self.sad.get(slot)?.plan_frame(frame)
+        self.sad.settled(slot)?.plan_frame(frame)
     }
 
-    /// Asks for what of the key was not asked for and is needed by the frame of this plan, `alone` or one of several in a row with its SA.
+    /// Asks for what the frame of this plan needs of the key and was not asked for, `alone` or one of several in a row with its SA.
     #[inline(always)]
-    pub fn prefetch_rest(&self, plan: &Plan<'a>, alone: bool) {
-        plan.prefetch_rest(self.keys.of_one(alone));
+    pub fn prefetch_key(&self, plan: &Plan<'a>, alone: bool) {
+        plan.prefetch_key(self.keys.of_one(alone));
     }
 
     /// Takes a frame that has the length of its plan by now, and begins [`Plan::FRONT`] bytes before where it began. What is false of it is
@@ -136,10 +136,10 @@ type Stage = ArrayVec<Option<Prepared>, BURST>;
 fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) {
     for run in packets.chunk_by(|a, b| a.sa == b.sa) {
         if let [first, rest @ ..] = run
-            && let Some(sa) = sad.get(first.sa)
+            && let Some(settled) = sad.settled(first.sa)
         {
             let keys = sad.keys().of_one(rest.is_empty());
-            sa.prefetch_rest(first.buffer.data().len(), keys);
+            settled.prefetch_key(first.buffer.data().len(), keys);
         }
     }
 }
@@ -186,10 +186,11 @@ fn seal<B: PacketBuffer>(
         let place = &prepared.place;
         // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
         packet.outcome = Outcome::Dropped(DropCause::CipherFailed);
-        let Some(sa) = sad.get(packet.sa) else { continue };
+        let Some(settled) = sad.settled(packet.sa) else { continue };
+        let sa = settled.sa;
         match sa.suite() {
             Suite::Gcm { .. } => {
-                let Some((key, salt)) = sa.gcm() else { continue };
+                let Some((key, salt)) = settled.gcm() else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {

@@ -313,9 +313,10 @@ impl Worker {
     /// Where its tables of SAs lie.
     pub(crate) fn tables(&self) -> Tables {
         let sides = (Extent::of(&self.inbound), Extent::of(&self.outbound));
+        let with = |[sas, keys]: [Extent; 2], sides| [sas, keys, sides];
         Tables {
-            inbound: [self.sad.extent(), sides.0],
-            outbound: [self.outbound_sad.extent(), sides.1],
+            inbound: with(self.sad.extents(), sides.0),
+            outbound: with(self.outbound_sad.extents(), sides.1),
         }
     }
 

@@ -22,8 +22,8 @@ use super::portable;
 pub enum Keys {
     /// In a near cache, or asked for as a whole.
     Near,
-    /// Of a key that one packet of the burst has, only the first line was asked for ([`Lodging::FIRST_LINES`](super::Lodging)), if the packet has
-    /// at most 128 bytes of text.
+    /// Of a key that one packet of the burst has, only one line was asked for ([`KeyStart`](super::KeyStart)), if the packet has at most 128 bytes
+    /// of text.
     Far,
     /// Likewise, and however long the packet is.
     Farther,

@@ -153,10 +153,19 @@ impl ExpandedKey {
         self.blocks.copy_from_slice(&other.blocks);
     }
 
+    /// Becomes nothing.
+    pub(super) fn clear(&mut self) {
+        self.blocks.zeroize();
+    }
+
     /// Asks for the cache lines that a packet of `len` bytes will need.
-    #[inline]
+    #[inline(always)]
     pub(super) fn prefetch(&self, len: usize, rounds: usize) {
-        self.ask_for(first_line(len)..=line_of_round(rounds));
+        let start = core::ptr::from_ref(self).cast::<i8>();
+        for line in first_line(len)..=line_of_round(rounds) {
+            // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
+        }
     }
 
     /// The line that any packet needs.
@@ -170,28 +179,12 @@ impl ExpandedKey {
             None => unreachable!(),
         }
     }
-
-    /// Asks for what is not in [`ExpandedKey::START_LINE`].
-    #[inline(always)]
-    pub(super) fn prefetch_rest(&self, len: usize, rounds: usize) {
-        self.ask_for(first_line(len)..=START - 1);
-        self.ask_for(START + 1..=line_of_round(rounds));
-    }
-
-    #[inline(always)]
-    fn ask_for(&self, lines: core::ops::RangeInclusive<usize>) {
-        let start = core::ptr::from_ref(self).cast::<i8>();
-        for line in lines {
-            // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
-        }
-    }
 }
 
 /// The first line that a packet of `len` bytes needs: that of its highest power.
 #[inline(always)]
 fn first_line(len: usize) -> usize {
-    ((POWERS - ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START - 1)
+    ((POWERS - ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START)
 }
 
 /// The line of a round key.
@@ -202,7 +195,7 @@ const fn line_of_round(round: usize) -> usize {
 
 impl Drop for ExpandedKey {
     fn drop(&mut self) {
-        self.blocks.zeroize();
+        self.clear();
     }
 }
 

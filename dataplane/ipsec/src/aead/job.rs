@@ -301,6 +301,9 @@ pub(super) struct Job<'a> {
     pub(super) dst: *mut u8,
     pub(super) tag: *mut u8,
     pub(super) key: KeyRef<'a>,
+    /// The line of the key that the others can be made from.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) start: &'a [u128; 4],
     pub(super) aad: AadBytes,
     text_bits: u64,
     aad_bits: u64,
@@ -309,7 +312,7 @@ pub(super) struct Job<'a> {
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-const _: () = assert!(size_of::<Job<'_>>() == 88);
+const _: () = assert!(size_of::<Job<'_>>() == 96);
 
 impl<'a> Job<'a> {
     #[inline]
@@ -335,6 +338,8 @@ impl<'a> Job<'a> {
             dst,
             tag,
             key: key.body,
+            #[cfg(target_arch = "x86_64")]
+            start: key.start,
             aad: aad.bytes,
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,

@@ -6,6 +6,8 @@ use super::engine::{Engine, Kind};
 #[cfg(target_arch = "x86_64")]
 use super::expanded::ExpandedKey;
 use super::portable::PortableKey;
+#[cfg(target_arch = "x86_64")]
+use zeroize::Zeroize;
 
 /// An AES-GCM key expanded for one engine.
 ///
@@ -63,17 +65,27 @@ enum Body {
 pub struct Key<'a> {
     pub(super) class: Class,
     pub(super) body: KeyRef<'a>,
+    /// The line that the others can be made from, wherever that is; zeros for the portable engine.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) start: &'a [u128; 4],
 }
 
 impl<'a> From<&'a GcmKey> for Key<'a> {
     #[inline]
     fn from(key: &'a GcmKey) -> Self {
-        let body = match &key.body {
+        let class = key.class;
+        match &key.body {
             #[cfg(target_arch = "x86_64")]
-            Body::Expanded(key) => KeyRef { expanded: key },
-            Body::Portable(key) => KeyRef { portable: key },
-        };
-        Self { class: key.class, body }
+            Body::Expanded(key) => {
+                Self { class, body: KeyRef { expanded: key }, start: key.start() }
+            }
+            Body::Portable(key) => Self {
+                class,
+                body: KeyRef { portable: key },
+                #[cfg(target_arch = "x86_64")]
+                start: &[0; 4],
+            },
+        }
     }
 }
 
@@ -83,15 +95,37 @@ impl core::fmt::Debug for Key<'_> {
     }
 }
 
-/// Room for a key amid what uses it, so that nothing has to be read to know where it is, and both are found in neighbouring lines of
-/// memory. It is zeros while it is empty, and what holds one may be moved only then: moving leaves a copy behind. It is wiped on drop.
+/// Room for a key in a table of its owner's, so that nothing has to be read to know where it is. It is zeros while it is empty, and what holds
+/// one may be moved only then: moving leaves a copy behind. It is wiped on drop.
 #[repr(transparent)]
 pub struct Lodging {
     #[cfg(target_arch = "x86_64")]
     expanded: ExpandedKey,
 }
 
-/// That a [`Lodging`] holds a key, and which kind.
+/// Room for the one line of a key that the others can be made from, amid what every packet needs. Otherwise as [`Lodging`].
+#[cfg_attr(target_arch = "x86_64", repr(align(64)))]
+pub struct KeyStart {
+    #[cfg(target_arch = "x86_64")]
+    line: [u128; 4],
+}
+
+impl KeyStart {
+    /// One without a key.
+    pub const EMPTY: Self = Self {
+        #[cfg(target_arch = "x86_64")]
+        line: [0; 4],
+    };
+}
+
+impl Drop for KeyStart {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        self.line.zeroize();
+    }
+}
+
+/// That a [`Lodging`] and a [`KeyStart`] hold a key, and which kind.
 #[derive(Clone, Copy)]
 pub struct Lodged {
     class: Class,
@@ -107,48 +141,61 @@ impl Lodging {
         expanded: ExpandedKey::ZERO,
     };
 
-    /// Takes a key in. `None` for one of the portable engine, which has a form of its own.
-    pub fn take_in(&mut self, key: &GcmKey) -> Option<Lodged> {
+    /// Takes a key in, and its first line into `start`. `None` for one of the portable engine, which has a form of its own.
+    pub fn take_in(&mut self, start: &mut KeyStart, key: &GcmKey) -> Option<Lodged> {
         match &key.body {
             #[cfg(target_arch = "x86_64")]
             Body::Expanded(expanded) => {
                 self.expanded.copy_from(expanded);
+                start.line.copy_from_slice(expanded.start());
                 Some(Lodged { class: key.class })
             }
-            Body::Portable(_) => None,
+            Body::Portable(_) => {
+                let _ = start;
+                None
+            }
         }
+    }
+
+    /// Forgets the key that was taken in.
+    pub fn clear(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        self.expanded.clear();
     }
 
     /// The key that was taken in.
     #[inline(always)]
-    pub fn key(&self, lodged: Lodged) -> Key<'_> {
+    pub fn key<'a>(&'a self, start: &'a KeyStart, lodged: Lodged) -> Key<'a> {
         #[cfg(target_arch = "x86_64")]
-        return Key { class: lodged.class, body: KeyRef { expanded: &self.expanded } };
+        return Key {
+            class: lodged.class,
+            body: KeyRef { expanded: &self.expanded },
+            start: &start.line,
+        };
         #[cfg(not(target_arch = "x86_64"))]
         match lodged.never {}
     }
 
-    /// The lines of 64 bytes that every packet needs. For the rest there is [`Lodging::prefetch_rest`].
-    #[cfg(target_arch = "x86_64")]
-    pub const FIRST_LINES: core::ops::Range<usize> = ExpandedKey::START_LINE;
-    /// None.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub const FIRST_LINES: core::ops::Range<usize> = 0..0;
-
-    /// Asks for the other lines that a packet of `len` bytes of text needs, by where the cipher will be told that keys are; `Near`
-    /// if the packet is not alone with its key.
+    /// Asks for the lines that a packet of `len` bytes of text needs, by where the cipher will be told that keys are; `Near` if the packet is not
+    /// alone with its key. Nothing where it makes do with [`KeyStart`].
     #[inline(always)]
-    pub fn prefetch_rest(&self, len: usize, keys: Keys, lodged: Lodged) {
+    pub fn prefetch(&self, len: usize, keys: Keys, lodged: Lodged) {
         #[cfg(target_arch = "x86_64")]
         if !makes_do(len, keys, lodged.class) {
-            self.expanded.prefetch_rest(len, lodged.class.length.rounds());
+            self.expanded.prefetch(len, lodged.class.length.rounds());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (len, keys, lodged);
     }
 }
 
-/// Whether a packet alone with its key makes do with the first line of it.
+impl core::fmt::Debug for Lodging {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Lodging").finish_non_exhaustive()
+    }
+}
+
+/// Whether a packet alone with its key makes do with [`KeyStart`].
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
 fn makes_do(len: usize, keys: Keys, class: Class) -> bool {

@@ -52,7 +52,7 @@ mod vaes256;
 pub use dispatch::{Keys, open_burst, open_burst_of, seal_burst, seal_burst_of};
 pub use engine::Engine;
 pub use job::{Aad, JobError, MAX_LEN, OpenJob, SealJob, Unauthentic};
-pub use key::{GcmKey, Key, KeyLength, Lodged, Lodging, UnsupportedKeyLength};
+pub use key::{GcmKey, Key, KeyLength, KeyStart, Lodged, Lodging, UnsupportedKeyLength};
 
 /// Bytes of a GCM nonce: the 4-byte salt of the SA and the 8-byte explicit IV (RFC 4106 §4).
 pub const NONCE_LEN: usize = 12;

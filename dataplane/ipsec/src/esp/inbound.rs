@@ -8,7 +8,7 @@
 use super::serial::Place;
 use super::suite::{self, Keyed, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
-use crate::aead::Lodging;
+use crate::aead::KeyStart;
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
 use crate::flow::{FlowId, FlowIdV4, QuickV4};
@@ -51,13 +51,13 @@ impl Peer {
 /// The runtime form of an SA that receives. One worker owns it.
 ///
 /// ```text
-///  lines  0 .. 13                   14       15 .. 18       19, 20       21 ..
-///         hash powers, round keys │ onward │ window's words │ what moves │ what only some packets look at
-///                  ◄─ a short packet ────►   ◄─ one ─►       ◄────────►
+///  lines  0               1        2 .. 5           6, 7         8 ..
+///         a key's start │ onward │ window's words │ what moves │ what only some packets look at
+///         ◄────── a packet ─────►   ◄─ one ─►       ◄────────►
 /// ```
 #[repr(C, align(64))]
 pub struct InboundSa {
-    lodging: Lodging,
+    start: KeyStart,
     onward: Onward,
     replay: ReplayWindow,
     spi: Spi,
@@ -132,7 +132,7 @@ impl InboundSa {
         Ok(Self {
             spi: parameters.spi,
             esn: parameters.esn,
-            lodging: Lodging::EMPTY,
+            start: KeyStart::EMPTY,
             onward: Onward::default(),
             mark: Mark::Live,
             lodger: None,
@@ -268,9 +268,7 @@ impl InboundSa {
     #[inline(always)]
     pub(crate) fn prefetch_in<T>(entry: &T, low: u32) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
-        prefetch_lines(entry, Lodging::FIRST_LINES);
-        let onward = core::mem::offset_of!(Self, onward) / 64;
-        prefetch_lines(entry, onward..onward + 1);
+        prefetch_lines(entry, 0..core::mem::offset_of!(Self, onward) / 64 + 1);
         let word = core::mem::offset_of!(Self, replay) + ReplayWindow::near_at(low);
         prefetch_lines(entry, word / 64..word / 64 + 1);
         prefetch_lines(entry, Self::HOT);
@@ -448,12 +446,12 @@ impl InboundSa {
 
 impl Keyed for InboundSa {
     #[inline(always)]
-    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite) {
-        (&self.lodging, self.lodger.as_ref(), &self.suite)
+    fn keying(&self) -> (&KeyStart, Option<&Lodger>, &Suite) {
+        (&self.start, self.lodger.as_ref(), &self.suite)
     }
 
-    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite) {
-        (&mut self.lodging, &mut self.lodger, &mut self.suite)
+    fn keying_mut(&mut self) -> (&mut KeyStart, &mut Option<Lodger>, &mut Suite) {
+        (&mut self.start, &mut self.lodger, &mut self.suite)
     }
 }
 

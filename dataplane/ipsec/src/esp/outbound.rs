@@ -12,7 +12,7 @@
 use super::serial::Place;
 use super::suite::{self, Keyed, Lodger, Sizes, Suite};
 use crate::accounting::{Contribution, Events, Run, Totals, Usage};
-use crate::aead::Lodging;
+use crate::aead::KeyStart;
 use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::fragments::admitted;
@@ -49,13 +49,13 @@ const IPV6_MIN_MTU: u16 = 1280;
 /// The runtime form of an SA that sends. One worker owns it, and so its sequence numbers.
 ///
 /// ```text
-///  lines  0 .. 13                 14        15              16 ..
-///         hash powers, round keys │ headers │ what moves    │ what only some packets look at
-///                  ◄─── a short packet ────────────────────►
+///  lines  0                1         2              3 ..
+///         a key's start  │ headers │ what moves    │ what only some packets look at
+///         ◄───────────── a packet ────────────────►
 /// ```
 #[repr(C, align(64))]
 pub struct OutboundSa {
-    lodging: Lodging,
+    start: KeyStart,
     template: Template,
     path_mtu: u16,
     spi: Spi,
@@ -154,7 +154,7 @@ impl OutboundSa {
             trailer: 0,
             is_straight: false,
             is_linked: false,
-            lodging: Lodging::EMPTY,
+            start: KeyStart::EMPTY,
             mark: Mark::Live,
             lodger: None,
             suite,
@@ -349,8 +349,7 @@ impl OutboundSa {
     /// Asks for what a packet needs first. Nothing of the SA, if there is one, is read for it.
     #[inline(always)]
     pub(crate) fn prefetch_in(entry: &Option<Self>) {
-        prefetch_lines(entry, Lodging::FIRST_LINES);
-        prefetch_lines(entry, Self::HOT);
+        prefetch_lines(entry, 0..Self::HOT.end);
     }
 
     /// Asks for what it has carried.
@@ -677,18 +676,19 @@ impl OutboundSa {
     }
 }
 
-// What every packet touches beside the key is two lines, and an entry of the table lies as the SA in it.
+// What every packet touches is three lines from the first on, and an entry of the table lies as the SA in it.
+const _: () = assert!(core::mem::offset_of!(OutboundSa, start) == 0 && OutboundSa::HOT.start == 1);
 const _: () = assert!(OutboundSa::HOT.end - OutboundSa::HOT.start == 2);
 const _: () = assert!(size_of::<Option<OutboundSa>>() == size_of::<OutboundSa>());
 
 impl Keyed for OutboundSa {
     #[inline(always)]
-    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite) {
-        (&self.lodging, self.lodger.as_ref(), &self.suite)
+    fn keying(&self) -> (&KeyStart, Option<&Lodger>, &Suite) {
+        (&self.start, self.lodger.as_ref(), &self.suite)
     }
 
-    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite) {
-        (&mut self.lodging, &mut self.lodger, &mut self.suite)
+    fn keying_mut(&mut self) -> (&mut KeyStart, &mut Option<Lodger>, &mut Suite) {
+        (&mut self.start, &mut self.lodger, &mut self.suite)
     }
 }
 

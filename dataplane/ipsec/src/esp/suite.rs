@@ -3,7 +3,7 @@
 use super::serial::{AeadSalt, SeparateMac, Serial};
 use super::transform::{BlockMode, Combined, Failed, Mac};
 use crate::accounting::Contribution;
-use crate::aead::{Aad, GcmKey, Key, Keys, Lodged, Lodging, NONCE_LEN};
+use crate::aead::{Aad, GcmKey, Key, KeyStart, Keys, Lodged, Lodging, NONCE_LEN};
 use crate::ah::Ah;
 use crate::algorithm::{Cipher, Integrity, KeyMaterial};
 use crate::sa::{Mode, Protocol, SaError, SaParameters, Transform};
@@ -16,7 +16,7 @@ pub(crate) const GCM_IV_LEN: usize = 8;
 pub(crate) enum Suite {
     /// RFC 4106, by the batched engine.
     Gcm {
-        /// Of an SA whose key does not lie beside its other values.
+        /// Of an SA whose key does not lie in its table.
         keying: Option<Box<Keying>>,
     },
     /// Everything else of ESP, packet by packet.
@@ -52,41 +52,60 @@ pub struct Spent {
     _keying: Box<Keying>,
 }
 
-/// The key of [`Suite::Gcm`] that lies beside the SA's other values, and its salt.
+/// The key of [`Suite::Gcm`] that lies in the SA's table, and its salt.
 pub(crate) struct Lodger {
     key: Lodged,
     salt: Salt<4>,
 }
 
-/// An SA with its transforms, and with room for a key amid what packets need.
+/// An SA with its transforms, and with room for a key's beginning amid what packets need. The whole key lies in its table of SAs.
 pub(crate) trait Keyed {
-    fn keying(&self) -> (&Lodging, Option<&Lodger>, &Suite);
+    fn keying(&self) -> (&KeyStart, Option<&Lodger>, &Suite);
 
-    fn keying_mut(&mut self) -> (&mut Lodging, &mut Option<Lodger>, &mut Suite);
+    fn keying_mut(&mut self) -> (&mut KeyStart, &mut Option<Lodger>, &mut Suite);
 
-    /// Moves the key beside the rest, now that the SA lies where it stays. What was moved is given back, to be dropped.
-    fn settle(&mut self) -> Option<Spent> {
-        let (lodging, lodger, suite) = self.keying_mut();
+    /// Moves the key to where it stays, now that the SA lies where it stays. What was moved is given back, to be dropped.
+    fn settle(&mut self, lodging: &mut Lodging) -> Option<Spent> {
+        let (start, lodger, suite) = self.keying_mut();
         let Suite::Gcm { keying } = suite else { return None };
         let Keying { key, salt: Salt(salt) } = &**keying.as_ref()?;
-        *lodger = Some(Lodger { key: lodging.take_in(key)?, salt: Salt(*salt) });
+        *lodger = Some(Lodger { key: lodging.take_in(start, key)?, salt: Salt(*salt) });
         keying.take().map(|keying| Spent { _keying: keying })
     }
+}
 
-    /// Asks for the lines of the key that are not [`Lodging::FIRST_LINES`] and that a packet of `len` bytes of text needs, by where `keys`
-    /// are for the cipher.
+/// An SA of a table, and its key there.
+#[derive(Debug)]
+pub(crate) struct Settled<'a, T> {
+    pub(crate) sa: &'a T,
+    pub(crate) lodging: &'a Lodging,
+}
+
+impl<T> Clone for Settled<'_, T> {
     #[inline(always)]
-    fn prefetch_rest(&self, len: usize, keys: Keys) {
-        if let (lodging, Some(lodger), _) = self.keying() {
-            lodging.prefetch_rest(len, keys, lodger.key);
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Settled<'_, T> {}
+
+impl<'a, T: Keyed> Settled<'a, T> {
+    /// Asks for the lines of the key that a packet of `len` bytes of text needs and that are not in the SA, by where `keys` are for the cipher.
+    #[inline(always)]
+    pub(crate) fn prefetch_key(self, len: usize, keys: Keys) {
+        if let (_, Some(lodger), _) = self.sa.keying() {
+            self.lodging.prefetch(len, keys, lodger.key);
         }
     }
 
     /// Key and salt, of an SA of the batched engine.
     #[inline(always)]
-    fn gcm(&self) -> Option<(Key<'_>, [u8; 4])> {
-        match self.keying() {
-            (lodging, Some(lodger), _) => Some((lodging.key(lodger.key), lodger.salt.bytes())),
+    pub(crate) fn gcm(self) -> Option<(Key<'a>, [u8; 4])> {
+        match self.sa.keying() {
+            (start, Some(lodger), _) => {
+                Some((self.lodging.key(start, lodger.key), lodger.salt.bytes()))
+            }
             (_, None, suite) => suite.gcm(),
         }
     }

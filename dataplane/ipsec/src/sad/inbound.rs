@@ -1,9 +1,9 @@
 //! Inbound SAs by SPI.
 
 use super::{SadError, Spent, keys_of};
-use crate::aead::Keys;
+use crate::aead::{Keys, Lodging};
 use crate::esp::inbound::InboundSa;
-use crate::esp::suite::Keyed;
+use crate::esp::suite::{Keyed, Settled};
 use crate::large_pages::{self, Extent};
 use crate::sa::Spi;
 use crate::spi::{CoreId, MAX_SLOTS};
@@ -14,6 +14,8 @@ use core::ops::Range;
 pub struct InboundSad {
     core: CoreId,
     entries: Vec<Entry>,
+    /// Of the same slots, as those of [`OutboundSad`](super::OutboundSad).
+    keys: Vec<Lodging>,
     /// The slot of the first entry.
     first: usize,
     slots: usize,
@@ -59,12 +61,13 @@ impl InboundSad {
     /// The same over a range of slots, for who knows in advance which SPIs there will be.
     pub fn over(core: CoreId, slots: Range<usize>) -> Self {
         let (first, slots) = (slots.start, slots.len().min(MAX_SLOTS));
-        Self { core, entries: large_pages::with_capacity(slots), first, slots, live: 0 }
+        let (entries, keys) = (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
+        Self { core, entries, keys, first, slots, live: 0 }
     }
 
-    /// Where its SAs lie, by slot.
-    pub fn extent(&self) -> Extent {
-        Extent::of(&self.entries)
+    /// Where its SAs lie, and their keys, by slot.
+    pub fn extents(&self) -> [Extent; 2] {
+        [Extent::of(&self.entries), Extent::of(&self.keys)]
     }
 
     /// Makes `spi` known as larval. Repeating it changes nothing.
@@ -73,7 +76,7 @@ impl InboundSad {
     ///
     /// [`SadError`]; [`SadError::InUse`] also when the SA is there already.
     pub fn reserve(&mut self, spi: Spi) -> Result<(), SadError> {
-        let entry = self.entry(spi)?;
+        let (entry, _) = self.entry(spi)?;
         if !entry.is_free_for(spi) {
             return Err(SadError::InUse);
         }
@@ -101,7 +104,7 @@ impl InboundSad {
     /// The reason. [`SadError::InUse`] also for no SA.
     pub fn insert_from(&mut self, from: &mut Option<InboundSa>) -> Result<Option<Spent>, SadError> {
         let spi = from.as_ref().ok_or(SadError::InUse)?.spi();
-        let entry = self.entry(spi)?;
+        let (entry, key) = self.entry(spi)?;
         if !entry.is_free_for(spi) {
             return Err(SadError::InUse);
         }
@@ -109,7 +112,7 @@ impl InboundSad {
             *entry = Entry::Live(sa);
         }
         let spent = match entry {
-            Entry::Live(sa) => sa.settle(),
+            Entry::Live(sa) => sa.settle(key),
             Entry::Free | Entry::Larval(_) => None,
         };
         self.live += 1;
@@ -119,7 +122,8 @@ impl InboundSad {
     /// Forgets an SPI, larval or live, and removes the SA where it lies, so that nothing of its key is left; whether there was one.
     pub fn remove(&mut self, spi: Spi) -> bool {
         let place = self.place(spi);
-        let Some(entry) = self.entries.get_mut(place) else { return false };
+        let (entry, key) = (self.entries.get_mut(place), self.keys.get_mut(place));
+        let (Some(entry), Some(key)) = (entry, key) else { return false };
         let (is_it, is_live) = match entry {
             Entry::Free => (false, false),
             Entry::Larval(there) => (*there == spi, false),
@@ -127,6 +131,7 @@ impl InboundSad {
         };
         if is_it {
             *entry = Entry::Free;
+            key.clear();
         }
         self.live -= usize::from(is_it && is_live);
         is_it && is_live
@@ -170,6 +175,12 @@ impl InboundSad {
         }
     }
 
+    /// The SA of `spi`, with its key.
+    #[inline(always)]
+    pub(crate) fn settled(&self, spi: Spi) -> Option<Settled<'_, InboundSa>> {
+        Some(Settled { sa: self.get(spi)?, lodging: self.keys.get(self.place(spi))? })
+    }
+
     /// The SA of `spi`.
     #[inline]
     pub fn get(&self, spi: Spi) -> Option<&InboundSa> {
@@ -209,7 +220,8 @@ impl InboundSad {
         spi.slot().wrapping_sub(self.first)
     }
 
-    fn entry(&mut self, spi: Spi) -> Result<&mut Entry, SadError> {
+    /// An entry, and where its key lies.
+    fn entry(&mut self, spi: Spi) -> Result<(&mut Entry, &mut Lodging), SadError> {
         if spi.core() != self.core {
             return Err(SadError::OtherCore);
         }
@@ -220,8 +232,9 @@ impl InboundSad {
         if self.entries.len() <= slot {
             // Within the capacity, so nothing moves.
             self.entries.resize_with(slot + 1, || Entry::Free);
+            self.keys.resize_with(slot + 1, || Lodging::EMPTY);
         }
-        Ok(&mut self.entries[slot])
+        Ok((&mut self.entries[slot], &mut self.keys[slot]))
     }
 }
 

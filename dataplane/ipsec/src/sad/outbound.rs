@@ -1,9 +1,9 @@
 //! Outbound SAs by slot.
 
 use super::{SadError, Spent, keys_of};
-use crate::aead::Keys;
+use crate::aead::{Keys, Lodging};
 use crate::esp::outbound::OutboundSa;
-use crate::esp::suite::Keyed;
+use crate::esp::suite::{Keyed, Settled};
 use crate::large_pages::{self, Extent};
 
 /// The place of an outbound SA in its worker's table, given out by the control thread.
@@ -15,6 +15,9 @@ pub struct Slot(pub u32);
 /// before, because that SA may be another worker's: [`OutboundSa::carries`] says whether it fits.
 pub struct OutboundSad {
     entries: Vec<Option<OutboundSa>>,
+    /// Of the same slots. Beside and not among the entries, so that what packets need lies close together: the less memory it is strewn over,
+    /// the fewer translations of addresses it takes.
+    keys: Vec<Lodging>,
     slots: usize,
     live: usize,
 }
@@ -22,12 +25,13 @@ pub struct OutboundSad {
 impl OutboundSad {
     /// An empty table for `slots` SAs. The addresses are taken now, the memory as it is used.
     pub fn new(slots: usize) -> Self {
-        Self { entries: large_pages::with_capacity(slots), slots, live: 0 }
+        let (entries, keys) = (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
+        Self { entries, keys, slots, live: 0 }
     }
 
-    /// Where its SAs lie, by slot.
-    pub fn extent(&self) -> Extent {
-        Extent::of(&self.entries)
+    /// Where its SAs lie, and their keys, by slot.
+    pub fn extents(&self) -> [Extent; 2] {
+        [Extent::of(&self.entries), Extent::of(&self.keys)]
     }
 
     /// Puts an SA into a free slot.
@@ -65,21 +69,24 @@ impl OutboundSad {
         if self.entries.len() <= at {
             // Within the capacity, so nothing moves.
             self.entries.resize_with(at + 1, || None);
+            self.keys.resize_with(at + 1, || Lodging::EMPTY);
         }
-        let entry = &mut self.entries[at];
+        let (entry, key) = (&mut self.entries[at], &mut self.keys[at]);
         if entry.is_some() {
             return Err(SadError::InUse);
         }
         let sa = entry.insert(from.take().ok_or(SadError::InUse)?);
         self.live += 1;
-        Ok(sa.settle())
+        Ok(sa.settle(key))
     }
 
     /// Removes the SA in `slot`, where it lies, so that nothing of its key is left; whether there was one.
     pub fn remove(&mut self, slot: Slot) -> bool {
-        let entry = self.entries.get_mut(slot.0 as usize).filter(|entry| entry.is_some());
-        let Some(entry) = entry else { return false };
+        let at = slot.0 as usize;
+        let entry = self.entries.get_mut(at).filter(|entry| entry.is_some());
+        let (Some(entry), Some(key)) = (entry, self.keys.get_mut(at)) else { return false };
         *entry = None;
+        key.clear();
         self.live -= 1;
         true
     }
@@ -104,6 +111,12 @@ impl OutboundSad {
     #[inline]
     pub fn get(&self, slot: Slot) -> Option<&OutboundSa> {
         self.entries.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// The SA in `slot`, with its key.
+    #[inline(always)]
+    pub(crate) fn settled(&self, slot: Slot) -> Option<Settled<'_, OutboundSa>> {
+        Some(Settled { sa: self.get(slot)?, lodging: self.keys.get(slot.0 as usize)? })
     }
 
     /// The SA in `slot`, to be changed.

@@ -70,7 +70,7 @@ impl Worker {
                 run = Some(slot);
                 let next = rest.as_slice().first();
                 let alone = !matches!(next, Some(Note::Seal(next)) if *next == slot);
-                sealer.prefetch_rest(&plan, alone);
+                sealer.prefetch_key(&plan, alone);
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }

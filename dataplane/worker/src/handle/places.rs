@@ -38,9 +38,9 @@ impl OutboundSlots {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tables {
     /// By slot of the SPI.
-    pub(crate) inbound: [Extent; 2],
+    pub(crate) inbound: [Extent; 3],
     /// By slot.
-    pub(crate) outbound: [Extent; 2],
+    pub(crate) outbound: [Extent; 3],
 }
 
 /// Keeps the memory of a worker's tables a step ahead of their use.
@@ -60,14 +60,14 @@ impl TablesAhead {
 /// Tables with one index, and as far as which entry of them there is memory.
 #[derive(Debug)]
 pub(super) struct Ahead {
-    extents: [Extent; 2],
+    extents: [Extent; 3],
     /// How many entries at once: as many as lie in one large page.
     step: usize,
     ready: usize,
 }
 
 impl Ahead {
-    fn new(extents: [Extent; 2]) -> Self {
+    fn new(extents: [Extent; 3]) -> Self {
         let step = extents.iter().map(Extent::entries_in_a_page).min().unwrap_or(1);
         Self { extents, step, ready: 0 }
     }

@@ -8,7 +8,7 @@
 //!  packet 3            AAD ── text text text ── lengths       and adds nothing to a hash
 //! ```
 //!
-//! Of each key one cache line is read, its [`start`](ExpandedKey::start): round keys are made from the first ones while they are needed, and
+//! Of each key one cache line is read, its [`start`](Job::start): round keys are made from the first ones while they are needed, and
 //! the higher powers of H while AES is at work. With many keys that is worth more than the instructions it takes: whatever else is read
 //! of a key has to come from memory.
 
@@ -81,7 +81,7 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
     ];
     // First, for long AAD is a call, which would spill all that is in registers.
     let aads = four_aads(four, keys);
-    let Start { square, hash, keys } = starts(keys);
+    let Start { square, hash, keys } = starts(four.map(|job| job.start));
 
     // AES, with the schedule of the keys.
     let mut schedule = Schedule::new(keys);
@@ -206,11 +206,11 @@ fn late_counter(t: usize, late: [usize; 4]) -> __m512i {
 /// A lane of each key's beginning.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn starts(keys: [&ExpandedKey; 4]) -> Start<__m512i> {
+pub(super) fn starts(keys: [&[u128; 4]; 4]) -> Start<__m512i> {
     let mut lines = [_mm512_setzero_si512(); 4];
     for i in 0..4 {
         // SAFETY: the line is 64 readable bytes.
-        lines[i] = unsafe { _mm512_loadu_si512(keys[i].start().as_ptr().cast()) };
+        lines[i] = unsafe { _mm512_loadu_si512(keys[i].as_ptr().cast()) };
     }
     let [square, hash, first, second] = transposed(lines);
     Start { square, hash, keys: [first, second] }

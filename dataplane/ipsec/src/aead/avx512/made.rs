@@ -76,19 +76,10 @@ fn with_one_key(jobs: &[Job<'_>]) -> usize {
 unsafe fn make<const R: usize>(jobs: &[Job<'_>], rooms: &mut [ExpandedKey; LANES]) {
     let Some(first) = jobs.first() else { return };
     let lane = |i: usize| jobs.get(i).unwrap_or(first);
-    let keys: [&ExpandedKey; LANES] = [
-        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
-        unsafe { lane(0).expanded_key() },
-        // SAFETY: likewise.
-        unsafe { lane(1).expanded_key() },
-        // SAFETY: likewise.
-        unsafe { lane(2).expanded_key() },
-        // SAFETY: likewise.
-        unsafe { lane(3).expanded_key() },
-    ];
+    let keys = [lane(0).start, lane(1).start, lane(2).start, lane(3).start];
     let most = jobs.iter().map(|job| ExpandedKey::powers_for(job.len() as usize)).max();
     for (room, key) in rooms.iter_mut().zip(keys) {
-        *room.line_mut(ExpandedKey::START_LINE.start) = *key.start();
+        *room.line_mut(ExpandedKey::START_LINE.start) = *key;
     }
     let Start { square, hash, keys } = starts(keys);
     // Round keys from the third on: the first two are in the line that there is.

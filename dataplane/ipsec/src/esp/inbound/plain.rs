@@ -14,7 +14,7 @@ use crate::aead::OpenJob;
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 use crate::esp::serial::Place;
-use crate::esp::suite::{GCM_IV_LEN, Keyed, Suite, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Settled, Suite, aad, nonce};
 use crate::flow::FlowIdV4;
 use crate::replay::Candidate;
 use crate::sa::DscpRule;
@@ -89,30 +89,21 @@ pub enum Left {
     Unusual,
 }
 
-impl InboundSa {
-    /// Says whether its packets are forwarded. Without, none goes the straight way.
-    pub fn set_forwarded(&mut self, forwarded: bool) {
-        self.is_straight = forwarded
-            && self.contribution.tunnel
-            && !self.headers.clamp_mss
-            && matches!(self.suite, Suite::Gcm { .. })
-            && matches!(self.headers.dscp, DscpRule::Out | DscpRule::None);
-    }
-
+impl<'a> Settled<'a, InboundSa> {
     /// Sizes and the replay check (RFC 4303 §3.4.2, §3.4.3) of an untagged frame for us that holds ESP over IPv4 without options;
     /// the job that opens it.
     #[inline(always)]
-    pub(crate) fn enter<'a>(
-        &'a self,
+    pub(crate) fn enter(
+        self,
         frame: &'a mut [u8],
         jobs: &mut ArrayVec<OpenJob<'a>, BURST>,
     ) -> Option<Entered> {
-        let (key, salt) = self.gcm()?;
+        let (sa, (key, salt)) = (self.sa, self.gcm()?);
         let (front, rest) = frame.split_first_chunk_mut::<INNER_AT>()?;
         let outer_len = usize::from(u16::from_be_bytes([front[16], front[17]]));
-        let icv = usize::from(self.sizes.icv);
+        let icv = usize::from(sa.sizes.icv);
         let text_len = outer_len.checked_sub(PLAIN_HEADERS + icv)?;
-        let is_plain = self.is_straight
+        let is_plain = sa.is_straight
             && text_len >= ipv4::MIN_HEADER_LEN + 4
             && text_len.is_multiple_of(GCM_ALIGN);
         if !is_plain {
@@ -121,11 +112,22 @@ impl InboundSa {
         let (text, rest) = rest.split_at_mut_checked(text_len)?;
         let icv = rest.get(..icv)?;
         let [.., n3, n2, n1, n0, i7, i6, i5, i4, i3, i2, i1, i0] = *front;
-        let candidate = self.replay.check(u32::from_be_bytes([n3, n2, n1, n0])).ok()?;
-        let aad = aad(self.spi.get(), candidate.sequence(), self.esn);
+        let candidate = sa.replay.check(u32::from_be_bytes([n3, n2, n1, n0])).ok()?;
+        let aad = aad(sa.spi.get(), candidate.sequence(), sa.esn);
         let nonce = nonce(salt, [i7, i6, i5, i4, i3, i2, i1, i0]);
         jobs.push(OpenJob::in_place(key, nonce, aad, text, icv).ok()?);
         Some(Entered { candidate, text_len: text_len as u16 })
+    }
+}
+
+impl InboundSa {
+    /// Says whether its packets are forwarded. Without, none goes the straight way.
+    pub fn set_forwarded(&mut self, forwarded: bool) {
+        self.is_straight = forwarded
+            && self.contribution.tunnel
+            && !self.headers.clamp_mss
+            && matches!(self.suite, Suite::Gcm { .. })
+            && matches!(self.headers.dscp, DscpRule::Out | DscpRule::None);
     }
 
     /// What follows the decryption of an authentic packet (RFC 4303 §3.4.3, §3.4.4; RFC 4301 §5.2 steps 3 and 4), where nothing is unusual. Otherwise nothing

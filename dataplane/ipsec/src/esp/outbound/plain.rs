@@ -11,7 +11,7 @@
 use super::{OUTER_TTL, OutboundSa};
 use crate::aead::{Keys, SealJob};
 use crate::esp::BURST;
-use crate::esp::suite::{GCM_IV_LEN, Keyed, aad, nonce};
+use crate::esp::suite::{GCM_IV_LEN, Settled, aad, nonce};
 use crate::sa::{DfRule, DscpRule, HeaderRules, Spi};
 use arrayvec::ArrayVec;
 use core::net::Ipv4Addr;
@@ -169,7 +169,7 @@ struct Outer {
 /// A frame that an SA will seal when it is given the room.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    sa: &'a OutboundSa,
+    of: Settled<'a, OutboundSa>,
     /// Bytes of the inner packet.
     len: usize,
     text_len: usize,
@@ -194,8 +194,9 @@ impl<'a> Plan<'a> {
         frame: &'a mut [u8],
         jobs: &mut ArrayVec<SealJob<'a>, BURST>,
     ) -> Option<()> {
-        let Self { sa, len, text_len, outer_len } = *self;
-        let (key, salt) = sa.gcm()?;
+        let Self { of, len, text_len, outer_len } = *self;
+        let sa = of.sa;
+        let (key, salt) = of.gcm()?;
         let sequence = sa.sequence.get() + 1;
         sa.sequence.set(sequence);
         sa.usage.charge_far(len as u64);
@@ -221,28 +222,51 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
-    /// Asks for what of the key was not asked for and is needed by this frame, where that is not made by the cipher, by where `keys` are for it.
+    /// Asks for what this frame needs of the key, where that is not made by the cipher, by where `keys` are for it.
     #[inline(always)]
-    pub(crate) fn prefetch_rest(&self, keys: Keys) {
-        self.sa.prefetch_rest(self.text_len, keys);
+    pub(crate) fn prefetch_key(&self, keys: Keys) {
+        self.of.prefetch_key(self.text_len, keys);
     }
 
     /// The port that it leaves by.
     #[inline(always)]
     pub fn egress(&self) -> u16 {
-        self.sa.template.egress
+        self.of.sa.template.egress
     }
 
     /// Notes that the SA's usage has changed; whether that is new.
     #[inline(always)]
     pub fn fall_due(&self) -> bool {
-        self.sa.usage.fall_due()
+        self.of.sa.usage.fall_due()
     }
 
     /// Bytes of the packet that is carried.
     #[inline(always)]
     pub(crate) fn carried(&self) -> u64 {
         self.len as u64
+    }
+}
+
+impl<'a> Settled<'a, OutboundSa> {
+    /// Whether this frame, an untagged one for us with an IPv4 packet that is to be forwarded, goes the straight way. Nothing changes.
+    #[inline(always)]
+    pub(crate) fn plan_frame(self, frame: &[u8]) -> Option<Plan<'a>> {
+        let sa = self.sa;
+        let inner: &[u8; ipv4::MIN_HEADER_LEN] =
+            frame.get(ethernet::HEADER_LEN..)?.first_chunk()?;
+        let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
+        let text_len = (len + esp::TRAILER_LEN + GCM_ALIGN - 1) & !(GCM_ALIGN - 1);
+        let outer_len = PLAIN_HEADERS + text_len + usize::from(sa.sizes.icv);
+        let is_plain = sa.is_straight
+            && inner[0] == V4_WITHOUT_OPTIONS
+            // One goes off before the packet enters the tunnel, and zero is never sent.
+            && inner[8] > 1
+            && len >= ipv4::MIN_HEADER_LEN
+            && len + ethernet::HEADER_LEN <= frame.len()
+            && outer_len <= usize::from(sa.path_mtu)
+            && sa.sequence.get() < sa.last_sequence
+            && sa.usage.is_far(len as u64);
+        is_plain.then_some(Plan { of: self, len, text_len, outer_len })
     }
 }
 
@@ -254,25 +278,5 @@ impl OutboundSa {
         self.template.egress = port;
         self.template.front[..ethernet::HEADER_LEN].copy_from_slice(&header);
         self.judge();
-    }
-
-    /// Whether this frame, an untagged one for us with an IPv4 packet that is to be forwarded, goes the straight way. Nothing changes.
-    #[inline(always)]
-    pub(crate) fn plan_frame(&self, frame: &[u8]) -> Option<Plan<'_>> {
-        let inner: &[u8; ipv4::MIN_HEADER_LEN] =
-            frame.get(ethernet::HEADER_LEN..)?.first_chunk()?;
-        let len = usize::from(u16::from_be_bytes([inner[2], inner[3]]));
-        let text_len = (len + esp::TRAILER_LEN + GCM_ALIGN - 1) & !(GCM_ALIGN - 1);
-        let outer_len = PLAIN_HEADERS + text_len + usize::from(self.sizes.icv);
-        let is_plain = self.is_straight
-            && inner[0] == V4_WITHOUT_OPTIONS
-            // One goes off before the packet enters the tunnel, and zero is never sent.
-            && inner[8] > 1
-            && len >= ipv4::MIN_HEADER_LEN
-            && len + ethernet::HEADER_LEN <= frame.len()
-            && outer_len <= usize::from(self.path_mtu)
-            && self.sequence.get() < self.last_sequence
-            && self.usage.is_far(len as u64);
-        is_plain.then_some(Plan { sa: self, len, text_len, outer_len })
     }
 }
