@@ -114,7 +114,8 @@ impl Worker {
     #[inline(never)]
     fn note(&self, frames: &[Frame], station: Mac, notes: &mut Notes) -> Kinds {
         let mut kinds = Kinds::default();
-        let (mut flows, mut spis, mut ours) = (None, None, None);
+        let (mut flows, mut ours) = (None, None);
+        let (mut places, mut spis) = (ArrayVec::<Place, BURST>::new(), ArrayVec::<_, BURST>::new());
         for frame in frames {
             let Some(header) = ethernet::plain_ipv4(frame.data(), station) else {
                 add(notes, Note::Other);
@@ -126,7 +127,11 @@ impl Worker {
                     // A run of packets of one flow is looked for once.
                     let place = match flows {
                         Some((run, place)) if run == flow => place,
-                        _ => self.flows.place_v4(flow),
+                        _ => {
+                            let place = self.flows.place_v4(flow);
+                            let _ = places.try_push(place);
+                            place
+                        }
                     };
                     flows = Some((flow, place));
                     kinds.plain = true;
@@ -152,9 +157,8 @@ impl Worker {
                         add(notes, Note::HandOff(spi.core(), what));
                         continue;
                     }
-                    if spis != Some(spi) {
-                        spis = Some(spi);
-                        self.sad.prefetch(spi.get(), esp::sequence_at(frame.data(), ESP_AT));
+                    if spis.last().is_none_or(|(last, _)| *last != spi) {
+                        let _ = spis.try_push((spi, esp::sequence_at(frame.data(), ESP_AT)));
                     }
                     kinds.protected = true;
                     add(notes, Note::Protected(spi));
@@ -162,6 +166,8 @@ impl Worker {
                 _ => add(notes, Note::Other),
             }
         }
+        places.iter().for_each(|place| self.flows.ask_for(*place));
+        spis.iter().for_each(|(spi, low)| self.sad.prefetch(spi.get(), *low));
         kinds
     }
 

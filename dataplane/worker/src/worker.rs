@@ -15,7 +15,7 @@ use crate::host::HostPort;
 use crate::numbers::{LargeMap, NumberMap, NumberSet};
 use crate::packet::Packet;
 use crate::port_counters::PortReport;
-use crate::sa_usage::Due;
+use crate::sa_usage::{AskedFor, Due};
 use crate::tunnels::TunnelDevice;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
@@ -44,7 +44,7 @@ pub(crate) const BURST: usize = 32;
 const FLOWS: usize = 1 << 14;
 
 /// And at most: 128 MB, for a million SAs with a flow each way.
-const MOST_FLOWS: usize = 1 << 21;
+const MOST_FLOWS: usize = 1 << 22;
 
 /// Turns of a spinning worker between two publications when nothing happens.
 const IDLE_PUBLICATION: u64 = 1 << 10;
@@ -197,6 +197,7 @@ pub struct Worker {
 
     /// SAs whose usage is to be published, each once, oldest first. Long as two tables at most.
     pub(crate) due: VecDeque<Due>,
+    pub(crate) asked_for: AskedFor,
 
     // Bursts, empty between two sources.
     pub(crate) frames: Vec<Frame>,
@@ -280,7 +281,7 @@ impl Worker {
             applied_now: 0,
             was_idle: true,
             spd: Arc::new(Spd::compile(&[], 0)),
-            flows: FlowCache::new((2 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
+            flows: FlowCache::new((4 * limits.sas).clamp(FLOWS, MOST_FLOWS)),
             decisions: 1,
             epochs: BindingEpochs::new(limits.sas),
             fragments: FragmentTable::new(FRAGMENTED_PACKETS),
@@ -295,6 +296,7 @@ impl Worker {
             unpublished: 0,
             is_dirty: false,
             due: ready(2 * limits.sas).into(),
+            asked_for: AskedFor::default(),
             frames: Vec::with_capacity(2 * BURST),
             left: Vec::with_capacity(2 * BURST),
             plain: Vec::with_capacity(2 * BURST),

@@ -76,15 +76,19 @@ impl<V: Copy + Default> FlowCache<V> {
         entry.or_else(|| self.buckets[second].iter().find(is_it)).map(|e| &e.value)
     }
 
-    /// As [`FlowCache::place`].
+    /// Where a flow would be, without asking for that memory.
     #[inline]
     pub fn place_v4(&self, id: FlowIdV4) -> Place {
-        let place = Place(self.hash_v4(id));
-        prefetch(&self.buckets[self.indices(place)[0]]);
-        place
+        Place(self.hash_v4(id))
     }
 
-    /// As [`FlowCache::get`], as far as that was asked for by [`FlowCache::place_v4`]. Where that is nothing, it asks for the rest.
+    /// Asks for the memory of a place.
+    #[inline]
+    pub fn ask_for(&self, place: Place) {
+        prefetch(&self.buckets[self.indices(place)[0]]);
+    }
+
+    /// As [`FlowCache::get`], as far as that was asked for by [`FlowCache::ask_for`]. Where that is nothing, it asks for the rest.
     #[inline]
     pub fn get_near_v4(
         &self,

@@ -81,7 +81,11 @@ impl Worker {
                     }
                     let place = match flows {
                         Some((run, place)) if run == flow => place,
-                        _ => self.flows.place_v4(flow),
+                        _ => {
+                            let place = self.flows.place_v4(flow);
+                            self.flows.ask_for(place);
+                            place
+                        }
                     };
                     flows = Some((flow, place));
                     *note = Note::Opened(spi, flow, place);

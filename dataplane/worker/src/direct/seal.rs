@@ -5,54 +5,63 @@ use crate::config::{PortId, Side};
 use crate::flows::Taken;
 use crate::handoff::HandedOff;
 use crate::sa_usage::Due;
-use crate::worker::Worker;
+use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
+use arrayvec::ArrayVec;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::FlowIdV4;
 use ipsec::outbound::{Plan, Sealer};
 
 impl Worker {
-    /// Finds the SAs of the flows, and asks for them.
+    /// Finds the SAs of the flows, and asks for them: first what is where flows are looked for first, as nearly all are.
     #[inline(never)]
     pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes) {
-        if !self.choose_sas_of::<true>(side, notes) {
-            self.choose_sas_of::<false>(side, notes);
+        let mut later = ArrayVec::<usize, BURST>::new();
+        let mut run = None;
+        for (n, note) in notes.iter_mut().enumerate() {
+            if !self.choose_sa::<true>(side, note, &mut run) {
+                let _ = later.try_push(n);
+            }
+        }
+        let mut run = None;
+        for n in later {
+            if let Some(note) = notes.get_mut(n) {
+                self.choose_sa::<false>(side, note, &mut run);
+            }
         }
     }
 
-    /// Those of flows that are `NEAR`, or of all that are left; whether none is.
+    /// That of a flow that is `NEAR`, or wherever it is; false where it may be elsewhere. Of a run of packets of one flow it is looked for once.
     #[inline(always)]
-    fn choose_sas_of<const NEAR: bool>(&mut self, side: Side, notes: &mut Notes) -> bool {
-        let mut run: Option<(FlowIdV4, Option<Taken>)> = None;
-        let mut is_done = true;
-        for note in notes {
-            let Note::Plain(flow, place) = *note else { continue };
-            let taken = match run {
-                Some((last, taken)) if last == flow => taken,
-                before => {
-                    let taken = self.sa_of::<NEAR>(flow, place, side);
-                    if let Some(Taken::Here(slot)) = taken
-                        && before.is_none_or(|(_, last)| last != taken)
-                    {
-                        self.outbound_sad.prefetch(slot);
-                    }
-                    run = Some((flow, taken));
-                    taken
+    fn choose_sa<const NEAR: bool>(
+        &mut self,
+        side: Side,
+        note: &mut Note,
+        run: &mut Option<(FlowIdV4, Option<Taken>)>,
+    ) -> bool {
+        let Note::Plain(flow, place) = *note else { return true };
+        let taken = match *run {
+            Some((last, taken)) if last == flow => taken,
+            before => {
+                let taken = self.sa_of::<NEAR>(flow, place, side);
+                if let Some(Taken::Here(slot)) = taken
+                    && before.is_none_or(|(_, last)| last != taken)
+                {
+                    self.outbound_sad.prefetch(slot);
                 }
-            };
-            *note = match taken {
-                Some(Taken::Here(slot)) => Note::Seal(slot),
-                Some(Taken::There(core, choice)) => {
-                    Note::HandOff(core, HandedOff::OutboundFrame(choice))
-                }
-                None if NEAR => {
-                    is_done = false;
-                    continue;
-                }
-                None => Note::Other,
-            };
-        }
-        is_done
+                *run = Some((flow, taken));
+                taken
+            }
+        };
+        *note = match taken {
+            Some(Taken::Here(slot)) => Note::Seal(slot),
+            Some(Taken::There(core, choice)) => {
+                Note::HandOff(core, HandedOff::OutboundFrame(choice))
+            }
+            None if NEAR => return false,
+            None => Note::Other,
+        };
+        true
     }
 
     /// Writes headers and trailers, and runs the cipher over all together.
