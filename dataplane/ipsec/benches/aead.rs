@@ -20,7 +20,7 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use arrayvec::ArrayVec;
-use ipsec::aead::{Aad, Engine, GcmKey, Keys, OpenJob, SealJob, open_burst_of, seal_burst_of};
+use ipsec::aead::{Aad, Engine, GcmKey, Keys, OpenJob, SealJob, open_burst, seal_burst};
 
 const TAG: usize = 16;
 const BURST_MAX: usize = 256;
@@ -93,12 +93,12 @@ impl Contender for Ours {
                 let i = b * burst + i;
                 let at = frame.bytes.len() - TAG;
                 let (data, tag) = frame.bytes.split_at_mut(at);
-                let key = &self.keys[frame.key];
+                let key = self.keys[frame.key].kept(self.kept, data.len());
                 if let Ok(job) = SealJob::in_place(key, nonce(i), Aad::from(aad(i)), data, tag) {
                     jobs.push(job);
                 }
             }
-            seal_burst_of(&mut jobs, self.kept);
+            seal_burst(&mut jobs);
         }
     }
 
@@ -110,12 +110,12 @@ impl Contender for Ours {
                 let i = b * burst + i;
                 let at = frame.bytes.len() - TAG;
                 let (data, tag) = frame.bytes.split_at_mut(at);
-                let key = &self.keys[frame.key];
+                let key = self.keys[frame.key].kept(self.kept, data.len());
                 if let Ok(job) = OpenJob::in_place(key, nonce(i), Aad::from(aad(i)), data, tag) {
                     jobs.push(job);
                 }
             }
-            open_burst_of(&mut jobs, self.kept);
+            open_burst(&mut jobs);
             assert!(jobs.iter().all(|job| job.verdict().is_ok()));
         }
     }

@@ -130,7 +130,7 @@ impl Node {
         let mut sealer = Sealer::new(&self.outbound);
         let plan = sealer.plan(Slot(0), &frame[Plan::FRONT..]).expect("the straight way");
         let len = plan.frame_len();
-        assert!(sealer.take(&plan, &mut frame[..len]));
+        assert!(sealer.take(&plan, &mut frame[..len], true));
         sealer.finish();
         drop(sealer);
         let packet = &frame[ethernet::HEADER_LEN..len];
@@ -179,7 +179,7 @@ impl Node {
                     sealer.prefetch_key(&plan, alone);
                 }
                 sealed_len = plan.frame_len();
-                assert!(sealer.take(&plan, &mut frame[..plan.frame_len()]));
+                assert!(sealer.take(&plan, &mut frame[..plan.frame_len()], alone));
             }
             sealer.finish();
         }

@@ -20,3 +20,30 @@ pub mod transform;
 /// How many packets go through the stages together: enough for the batched cipher to fill its lanes,
 /// few enough that their state stays in the first-level cache.
 pub(crate) const BURST: usize = 32;
+
+/// Which packets of a burst are alone with their SA: neither the one before nor the one behind has the same. A bit for each, the first lowest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Alone {
+    bits: u32,
+    count: u32,
+}
+
+// A bit each.
+const _: () = assert!(BURST == u32::BITS as usize);
+
+impl Alone {
+    /// Adds the next packets, which have one SA.
+    #[inline]
+    pub(crate) fn add_run(&mut self, packets: usize) {
+        self.bits |= u32::from(packets == 1).checked_shl(self.count).unwrap_or(0);
+        self.count += packets as u32;
+    }
+
+    /// Takes the first of those that are left.
+    #[inline]
+    pub(crate) fn next_is_alone(&mut self) -> bool {
+        let alone = self.bits & 1 != 0;
+        self.bits >>= 1;
+        alone
+    }
+}

@@ -1,14 +1,14 @@
 //! Inbound protected packets, in bursts (RFC 4301 §5.2).
 
 use crate::accounting::{Events, Run, Totals};
-use crate::aead::{Keys, OpenJob, open_burst_of};
+use crate::aead::{Keys, OpenJob, open_burst};
 use crate::classify::Protected;
 use crate::drop_cause::DropCause;
-use crate::esp::BURST;
 pub use crate::esp::inbound::Hop;
 pub use crate::esp::inbound::plain::{Entered, Left, Opened};
 use crate::esp::inbound::{Admitted, InboundSa, Inner};
 use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::{Alone, BURST};
 use crate::packet::PacketBuffer;
 use crate::sa::Spi;
 use crate::sad::{InboundSad, Lookup};
@@ -57,10 +57,10 @@ pub fn process_burst<B: PacketBuffer>(
     totals: &mut Totals,
 ) {
     for chunk in packets.chunks_mut(BURST) {
-        ask_ahead(sad, chunk);
+        let alone = ask_ahead(sad, chunk);
         let mut stage = Stage::new();
         admit(sad, chunk, &mut stage);
-        open(sad, chunk, &mut stage);
+        open(sad, chunk, alone, &mut stage);
         conclude(sad, chunk, &mut stage, totals);
     }
 }
@@ -100,11 +100,12 @@ impl<'a> Opener<'a> {
             return None;
         }
         let settled = self.sad.settled(spi)?;
-        if let Some(IsAlone(alone)) = first {
+        let keys = self.keys.of_one(matches!(first, Some(IsAlone(true))));
+        if first.is_some() {
             let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
-            settled.prefetch_key(len, self.keys.of_one(alone));
+            settled.prefetch_key(len, keys);
         }
-        settled.enter(frame, &mut self.jobs)
+        settled.enter(frame, keys, &mut self.jobs)
     }
 
     /// Runs the cipher over all that was taken. A bit for each of them in their order, from the lowest: whether it was authentic.
@@ -112,7 +113,7 @@ impl<'a> Opener<'a> {
     /// It is not taken by value: moving it would copy room for a whole burst, however short that is.
     #[inline]
     pub fn finish(&mut self) -> Verdicts {
-        open_burst_of(&mut self.jobs, self.keys);
+        open_burst(&mut self.jobs);
         let bit = |(n, job): (usize, &OpenJob<'_>)| u32::from(job.verdict().is_ok()) << n;
         let verdicts = Verdicts(self.jobs.iter().enumerate().map(bit).sum());
         self.jobs.clear();
@@ -205,10 +206,12 @@ impl Leaving {
 
 type Stage = ArrayVec<Option<Admitted>, BURST>;
 
-/// Asks for the windows and keys of the burst's SAs.
+/// Asks for the windows and keys of the burst's SAs; which packets have neighbours of other SAs.
 #[inline]
-fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
+fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) -> Alone {
+    let mut alone = Alone::default();
     for run in packets.chunk_by(|a, b| a.header.spi == b.header.spi) {
+        alone.add_run(run.len());
         if let [first, rest @ ..] = run
             && let Some(settled) = sad.settled(Spi::for_known_answer(first.header.spi))
         {
@@ -218,6 +221,7 @@ fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) {
             settled.sa.prefetch_window(first.header.low_sequence(data));
         }
     }
+    alone
 }
 
 /// SAD lookup, sizes and replay check; nothing changes yet.
@@ -245,10 +249,16 @@ fn admit<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], st
 
 /// ICV and decryption of the whole burst.
 #[inline]
-fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], stage: &mut Stage) {
+fn open<B: PacketBuffer>(
+    sad: &InboundSad,
+    packets: &mut [InboundPacket<B>],
+    mut alone: Alone,
+    stage: &mut Stage,
+) {
     let mut jobs = ArrayVec::<OpenJob<'_>, BURST>::new();
     let mut batched = ArrayVec::<&mut bool, BURST>::new();
     for (packet, admitted) in packets.iter_mut().zip(stage) {
+        let is_alone = alone.next_is_alone();
         let Some(Admitted { spi, place, authentic, .. }) = admitted else {
             continue;
         };
@@ -256,7 +266,8 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
         let sa = settled.sa;
         match sa.suite() {
             Suite::Gcm { .. } => {
-                let Some((key, salt)) = settled.gcm() else { continue };
+                let keys = sad.keys().of_one(is_alone);
+                let Some((key, salt)) = settled.gcm(place.text_len, keys) else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
@@ -280,7 +291,7 @@ fn open<B: PacketBuffer>(sad: &InboundSad, packets: &mut [InboundPacket<B>], sta
             Suite::Ah(ah) => *authentic = ah.open(packet.buffer.data(), *place).is_ok(),
         }
     }
-    open_burst_of(&mut jobs, sad.keys());
+    open_burst(&mut jobs);
     for (job, authentic) in jobs.iter().zip(batched) {
         *authentic = job.verdict().is_ok();
     }

@@ -1,12 +1,12 @@
 //! Outbound packets that a policy protects, in bursts (RFC 4301 §5.1).
 
 use crate::accounting::{Events, Run, Totals};
-use crate::aead::{Keys, SealJob, seal_burst_of};
+use crate::aead::{Keys, SealJob, seal_burst};
 use crate::drop_cause::DropCause;
-use crate::esp::BURST;
 pub use crate::esp::outbound::plain::Plan;
 use crate::esp::outbound::{Prepared, Refusal};
 use crate::esp::suite::{GCM_IV_LEN, Suite, aad, nonce};
+use crate::esp::{Alone, BURST};
 use crate::packet::PacketBuffer;
 use crate::sad::{OutboundSad, Slot};
 use arrayvec::ArrayVec;
@@ -57,10 +57,10 @@ pub fn process_burst<B: PacketBuffer>(
     totals: &mut Totals,
 ) {
     for chunk in packets.chunks_mut(BURST) {
-        ask_ahead(sad, chunk);
+        let alone = ask_ahead(sad, chunk);
         let mut prepared = Stage::new();
         prepare(sad, chunk, &mut prepared);
-        if seal(sad, chunk, &prepared, totals) {
+        if seal(sad, chunk, &prepared, alone, totals) {
             finish(sad, chunk, &prepared);
         }
     }
@@ -99,12 +99,12 @@ impl<'a> Sealer<'a> {
     }
 
     /// Takes a frame that has the length of its plan by now, and begins [`Plan::FRONT`] bytes before where it began. What is false of it is
-    /// not to be sent: it has not that length.
+    /// not to be sent: it has not that length. `alone` as [`Sealer::prefetch_key`] was told, false of a frame that follows another one of its SA.
     #[inline(always)]
     #[must_use]
-    pub fn take(&mut self, plan: &Plan<'a>, frame: &'a mut [u8]) -> bool {
+    pub fn take(&mut self, plan: &Plan<'a>, frame: &'a mut [u8], alone: bool) -> bool {
         // `plan` gives none when there is no room for another job.
-        let begun = plan.begin(frame, &mut self.jobs).is_some();
+        let begun = plan.begin(frame, self.keys.of_one(alone), &mut self.jobs).is_some();
         self.packets += u64::from(begun);
         self.bytes += if begun { plan.carried() } else { 0 };
         begun
@@ -115,7 +115,7 @@ impl<'a> Sealer<'a> {
     /// It is not taken by value: moving it would copy room for a whole burst, however short that is.
     #[inline]
     pub fn finish(&mut self) -> Totals {
-        seal_burst_of(&mut self.jobs, self.keys);
+        seal_burst(&mut self.jobs);
         self.jobs.clear();
         let (packets, bytes) =
             (core::mem::take(&mut self.packets), core::mem::take(&mut self.bytes));
@@ -131,10 +131,12 @@ impl core::fmt::Debug for Sealer<'_> {
 
 type Stage = ArrayVec<Option<Prepared>, BURST>;
 
-/// Asks for the keys of the burst's SAs.
+/// Asks for the keys of the burst's SAs; which packets have neighbours of other SAs.
 #[inline]
-fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) {
+fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) -> Alone {
+    let mut alone = Alone::default();
     for run in packets.chunk_by(|a, b| a.sa == b.sa) {
+        alone.add_run(run.len());
         if let [first, rest @ ..] = run
             && let Some(settled) = sad.settled(first.sa)
         {
@@ -142,6 +144,7 @@ fn ask_ahead<B: PacketBuffer>(sad: &OutboundSad, packets: &[OutboundPacket<B>]) 
             settled.prefetch_key(first.buffer.data().len(), keys);
         }
     }
+    alone
 }
 
 #[inline]
@@ -177,11 +180,13 @@ fn seal<B: PacketBuffer>(
     sad: &OutboundSad,
     packets: &mut [OutboundPacket<B>],
     stage: &Stage,
+    mut alone: Alone,
     totals: &mut Totals,
 ) -> bool {
     let mut jobs = ArrayVec::<SealJob<'_>, BURST>::new();
     let (mut run, mut to_finish) = (Run::default(), false);
     for (packet, prepared) in packets.iter_mut().zip(stage) {
+        let is_alone = alone.next_is_alone();
         let Some(prepared) = prepared else { continue };
         let place = &prepared.place;
         // Until the cipher has run, the packet is in clear: it must not be taken for sealed.
@@ -190,7 +195,8 @@ fn seal<B: PacketBuffer>(
         let sa = settled.sa;
         match sa.suite() {
             Suite::Gcm { .. } => {
-                let Some((key, salt)) = settled.gcm() else { continue };
+                let keys = sad.keys().of_one(is_alone);
+                let Some((key, salt)) = settled.gcm(place.text_len, keys) else { continue };
                 let Some((before, rest)) =
                     packet.buffer.data_mut().split_at_mut_checked(place.text)
                 else {
@@ -223,7 +229,7 @@ fn seal<B: PacketBuffer>(
         to_finish |= sa.needs_finish();
     }
     run.end(totals);
-    seal_burst_of(&mut jobs, sad.keys());
+    seal_burst(&mut jobs);
     to_finish
 }
 

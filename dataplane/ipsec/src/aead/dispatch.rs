@@ -17,13 +17,13 @@ use super::job::{Job, OpenJob, SealJob};
 use super::key::{Class, KeyLength};
 use super::portable;
 
-/// Where the keys of a burst are: the same packets come out, but what is read of a key may cost more than to make it again.
+/// Where keys are: what is read of one may take longer than to make it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// In a near cache, or asked for as a whole.
     Near,
-    /// Of a key that one packet of the burst has, only one line was asked for ([`KeyStart`](super::KeyStart)), if the packet has at most 128 bytes
-    /// of text.
+    /// Of one that a packet is alone with in its burst only a line is at hand ([`KeyStart`](super::KeyStart)), if the packet has at most 128 bytes of
+    /// text.
     Far,
     /// Likewise, and however long the packet is.
     Farther,
@@ -41,23 +41,24 @@ impl Keys {
 ///
 /// A job is for one burst: a second one would encrypt its output under the same nonce.
 pub fn seal_burst(burst: &mut [SealJob<'_>]) {
-    seal_burst_of(burst, Keys::Near);
-}
-
-/// As [`seal_burst`], with keys from wherever they are.
-pub fn seal_burst_of(burst: &mut [SealJob<'_>], keys: Keys) {
     run_by_class(SealJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
         (Kind::Portable, _) => jobs.iter_mut().for_each(portable::seal),
         // SAFETY: keys of the class Avx512 exist only where its instructions do, all jobs are of the class, whose
         // rounds these are, with tags of one length, and they are seal jobs; so in each arm.
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs, keys) },
+        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::one_by_one::<true, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs, keys) },
+        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<true, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of a class whose keys are one line.
+        (Kind::Avx512Start, KeyLength::Aes128) => unsafe { avx512::run_far::<true, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
+        (Kind::Avx512Start, _) => unsafe { avx512::run_far::<true, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
         (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10, false>(jobs) },
@@ -83,23 +84,24 @@ pub fn seal_burst_of(burst: &mut [SealJob<'_>], keys: Keys) {
 ///
 /// The output of a job that is not authentic is all zeros. A job is for one burst.
 pub fn open_burst(burst: &mut [OpenJob<'_>]) {
-    open_burst_of(burst, Keys::Near);
-}
-
-/// As [`open_burst`], with keys from wherever they are.
-pub fn open_burst_of(burst: &mut [OpenJob<'_>], keys: Keys) {
     run_by_class(OpenJob::as_jobs_mut(burst), |class, jobs| match (class.kind, class.length) {
         (Kind::Portable, _) => jobs.iter_mut().for_each(portable::open),
         // SAFETY: keys of the class Avx512 exist only where its instructions do, and all jobs are of the class,
         // whose rounds these are, with tags of one length; so in each arm.
         #[cfg(target_arch = "x86_64")]
-        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs, keys) },
+        (Kind::Avx512, KeyLength::Aes128) => unsafe { avx512::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
         (Kind::Avx512, KeyLength::Aes192) => unsafe { avx512::one_by_one::<false, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise.
-        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs, keys) },
+        (Kind::Avx512, KeyLength::Aes256) => unsafe { avx512::run::<false, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, of a class whose keys are one line.
+        (Kind::Avx512Start, KeyLength::Aes128) => unsafe { avx512::run_far::<false, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
+        (Kind::Avx512Start, _) => unsafe { avx512::run_far::<false, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
         (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10, false>(jobs) },
@@ -139,6 +141,6 @@ pub(super) fn expand(engine: Engine, key: &[u8], length: KeyLength) -> Option<Bo
             // SAFETY: an `Engine` of these kinds exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
             Some(unsafe { ExpandedKey::new(key, length) })
         }
-        Kind::Portable => None,
+        Kind::Avx512Start | Kind::Portable => None,
     }
 }

@@ -12,6 +12,9 @@ pub struct Engine(Kind);
 pub(super) enum Kind {
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, of a key of which one line alone is at hand.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Start,
     #[cfg(target_arch = "x86_64")]
     Vaes256,
     #[cfg(target_arch = "x86_64")]
@@ -34,7 +37,7 @@ impl Kind {
     fn detected(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
+            Self::Avx512 | Self::Avx512Start => {
                 is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512vl")
@@ -80,7 +83,7 @@ impl Engine {
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => "avx512",
+            Kind::Avx512 | Kind::Avx512Start => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Vaes256 => "vaes256",
             #[cfg(target_arch = "x86_64")]

@@ -301,9 +301,6 @@ pub(super) struct Job<'a> {
     pub(super) dst: *mut u8,
     pub(super) tag: *mut u8,
     pub(super) key: KeyRef<'a>,
-    /// The line of the key that the others can be made from.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) start: &'a [u128; 4],
     pub(super) aad: AadBytes,
     text_bits: u64,
     aad_bits: u64,
@@ -312,7 +309,7 @@ pub(super) struct Job<'a> {
     borrowed: PhantomData<&'a mut [u8]>,
 }
 
-const _: () = assert!(size_of::<Job<'_>>() == 96);
+const _: () = assert!(size_of::<Job<'_>>() == 88);
 
 impl<'a> Job<'a> {
     #[inline]
@@ -338,8 +335,6 @@ impl<'a> Job<'a> {
             dst,
             tag,
             key: key.body,
-            #[cfg(target_arch = "x86_64")]
-            start: key.start,
             aad: aad.bytes,
             text_bits: 8 * len as u64,
             aad_bits: 8 * aad.len as u64,
@@ -388,7 +383,7 @@ impl<'a> Job<'a> {
     ///
     /// # Safety
     ///
-    /// The job's class is that of an engine other than the portable one.
+    /// The job's class is that of an engine other than the portable one, with whole keys, or it was lent one.
     #[inline]
     #[cfg(target_arch = "x86_64")]
     pub(super) unsafe fn expanded_key(&self) -> &'a ExpandedKey {
@@ -396,18 +391,32 @@ impl<'a> Job<'a> {
         unsafe { self.key.expanded }
     }
 
-    /// Gives the job another key, and its own back.
+    /// The line of the key that the others can be made from.
     ///
     /// # Safety
     ///
-    /// The job and `key` are of one class of the vector engines, and `key` is there, unchanged, until the job has another one or is gone.
+    /// The job's class is that of an engine other than the portable one, and it was lent no key.
     #[inline]
-    pub(super) unsafe fn replace_key(&mut self, key: *const ExpandedKey) -> *const ExpandedKey {
-        // SAFETY: as the caller promised.
-        let own = unsafe { self.expanded_key() };
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn start(&self) -> &'a [u128; 4] {
+        match self.class.key.kind {
+            // SAFETY: a [`Key`] has this member for exactly this class.
+            Kind::Avx512Start => unsafe { self.key.start },
+            // SAFETY: and the other one for all others that the caller leaves.
+            _ => unsafe { self.key.expanded }.start(),
+        }
+    }
+
+    /// Gives the job another key, and its own back, to be returned to it.
+    ///
+    /// # Safety
+    ///
+    /// The job is of a class of the vector engines, `key` is as long as its own, and there, unchanged, until the job has its own again or is gone.
+    #[inline]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) unsafe fn lend_key(&mut self, key: *const ExpandedKey) -> KeyRef<'a> {
         // SAFETY: as the caller promised, for as long as the reference is used.
-        self.key = KeyRef { expanded: unsafe { &*key } };
-        own
+        core::mem::replace(&mut self.key, KeyRef { expanded: unsafe { &*key } })
     }
 
     /// Tells keys apart.

@@ -65,27 +65,17 @@ enum Body {
 pub struct Key<'a> {
     pub(super) class: Class,
     pub(super) body: KeyRef<'a>,
-    /// The line that the others can be made from, wherever that is; zeros for the portable engine.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) start: &'a [u128; 4],
 }
 
 impl<'a> From<&'a GcmKey> for Key<'a> {
     #[inline]
     fn from(key: &'a GcmKey) -> Self {
-        let class = key.class;
-        match &key.body {
+        let body = match &key.body {
             #[cfg(target_arch = "x86_64")]
-            Body::Expanded(key) => {
-                Self { class, body: KeyRef { expanded: key }, start: key.start() }
-            }
-            Body::Portable(key) => Self {
-                class,
-                body: KeyRef { portable: key },
-                #[cfg(target_arch = "x86_64")]
-                start: &[0; 4],
-            },
-        }
+            Body::Expanded(key) => KeyRef { expanded: key },
+            Body::Portable(key) => KeyRef { portable: key },
+        };
+        Self { class: key.class, body }
     }
 }
 
@@ -163,25 +153,29 @@ impl Lodging {
         self.expanded.clear();
     }
 
-    /// The key that was taken in.
+    /// The key that was taken in, for a packet of `len` bytes of text, by where keys are: `Near` if the packet is not alone with it in its burst.
     #[inline(always)]
-    pub fn key<'a>(&'a self, start: &'a KeyStart, lodged: Lodged) -> Key<'a> {
+    pub fn key<'a>(
+        &'a self,
+        start: &'a KeyStart,
+        lodged: Lodged,
+        len: usize,
+        keys: Keys,
+    ) -> Key<'a> {
         #[cfg(target_arch = "x86_64")]
-        return Key {
-            class: lodged.class,
-            body: KeyRef { expanded: &self.expanded },
-            start: &start.line,
+        return match of_start(len, keys, lodged.class) {
+            Some(class) => Key { class, body: KeyRef { start: &start.line } },
+            None => Key { class: lodged.class, body: KeyRef { expanded: &self.expanded } },
         };
         #[cfg(not(target_arch = "x86_64"))]
         match lodged.never {}
     }
 
-    /// Asks for the lines that a packet of `len` bytes of text needs, by where the cipher will be told that keys are; `Near` if the packet is not
-    /// alone with its key. Nothing where it makes do with [`KeyStart`].
+    /// Asks for the lines that such a packet needs beside [`KeyStart`], if any.
     #[inline(always)]
     pub fn prefetch(&self, len: usize, keys: Keys, lodged: Lodged) {
         #[cfg(target_arch = "x86_64")]
-        if !makes_do(len, keys, lodged.class) {
+        if of_start(len, keys, lodged.class).is_none() {
             self.expanded.prefetch(len, lodged.class.length.rounds());
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -195,16 +189,19 @@ impl core::fmt::Debug for Lodging {
     }
 }
 
-/// Whether a packet alone with its key makes do with [`KeyStart`].
+/// The class of a key of `class` of which one line is read, where that is enough for a packet of `len` bytes of text.
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
-fn makes_do(len: usize, keys: Keys, class: Class) -> bool {
+fn of_start(len: usize, keys: Keys, class: Class) -> Option<Class> {
     let longest = match keys {
-        Keys::Near => return false,
+        Keys::Near => return None,
         Keys::Far => super::avx512::SHORT,
         Keys::Farther => usize::MAX,
     };
-    (1..=longest).contains(&len) && class.kind == Kind::Avx512 && class.length != KeyLength::Aes192
+    let is_enough = (1..=longest).contains(&len)
+        && class.kind == Kind::Avx512
+        && class.length != KeyLength::Aes192;
+    is_enough.then_some(Class { kind: Kind::Avx512Start, ..class })
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.
@@ -212,6 +209,9 @@ fn makes_do(len: usize, keys: Keys, class: Class) -> bool {
 pub(super) union KeyRef<'a> {
     #[cfg(target_arch = "x86_64")]
     pub(super) expanded: &'a ExpandedKey,
+    /// The line that the others can be made from.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) start: &'a [u128; 4],
     pub(super) portable: &'a PortableKey,
 }
 
@@ -244,6 +244,18 @@ impl GcmKey {
         }
         let body = Body::Portable(Box::new(PortableKey::new(key)?));
         Ok(Self { class, body })
+    }
+
+    /// The key for a packet of `len` bytes of text that is alone with it in its burst, by where keys are: the same packets come out.
+    pub fn kept(&self, keys: Keys, len: usize) -> Key<'_> {
+        #[cfg(target_arch = "x86_64")]
+        if let Body::Expanded(key) = &self.body
+            && let Some(class) = of_start(len, keys, self.class)
+        {
+            return Key { class, body: KeyRef { start: key.start() } };
+        }
+        let _ = (keys, len);
+        self.into()
     }
 
     /// The length of the key.

@@ -49,7 +49,7 @@ mod tests;
 #[expect(unsafe_code, reason = "the VAES kernel: loads and stores at a job's pointers")]
 mod vaes256;
 
-pub use dispatch::{Keys, open_burst, open_burst_of, seal_burst, seal_burst_of};
+pub use dispatch::{Keys, open_burst, seal_burst};
 pub use engine::Engine;
 pub use job::{Aad, JobError, MAX_LEN, OpenJob, SealJob, Unauthentic};
 pub use key::{GcmKey, Key, KeyLength, KeyStart, Lodged, Lodging, UnsupportedKeyLength};

@@ -91,7 +91,7 @@ impl<T> Clone for Settled<'_, T> {
 impl<T> Copy for Settled<'_, T> {}
 
 impl<'a, T: Keyed> Settled<'a, T> {
-    /// Asks for the lines of the key that a packet of `len` bytes of text needs and that are not in the SA, by where `keys` are for the cipher.
+    /// Asks for the lines of the key that such a packet needs beside the one in its SA.
     #[inline(always)]
     pub(crate) fn prefetch_key(self, len: usize, keys: Keys) {
         if let (_, Some(lodger), _) = self.sa.keying() {
@@ -99,12 +99,12 @@ impl<'a, T: Keyed> Settled<'a, T> {
         }
     }
 
-    /// Key and salt, of an SA of the batched engine.
+    /// Key and salt for a packet of `len` bytes of text, of an SA of the batched engine; by where `keys` are, `Near` if it is not alone with its SA.
     #[inline(always)]
-    pub(crate) fn gcm(self) -> Option<(Key<'a>, [u8; 4])> {
+    pub(crate) fn gcm(self, len: usize, keys: Keys) -> Option<(Key<'a>, [u8; 4])> {
         match self.sa.keying() {
             (start, Some(lodger), _) => {
-                Some((self.lodging.key(start, lodger.key), lodger.salt.bytes()))
+                Some((self.lodging.key(start, lodger.key, len, keys), lodger.salt.bytes()))
             }
             (_, None, suite) => suite.gcm(),
         }

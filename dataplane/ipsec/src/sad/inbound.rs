@@ -61,7 +61,8 @@ impl InboundSad {
     /// The same over a range of slots, for who knows in advance which SPIs there will be.
     pub fn over(core: CoreId, slots: Range<usize>) -> Self {
         let (first, slots) = (slots.start, slots.len().min(MAX_SLOTS));
-        let (entries, keys) = (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
+        let (entries, keys) =
+            (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
         Self { core, entries, keys, first, slots, live: 0 }
     }
 

@@ -25,7 +25,8 @@ pub struct OutboundSad {
 impl OutboundSad {
     /// An empty table for `slots` SAs. The addresses are taken now, the memory as it is used.
     pub fn new(slots: usize) -> Self {
-        let (entries, keys) = (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
+        let (entries, keys) =
+            (large_pages::with_capacity(slots), large_pages::with_capacity(slots));
         Self { entries, keys, slots, live: 0 }
     }
 

@@ -1,9 +1,9 @@
 use super::*;
+use crate::aead::Lodging;
 use crate::algorithm::{Cipher, KeyMaterial};
 use crate::esp::inbound::InboundSa;
 use crate::esp::outbound::OutboundSa;
 use crate::flow::FlowKey;
-use crate::aead::Lodging;
 use crate::sa::{
     HeaderRules, Lifetime, Mode, PairId, Protocol, SaError, SaParameters, Spi, Transform,
 };
@@ -356,24 +356,25 @@ fn nothing_of_a_key_or_salt_is_left_behind() {
 /// A key is the same key where it came to lie, with every length and in every engine.
 #[test]
 fn a_lodged_key_seals_as_it_did_before() {
-    use crate::aead::{Aad, Engine, GcmKey, Key, KeyStart, Keys, SealJob, seal_burst_of};
+    use crate::aead::{Aad, Engine, GcmKey, Key, KeyStart, Keys, SealJob, seal_burst};
     for engine in Engine::available() {
         for key_len in [16, 24, 32] {
             let new = || GcmKey::with_engine(engine, &vec![7; key_len]).unwrap();
             let (mut lodging, mut start) = (Box::new(Lodging::EMPTY), KeyStart::EMPTY);
             let Some(lodged) = lodging.take_in(&mut start, &new()) else { continue };
-            let seal = |key: Key<'_>, len, keys| {
+            let seal = |key: Key<'_>, len| {
                 let (mut data, mut tag) = (vec![3; len], [0; 16]);
                 let job = SealJob::in_place(key, [9; 12], Aad::from([1; 8]), &mut data, &mut tag);
-                seal_burst_of(&mut [job.unwrap()], keys);
+                seal_burst(&mut [job.unwrap()]);
                 (data, tag)
             };
             let own = new();
-            for (len, keys) in [68, 300].iter().flat_map(|len| {
-                [Keys::Near, Keys::Far, Keys::Farther].map(|keys| (*len, keys))
-            }) {
-                let own = seal((&own).into(), len, Keys::Near);
-                assert_eq!(seal(lodging.key(&start, lodged), len, keys), own);
+            for (len, keys) in [68, 300]
+                .iter()
+                .flat_map(|len| [Keys::Near, Keys::Far, Keys::Farther].map(|keys| (*len, keys)))
+            {
+                let own = seal((&own).into(), len);
+                assert_eq!(seal(lodging.key(&start, lodged, len, keys), len), own);
             }
         }
     }

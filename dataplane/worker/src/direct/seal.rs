@@ -75,16 +75,17 @@ impl Worker {
             *note = Note::Other;
             let Some(plan) = sealer.plan(slot, frame.data()) else { continue };
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
+            let mut alone = false;
             if run != Some(slot) {
                 run = Some(slot);
                 let next = rest.as_slice().first();
-                let alone = !matches!(next, Some(Note::Seal(next)) if *next == slot);
+                alone = !matches!(next, Some(Note::Seal(next)) if *next == slot);
                 sealer.prefetch_key(&plan, alone);
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));
                 }
             }
-            *note = match sealer.take(&plan, bytes) {
+            *note = match sealer.take(&plan, bytes, alone) {
                 true => Note::Send(PortId(plan.egress())),
                 false => Note::Drop(DropCause::CipherFailed.into()),
             };

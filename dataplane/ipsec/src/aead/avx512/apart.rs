@@ -14,7 +14,7 @@
 
 use core::arch::x86_64::*;
 
-use super::super::expanded::{ExpandedKey, Start};
+use super::super::expanded::Start;
 use super::super::job::Job;
 use super::lockstep::finish_each;
 use super::vector::*;
@@ -27,7 +27,7 @@ const MOST: usize = 8;
 /// # Safety
 ///
 /// Every job has a key of this engine and of `R` rounds, 10 or 14, and so much text; all have tags of one length, and are seal jobs if
-/// `SEAL`.
+/// `SEAL`. All have whole keys, or no more than one block of AAD.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn up_to_four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
@@ -69,19 +69,20 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
             late[i] = M - job.blocks();
         }
     }
-    let keys: [&ExpandedKey; 4] = [
-        // SAFETY: the key of a job of this engine, as the caller promised; so the others.
-        unsafe { four[0].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { four[1].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { four[2].expanded_key() },
-        // SAFETY: likewise.
-        unsafe { four[3].expanded_key() },
-    ];
     // First, for long AAD is a call, which would spill all that is in registers.
-    let aads = four_aads(four, keys);
-    let Start { square, hash, keys } = starts(four.map(|job| job.start));
+    // SAFETY: as the caller promised.
+    let aads = unsafe { four_aads(four) };
+    let lines = [
+        // SAFETY: the job is of this engine, and was lent no key; so the others.
+        unsafe { four[0].start() },
+        // SAFETY: likewise.
+        unsafe { four[1].start() },
+        // SAFETY: likewise.
+        unsafe { four[2].start() },
+        // SAFETY: likewise.
+        unsafe { four[3].start() },
+    ];
+    let Start { square, hash, keys } = starts(lines);
 
     // AES, with the schedule of the keys.
     let mut schedule = Schedule::new(keys);
@@ -166,20 +167,27 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
 }
 
 /// The AAD blocks of four jobs, reversed, a lane each.
+///
+/// # Safety
+///
+/// All have whole keys of this engine, or no more than one block of AAD.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn four_aads(jobs: [&Job<'_>; 4], keys: [&ExpandedKey; 4]) -> __m512i {
+unsafe fn four_aads(jobs: [&Job<'_>; 4]) -> __m512i {
     if let (Some(a), Some(b), Some(c), Some(d)) =
         (jobs[0].aad_block(), jobs[1].aad_block(), jobs[2].aad_block(), jobs[3].aad_block())
     {
         reversed(lanes(a, b, c, d))
     } else {
-        lanes(
-            aad_block(jobs[0], keys[0]),
-            aad_block(jobs[1], keys[1]),
-            aad_block(jobs[2], keys[2]),
-            aad_block(jobs[3], keys[3]),
-        )
+        // SAFETY: as the caller promised; so the others.
+        let a = aad_block(jobs[0], unsafe { jobs[0].expanded_key() });
+        // SAFETY: likewise.
+        let b = aad_block(jobs[1], unsafe { jobs[1].expanded_key() });
+        // SAFETY: likewise.
+        let c = aad_block(jobs[2], unsafe { jobs[2].expanded_key() });
+        // SAFETY: likewise.
+        let d = aad_block(jobs[3], unsafe { jobs[3].expanded_key() });
+        lanes(a, b, c, d)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Long packets whose keys are farther and met once in a burst: the keys are made again, each from one line of it, four at a time.
+//! Long packets whose keys are far and met once in a burst: the keys are made again, each from one line of it, four at a time.
 //!
 //! ```text
 //!  key, one line of fourteen   H², H, AES key ─┬─► round keys        a key in every lane
@@ -9,75 +9,73 @@
 
 use core::arch::x86_64::*;
 
-use super::super::expanded::{ExpandedKey, Start};
+use super::super::expanded::{ExpandedKey, POWERS, Start};
 use super::super::job::Job;
 use super::apart::{Schedule, starts};
 use super::stitched;
 use super::vector::*;
+use arrayvec::ArrayVec;
 
 /// Keys that are made together.
 const LANES: usize = 4;
 
-/// A run of jobs with text, whose last groups all have `last` vectors; keys that two neighbours have are taken as they are.
+/// A run of jobs whose last groups all have `last` vectors; 0 if they have no text.
 ///
 /// # Safety
 ///
-/// As [`stitched::run`].
+/// As [`stitched::run`], but that of the keys there is only their [`start`](Job::start).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], last: usize) {
     // Wiped when they go.
     let mut rooms = [const { ExpandedKey::ZERO }; LANES];
-    let mut rest = jobs;
-    while !rest.is_empty() {
-        let alone = (0..rest.len().min(LANES)).take_while(|i| is_alone(rest, *i)).count();
-        let taken = if alone > 0 { alone } else { with_one_key(rest) };
-        let now = rest.split_off_mut(..taken).unwrap_or_default();
-        if alone == 0 {
-            // SAFETY: as the caller promised.
-            unsafe { stitched::run::<SEAL, R>(now, last) };
-            continue;
-        }
+    for now in jobs.chunks_mut(LANES) {
         // SAFETY: as the caller promised.
         unsafe { make::<R>(now, &mut rooms) };
-        let mut own = [core::ptr::null(); LANES];
-        for ((job, room), own) in now.iter_mut().zip(&rooms).zip(&mut own) {
-            // SAFETY: it is a key of this engine, and the job has its own again before the room is gone or changed.
-            *own = unsafe { job.replace_key(room) };
+        let lent = now.iter_mut().zip(&rooms);
+        // SAFETY: it is a key of this engine, and the job has its own again before the room is gone or changed.
+        let own = lent.map(|(job, room)| unsafe { job.lend_key(room) });
+        let own: ArrayVec<_, LANES> = own.collect();
+        if last > 0 {
+            // SAFETY: as the caller promised: the keys that were made are of the same rounds.
+            unsafe { stitched::run::<SEAL, R>(now, last) };
+        } else {
+            for job in now.iter_mut() {
+                // SAFETY: likewise.
+                unsafe { stitched::empty::<SEAL, R>(job) };
+            }
         }
-        // SAFETY: as the caller promised: the keys that were made are of the same rounds.
-        unsafe { stitched::run::<SEAL, R>(now, last) };
         for (job, own) in now.iter_mut().zip(own) {
-            // SAFETY: its own, which lives as long as it does.
-            unsafe { job.replace_key(own) };
+            job.key = own;
         }
     }
-}
-
-/// Whether no neighbour has the key of a job, and its AAD is one block: a longer one, which ESP has not, takes powers of its own.
-fn is_alone(jobs: &[Job<'_>], i: usize) -> bool {
-    let key = |i: usize| jobs.get(i).map(Job::key_address);
-    let has_one_block = jobs.get(i).is_some_and(|job| job.aad_block().is_some());
-    has_one_block && key(i) != key(i + 1) && (i == 0 || key(i) != key(i - 1))
-}
-
-/// How many from the first on have its key.
-fn with_one_key(jobs: &[Job<'_>]) -> usize {
-    let first = jobs.first().map(Job::key_address);
-    jobs.iter().take_while(|job| Some(job.key_address()) == first).count()
 }
 
 /// Makes the keys of one to four jobs, as far as their texts need them.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds, 10 or 14.
+/// Every job has a key of this engine and of `R` rounds, 10 or 14, and was lent none.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 unsafe fn make<const R: usize>(jobs: &[Job<'_>], rooms: &mut [ExpandedKey; LANES]) {
     let Some(first) = jobs.first() else { return };
     let lane = |i: usize| jobs.get(i).unwrap_or(first);
-    let keys = [lane(0).start, lane(1).start, lane(2).start, lane(3).start];
-    let most = jobs.iter().map(|job| ExpandedKey::powers_for(job.len() as usize)).max();
+    let keys = [
+        // SAFETY: the job is of this engine, as the caller promised, and was lent no key yet; so the others.
+        unsafe { lane(0).start() },
+        // SAFETY: likewise.
+        unsafe { lane(1).start() },
+        // SAFETY: likewise.
+        unsafe { lane(2).start() },
+        // SAFETY: likewise.
+        unsafe { lane(3).start() },
+    ];
+    // Long AAD takes powers of its own.
+    let powers = |job: &Job<'_>| match job.has_short_aad() {
+        true => ExpandedKey::powers_for(job.len() as usize),
+        false => POWERS,
+    };
+    let most = jobs.iter().map(powers).max();
     for (room, key) in rooms.iter_mut().zip(keys) {
         *room.line_mut(ExpandedKey::START_LINE.start) = *key;
     }

@@ -8,7 +8,7 @@
 //!   blocks, tag masks and reductions share registers, one lane each;
 //! - `apart`: up to four such packets of different lengths or of keys that are far, one lane each for everything;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
-//!   the AES rounds of the next; `made` before it, where keys are farther.
+//!   the AES rounds of the next; `made` before it, where keys are far.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
@@ -19,7 +19,6 @@ mod made;
 mod stitched;
 mod vector;
 
-use super::dispatch::Keys;
 use super::job::Job;
 use stitched::last_of;
 use vector::vectors;
@@ -34,9 +33,9 @@ pub(super) const SHORT: usize = 64 * LOCKSTEP_MAX;
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds, 10 or 14, all have tags of one length, and are seal jobs if `SEAL`.
+/// Every job has a whole key of this engine and of `R` rounds, 10 or 14, all have tags of one length, and are seal jobs if `SEAL`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], keys: Keys) {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     let few = jobs.len() < 4;
     let mut before = core::ptr::null();
     let mut rest = jobs;
@@ -44,7 +43,7 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
         let count = vectors(first.len());
         let (even, level) = match count {
             1..=LOCKSTEP_MAX => match lockstep::even(rest) / 4 {
-                0 if keys == Keys::Near => (0, lockstep::level(rest.as_chunks().0)),
+                0 => (0, lockstep::level(rest.as_chunks().0)),
                 even => (even, 0),
             },
             _ => (0, 0),
@@ -83,12 +82,45 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
                 }
             }
             // SAFETY: as the caller promised, and all have text and such a last group.
-            _ if keys == Keys::Farther => unsafe { made::run::<SEAL, R>(now, last_of(count)) },
-            // SAFETY: likewise.
             _ => unsafe { stitched::run::<SEAL, R>(now, last_of(count)) },
         }
         before = last_key;
     }
+}
+
+/// The same for jobs whose keys are far, and a line of each at hand.
+///
+/// # Safety
+///
+/// As [`run`], but that of the keys there is only their [`start`](Job::start).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
+    let mut rest = jobs;
+    while let Some(first) = rest.first() {
+        let (is_apart, last) = (goes_apart(first), last_of(vectors(first.len())));
+        let run = match is_apart {
+            true => rest.iter().take(4).take_while(|job| goes_apart(job)).count(),
+            false => {
+                let is_like =
+                    |job: &&Job<'_>| !goes_apart(job) && last_of(vectors(job.len())) == last;
+                rest.iter().take_while(is_like).count()
+            }
+        };
+        let (now, later) = rest.split_at_mut(run);
+        rest = later;
+        match is_apart {
+            // SAFETY: as the caller promised, they are short, and so is their AAD.
+            true => unsafe { apart::up_to_four::<SEAL, R>(now) },
+            // SAFETY: as the caller promised, and all have such a last group, or no text.
+            false => unsafe { made::run::<SEAL, R>(now, last) },
+        }
+    }
+}
+
+/// Whether a packet goes four at a time where one line of its key is at hand: what it hashes is no more than that makes powers for.
+#[inline]
+fn goes_apart(job: &Job<'_>) -> bool {
+    is_short(job) && job.has_short_aad()
 }
 
 /// Whether all that there is of the one key of some jobs is at hand, as another job needs it, or as they are of a burst of `few`.

@@ -136,7 +136,8 @@ fn seal_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) {
     let mut burst: Vec<_> = packets
         .iter_mut()
         .map(|p| {
-            let (key, aad, tag) = (&keys[p.key], Aad::new(&p.aad), p.tag.get_mut());
+            let key = keys[p.key].kept(kept, p.src.len);
+            let (aad, tag) = (Aad::new(&p.aad), p.tag.get_mut());
             match &mut p.dst {
                 None => SealJob::in_place(key, p.nonce, aad, p.src.get_mut(), tag),
                 Some(dst) => {
@@ -146,14 +147,15 @@ fn seal_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) {
             .unwrap()
         })
         .collect();
-    seal_burst_of(&mut burst, kept);
+    seal_burst(&mut burst);
 }
 
 fn open_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) -> Vec<bool> {
     let mut burst: Vec<_> = packets
         .iter_mut()
         .map(|p| {
-            let (key, aad, tag) = (&keys[p.key], Aad::new(&p.aad), p.tag.get());
+            let key = keys[p.key].kept(kept, p.src.len);
+            let (aad, tag) = (Aad::new(&p.aad), p.tag.get());
             match &mut p.dst {
                 None => OpenJob::in_place(key, p.nonce, aad, p.src.get_mut(), tag),
                 Some(dst) => {
@@ -163,6 +165,6 @@ fn open_packets(keys: &[GcmKey], packets: &mut [Packet], kept: Keys) -> Vec<bool
             .unwrap()
         })
         .collect();
-    open_burst_of(&mut burst, kept);
+    open_burst(&mut burst);
     burst.iter().map(|job| job.verdict().is_ok()).collect()
 }

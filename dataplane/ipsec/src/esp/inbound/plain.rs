@@ -10,7 +10,7 @@
 //! [entered](Entered).
 
 use super::{Admitted, InboundSa};
-use crate::aead::OpenJob;
+use crate::aead::{Keys, OpenJob};
 use crate::drop_cause::DropCause;
 use crate::esp::BURST;
 use crate::esp::serial::Place;
@@ -96,9 +96,10 @@ impl<'a> Settled<'a, InboundSa> {
     pub(crate) fn enter(
         self,
         frame: &'a mut [u8],
+        keys: Keys,
         jobs: &mut ArrayVec<OpenJob<'a>, BURST>,
     ) -> Option<Entered> {
-        let (sa, (key, salt)) = (self.sa, self.gcm()?);
+        let sa = self.sa;
         let (front, rest) = frame.split_first_chunk_mut::<INNER_AT>()?;
         let outer_len = usize::from(u16::from_be_bytes([front[16], front[17]]));
         let icv = usize::from(sa.sizes.icv);
@@ -109,6 +110,7 @@ impl<'a> Settled<'a, InboundSa> {
         if !is_plain {
             return None;
         }
+        let (key, salt) = self.gcm(text_len, keys)?;
         let (text, rest) = rest.split_at_mut_checked(text_len)?;
         let icv = rest.get(..icv)?;
         let [.., n3, n2, n1, n0, i7, i6, i5, i4, i3, i2, i1, i0] = *front;

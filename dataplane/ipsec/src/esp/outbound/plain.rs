@@ -192,11 +192,12 @@ impl<'a> Plan<'a> {
     pub(crate) fn begin(
         &self,
         frame: &'a mut [u8],
+        keys: Keys,
         jobs: &mut ArrayVec<SealJob<'a>, BURST>,
     ) -> Option<()> {
         let Self { of, len, text_len, outer_len } = *self;
         let sa = of.sa;
-        let (key, salt) = of.gcm()?;
+        let (key, salt) = of.gcm(text_len, keys)?;
         let sequence = sa.sequence.get() + 1;
         sa.sequence.set(sequence);
         sa.usage.charge_far(len as u64);
@@ -222,7 +223,7 @@ impl<'a> Plan<'a> {
         Some(())
     }
 
-    /// Asks for what this frame needs of the key, where that is not made by the cipher, by where `keys` are for it.
+    /// Asks for what this frame needs of the key, by where `keys` are.
     #[inline(always)]
     pub(crate) fn prefetch_key(&self, keys: Keys) {
         self.of.prefetch_key(self.text_len, keys);
