@@ -247,6 +247,7 @@ impl GcmKey {
     }
 
     /// The key for a packet of `len` bytes of text that is alone with it in its burst, by where keys are: the same packets come out.
+    #[inline]
     pub fn kept(&self, keys: Keys, len: usize) -> Key<'_> {
         #[cfg(target_arch = "x86_64")]
         if let Body::Expanded(key) = &self.body
