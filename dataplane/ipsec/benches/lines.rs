@@ -1,10 +1,12 @@
-//! What memory itself costs: items of 1 KiB among 1 GiB in random order, 32 at a time, some lines of each asked for and then read.
+//! What memory itself costs: a million items in random order, 32 at a time, some lines of each asked for and then read.
 //!
 //! ```text
 //! cargo bench -p ipsec --bench lines
 //! ```
 //!
-//! It is what a worker with a million SAs could not be below, were there nothing else to do.
+//! It is what a worker with a million SAs could not be below, were there nothing else to do. How far apart the items lie matters as much as how
+//! many lines are read: the more pages, the longer each translation of an address takes; and items a multiple of 512 bytes apart take twice as
+//! long on some machines, so no table should have them.
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
 use core::hint::black_box;
@@ -18,53 +20,74 @@ use ipsec::prefetch::prefetch;
 #[repr(align(64))]
 struct Line([u64; 8]);
 
-type Item = [Line; 16];
-
 const ITEMS: usize = 1 << 20;
 const BURST: usize = 32;
 const SAMPLES: usize = 5;
 
+/// Lines of an outbound SA without its key, and those that a packet needs of it.
+const SA: usize = 6;
+const NEEDED: usize = 3;
+
 fn main() {
-    let mut items: Vec<Item> = large_pages::with_capacity(ITEMS);
-    items.resize(ITEMS, [Line([1; 8]); 16]);
     let random = std::hash::RandomState::new();
     let order: Vec<usize> = (0..ITEMS).map(|n| random.hash_one(n) as usize % ITEMS).collect();
-    println!("lines of an item   ns an item, median of {SAMPLES}   least .. greatest");
-    for lines in [1, 2, 3, 4, 5, 6, 7, 8, 12, 16] {
-        print(lines, (0..SAMPLES).map(|_| pass(&items, &order, lines)).collect());
-    }
-    let mut flows: Vec<[Line; 2]> = large_pages::with_capacity(ITEMS);
-    flows.extend((0..ITEMS).map(|n| [Line([(n * 7919 % ITEMS) as u64; 8]); 2]));
-    let mut epochs: Vec<u32> = large_pages::with_capacity(ITEMS);
-    epochs.resize(ITEMS, 0);
-    let samples = (0..SAMPLES).map(|_| outbound(&flows, &epochs, &mut items, &order)).collect();
-    print("outbound", samples);
+    println!(
+        "lines read, of items so far apart   ns an item, median of {SAMPLES}   least .. greatest"
+    );
+    apart::<3>(&order);
+    apart::<SA>(&order);
+    apart::<16>(&order);
+    apart::<17>(&order);
+    apart::<48>(&order);
+    apart::<49>(&order);
+
+    let mut flows: Vec<[Line; 2]> = large_pages::with_capacity(2 * ITEMS);
+    flows.extend((0..2 * ITEMS).map(|n| [Line([(n * 7919 % ITEMS) as u64; 8]); 2]));
+    let mut items = items::<SA>();
+    let samples = (0..SAMPLES).map(|_| outbound(&flows, &mut items, &order)).collect();
+    print("a flow's bucket, and then its SA", samples);
 }
 
-fn print(what: impl core::fmt::Display, mut samples: Vec<f64>) {
+fn items<const LINES: usize>() -> Vec<[Line; LINES]> {
+    let mut items = large_pages::with_capacity(ITEMS);
+    items.resize(ITEMS, [Line([1; 8]); LINES]);
+    items
+}
+
+/// Some lines of items of `LINES` lines.
+fn apart<const LINES: usize>(order: &[usize]) {
+    let items = items::<LINES>();
+    for lines in [1, NEEDED, SA] {
+        if lines <= LINES {
+            let what = format!("{lines} of {LINES}, {} bytes", 64 * LINES);
+            print(&what, (0..SAMPLES).map(|_| pass(&items, order, lines)).collect());
+        }
+    }
+}
+
+fn print(what: &str, mut samples: Vec<f64>) {
     samples.sort_by(f64::total_cmp);
     let (least, greatest) = (samples[0], samples[SAMPLES - 1]);
-    println!("{what:>16}   {:27.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
+    println!("{what:>33}   {:27.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
 }
 
-/// The same in the order in which a worker meets it on the way into a tunnel: a bucket of flows, which says where the SA is, what tells whether
-/// that still holds, and three lines of the SA, of which one is written. Nanoseconds a packet.
-fn outbound(flows: &[[Line; 2]], epochs: &[u32], items: &mut [Item], order: &[usize]) -> f64 {
+/// What a packet on the way into a tunnel meets, in its order: a bucket of flows, which says where the SA is, and lines of the SA, of which one is
+/// written. Nanoseconds a packet.
+fn outbound(flows: &[[Line; 2]], items: &mut [[Line; SA]], order: &[usize]) -> f64 {
     let begun = Instant::now();
     let mut sum = 0u64;
     for burst in order.chunks(BURST) {
         for &at in burst {
-            prefetch(&flows[at]);
+            prefetch(&flows[2 * at]);
         }
         for &at in burst {
-            let slot = flows[at][0].0[0] as usize;
-            items[slot][..3].iter().for_each(prefetch);
-            sum += u64::from(black_box(epochs[slot]));
+            let slot = flows[2 * at][0].0[0] as usize;
+            items[slot][..NEEDED].iter().for_each(prefetch);
         }
         for &at in burst {
-            let item = &mut items[flows[at][0].0[0] as usize];
-            sum += item[..3].iter().map(|line| black_box(line.0[0])).sum::<u64>();
-            item[0].0[1] += 1;
+            let item = &mut items[flows[2 * at][0].0[0] as usize];
+            sum += item[..NEEDED].iter().map(|line| black_box(line.0[0])).sum::<u64>();
+            item[NEEDED - 1].0[1] += 1;
         }
     }
     black_box(sum);
@@ -72,7 +95,7 @@ fn outbound(flows: &[[Line; 2]], epochs: &[u32], items: &mut [Item], order: &[us
 }
 
 /// Nanoseconds an item.
-fn pass(items: &[Item], order: &[usize], lines: usize) -> f64 {
+fn pass<const LINES: usize>(items: &[[Line; LINES]], order: &[usize], lines: usize) -> f64 {
     let begun = Instant::now();
     let mut sum = 0u64;
     for burst in order.chunks(BURST) {

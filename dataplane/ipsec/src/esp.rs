@@ -47,3 +47,21 @@ impl Alone {
         alone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet is alone that is a run by itself, in a whole burst and when nothing is left.
+    #[test]
+    fn runs_of_one_are_alone() {
+        let runs = [1, 2, 1, 1, 3, 23, 1];
+        let mut alone = Alone::default();
+        runs.iter().for_each(|run| alone.add_run(*run));
+        for run in runs {
+            (0..run).for_each(|_| assert_eq!(alone.next_is_alone(), run == 1));
+        }
+        assert!(!alone.next_is_alone());
+        alone.add_run(1);
+    }
+}

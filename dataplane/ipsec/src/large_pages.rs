@@ -37,6 +37,12 @@ impl Extent {
         Self { start: table.as_ptr().addr(), entry: size_of::<T>(), entries: table.capacity() }
     }
 
+    /// Its address.
+    #[cfg(test)]
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
     /// How many entries lie in a large page; at least one.
     pub fn entries_in_a_page(&self) -> usize {
         (LARGE / self.entry.max(1)).max(1)

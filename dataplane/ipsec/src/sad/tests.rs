@@ -334,8 +334,10 @@ fn nothing_of_a_key_or_salt_is_left_behind() {
     assert_eq!((lodged, lodged), (spent.is_some(), has(&memory(lies.0, lies.1), &key)));
     let left = memory(came_from.0, came_from.1);
     assert!(from.is_none() && !has(&left, &salt) && !has(&left, &key));
+    let keys = (sad.extents()[1].start() + 2 * size_of::<Lodging>(), size_of::<Lodging>());
+    assert_eq!(lodged, has(&memory(keys.0, keys.1), &key));
     sad.remove(Slot(2));
-    let left = memory(lies.0, lies.1);
+    let left = [memory(lies.0, lies.1), memory(keys.0, keys.1)].concat();
     assert!(!has(&left, &salt) && !has(&left, &key));
 
     let mut sad = InboundSad::new(core, 16);
@@ -348,8 +350,10 @@ fn nothing_of_a_key_or_salt_is_left_behind() {
     assert_eq!((lodged, lodged), (spent.is_some(), has(&memory(lies.0, lies.1), &key)));
     let left = memory(came_from.0, came_from.1);
     assert!(from.is_none() && !has(&left, &salt) && !has(&left, &key));
+    let keys = sad.extents()[1].start() + spi.slot() * size_of::<Lodging>();
+    assert_eq!(lodged, has(&memory(keys, size_of::<Lodging>()), &key));
     sad.remove(spi);
-    let left = memory(lies.0, lies.1);
+    let left = [memory(lies.0, lies.1), memory(keys, size_of::<Lodging>())].concat();
     assert!(!has(&left, &salt) && !has(&left, &key));
 }
 
