@@ -131,7 +131,7 @@ impl Lodging {
         expanded: ExpandedKey::ZERO,
     };
 
-    /// Takes a key in, and its first line into `start`. `None` for one of the portable engine, which has a form of its own.
+    /// Takes a key in, and the line that the others can be made from into `start`. `None` for one of the portable engine, which has a form of its own.
     pub fn take_in(&mut self, start: &mut KeyStart, key: &GcmKey) -> Option<Lodged> {
         match &key.body {
             #[cfg(target_arch = "x86_64")]
