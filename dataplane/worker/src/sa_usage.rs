@@ -35,7 +35,7 @@ pub(crate) enum Due {
 
 /// So many SAs are all published whenever time moves on. Of more, one for so many packets: with a million a sixteenth of the memory that
 /// each packet's own would be, and every SA within seconds.
-const FEW: usize = 8;
+pub(crate) const FEW: usize = 8;
 const PACKETS_EACH: usize = 16;
 
 /// SAs published in a turn that has nothing else to do.

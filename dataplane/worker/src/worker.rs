@@ -40,10 +40,11 @@ use std::time::Instant;
 /// Packets taken from one source at once: what the batched cipher wants, and what the first-level cache holds.
 pub(crate) const BURST: usize = 32;
 
-/// Flows that a worker remembers at least: a megabyte. With more SAs it remembers two for each.
+/// Flows that a worker remembers at least: a megabyte. With more SAs it has four places for each: a flow each way, and as many empty ones, so that
+/// nearly all lie where they are looked for first.
 const FLOWS: usize = 1 << 14;
 
-/// And at most: 128 MB, for a million SAs with a flow each way.
+/// And at most: 256 MB, for a million SAs.
 const MOST_FLOWS: usize = 1 << 22;
 
 /// Turns of a spinning worker between two publications when nothing happens.

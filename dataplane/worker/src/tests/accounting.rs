@@ -220,3 +220,33 @@ fn turns_count_their_cycles() {
     bed.steps(1);
     assert!(bed.a.sum(Row::BusyCycles) > busy);
 }
+
+/// Of many SAs whose usage is to be published, a busy worker publishes one for sixteen packets, those first that are due longest.
+#[test]
+fn a_busy_worker_publishes_usage_in_turn() {
+    use crate::sa_usage::{Due, FEW};
+    use ipsec::sad::Slot;
+    const OTHERS: usize = 40;
+    let mut bed = Bed::new(BedConfig::default());
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 0, 0);
+    // Of SAs that are gone: they take their turns like others.
+    let gone = |n: usize| Due::Outbound(Slot(900 + n as u32));
+    bed.a.workers[0].due.extend((0..OTHERS).map(gone));
+    let published = |bed: &Bed| bed.a.dataplane.usage(PairId(1)).unwrap().outbound.packets;
+    let mut turns = 0;
+    while published(&bed) == 0 && turns < 100 {
+        (0..16).for_each(|n| bed.send_a(false, n, 100));
+        bed.steps(1);
+        turns += 1;
+    }
+    // Each is asked for in two turns before its own; the last few go together.
+    let expected = 2 + (OTHERS + 1 - FEW) + 1;
+    assert_eq!((turns, published(&bed)), (expected, 16 * expected as u64));
+    assert_eq!(bed.a.workers[0].due.len(), 0);
+    // With nothing to do, all at once.
+    (0..16).for_each(|n| bed.send_a(false, n, 100));
+    bed.a.workers[0].due.extend((0..OTHERS).map(gone));
+    bed.steps(2);
+    assert_eq!((bed.a.workers[0].due.len(), published(&bed)), (0, 16 * expected as u64 + 16));
+}
