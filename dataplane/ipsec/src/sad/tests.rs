@@ -373,13 +373,19 @@ fn a_lodged_key_seals_as_it_did_before() {
                 (data, tag)
             };
             let own = new();
-            for (len, keys) in [68, 300]
-                .iter()
-                .flat_map(|len| [Keys::Near, Keys::Far, Keys::Farther].map(|keys| (*len, keys)))
-            {
+            // Whatever length it was asked for: the packet may have another.
+            let lens = [0, 1, 68, 128, 129, 300, 1500];
+            for (asked, len) in lens.iter().flat_map(|asked| lens.map(|len| (*asked, len))) {
                 let own = seal((&own).into(), len);
-                assert_eq!(seal(lodging.key(&start, lodged, len, keys), len), own);
+                for keys in [Keys::Near, Keys::Far, Keys::Farther] {
+                    let there = lodging.key(&start, lodged, asked, keys);
+                    assert_eq!(seal(there, len), own, "{keys:?} {asked} {len}");
+                }
             }
+            let lies = (core::ptr::from_ref(&*lodging).addr(), size_of_val(&*lodging));
+            assert!(memory(lies.0, lies.1).iter().any(|byte| *byte != 0));
+            lodging.clear();
+            assert!(memory(lies.0, lies.1).iter().all(|byte| *byte == 0));
         }
     }
 }
