@@ -91,7 +91,11 @@ impl<const G: usize, const M: usize> Pending<'_, G, M> {
     /// The `i`th block of those, and the power of H it is multiplied by: the first has the highest.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn factors<const ONE_KEY: bool>(&self, i: usize) -> (__m512i, __m512i) {
+    fn factors<const ONE_KEY: bool>(
+        &self,
+        powers: &Powers<ONE_KEY>,
+        i: usize,
+    ) -> (__m512i, __m512i) {
         let v = if i == 0 {
             self.aads
         } else if i <= 4 * G {
@@ -101,20 +105,26 @@ impl<const G: usize, const M: usize> Pending<'_, G, M> {
         } else {
             self.lengths
         };
-        (v, power_of_each::<ONE_KEY>(self.keys, Self::PRODUCTS - i))
+        (v, powers.of_each(self.keys, Self::PRODUCTS - i))
     }
 
     /// Adds the products of blocks `i` and `i` + 1, if there are such.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn add<const ONE_KEY: bool>(&self, i: usize, sum: &mut Sum) {
+    fn add<const ONE_KEY: bool>(&self, powers: &Powers<ONE_KEY>, i: usize, sum: &mut Sum) {
         if i >= Self::PRODUCTS {
             return;
         }
-        let (v, h) = self.factors::<ONE_KEY>(i);
+        let (v, h) = self.factors(powers, i);
         if i + 1 < Self::PRODUCTS {
-            let (w, g) = self.factors::<ONE_KEY>(i + 1);
-            sum.add2(v, h, w, g);
+            let (w, g) = self.factors(powers, i + 1);
+            if ONE_KEY {
+                sum.add2_halved([v, w], [h, g], powers.halves[i / 2]);
+            } else {
+                sum.add2(v, h, w, g);
+            }
+        } else if ONE_KEY {
+            sum.add_halved(v, h);
         } else {
             sum.add(v, h);
         }
@@ -143,7 +153,11 @@ unsafe fn in_step<
     let zero = _mm512_setzero_si512();
     // SAFETY: as the caller promised.
     let keys = unsafe { keys_of::<ONE_KEY>(before) };
-    let round_keys = RoundKeys::<ONE_KEY>::new::<R>(keys[0]);
+    let mut round_keys = RoundKeys::<ONE_KEY>([round_key(keys[0], 0); 15]);
+    if ONE_KEY {
+        round_keys.spread::<R>(keys[0]);
+    }
+    let powers = Powers::<ONE_KEY>::new(keys[0], Pending::<G, M>::PRODUCTS);
     let mut pending: Pending<'_, G, M> = Pending {
         keys,
         aads: zero,
@@ -153,18 +167,19 @@ unsafe fn in_step<
         masks: zero,
     };
     // SAFETY: as the caller promised; so in the loop.
-    unsafe { stage::<SEAL, R, ONE_KEY, G, M, false>(before, &round_keys, &mut pending) };
+    unsafe { stage::<SEAL, R, ONE_KEY, G, M, false>(before, &round_keys, &powers, &mut pending) };
     for four in rest {
         // SAFETY: likewise.
-        let tags =
-            unsafe { stage::<SEAL, R, ONE_KEY, G, M, true>(four, &round_keys, &mut pending) };
+        let tags = unsafe {
+            stage::<SEAL, R, ONE_KEY, G, M, true>(four, &round_keys, &powers, &mut pending)
+        };
         // SAFETY: as the caller promised.
         unsafe { finish_each::<SEAL>(before, tags) };
         before = four;
     }
     let mut sum = Sum::zero();
     for i in 0..Pending::<G, M>::PRODUCTS {
-        let (v, h) = pending.factors::<ONE_KEY>(i);
+        let (v, h) = pending.factors(&powers, i);
         sum.add(v, h);
     }
     let tags = _mm512_xor_si512(reversed(sum.reduced()), pending.masks);
@@ -210,6 +225,7 @@ unsafe fn stage<
 >(
     jobs: &[Job<'k>; 4],
     round_keys: &RoundKeys<ONE_KEY>,
+    powers: &Powers<ONE_KEY>,
     pending: &mut Pending<'k, G, M>,
 ) -> __m512i {
     // SAFETY: as the caller promised.
@@ -247,9 +263,12 @@ unsafe fn stage<
         in_order(&mut masks);
         // Two after each odd round up to the ninth, which are as many as there can be.
         if PENDING && !ROUND.is_multiple_of(2) {
-            pending.add::<ONE_KEY>(ROUND - 1, &mut sum);
+            pending.add(powers, ROUND - 1, &mut sum);
         }
     });
+    if ONE_KEY {
+        sum = sum.halved();
+    }
     let tags = _mm512_xor_si512(reversed(sum.reduced()), pending.masks);
     let rk = round_keys.of_each(keys, R);
     pending.keys = keys;
@@ -324,48 +343,40 @@ unsafe fn stage<
     tags
 }
 
-/// The round keys of all packets, in every lane, if they have one key: to spread them each time would take the units that the packets need.
-struct RoundKeys<const ONE_KEY: bool>([__m512i; 15]);
-
-impl<const ONE_KEY: bool> RoundKeys<ONE_KEY> {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn new<const R: usize>(key: &ExpandedKey) -> Self {
-        let mut rounds = [round_key(key, 0); 15];
-        if ONE_KEY {
-            for r in 1..=R {
-                rounds[r] = round_key(key, r);
-            }
-        }
-        Self(rounds)
-    }
-
-    /// Of round `r` of a packet whose key is `own`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn of(&self, own: &ExpandedKey, r: usize) -> __m512i {
-        if ONE_KEY { self.0[r] } else { round_key(own, r) }
-    }
-
-    /// Of round `r` of four packets, a lane each.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    fn of_each(&self, [a, b, c, d]: [&ExpandedKey; 4], r: usize) -> __m512i {
-        if ONE_KEY {
-            return self.0[r];
-        }
-        lanes(a.round_key(r), b.round_key(r), c.round_key(r), d.round_key(r))
-    }
+/// The powers of H of four packets: of one key, each in every lane, and what [`Sum::add2_halved`] takes beside them.
+struct Powers<const ONE_KEY: bool> {
+    each: [__m512i; MOST + 1],
+    halves: [__m512i; MOST / 2],
 }
 
-/// H to the power of `e` of four packets, a lane each.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn power_of_each<const ONE_KEY: bool>([a, b, c, d]: [&ExpandedKey; 4], e: usize) -> __m512i {
-    if ONE_KEY {
-        return _mm512_broadcast_i32x4(a.power(e));
+/// What is hashed of eight blocks of text.
+const MOST: usize = 10;
+
+impl<const ONE_KEY: bool> Powers<ONE_KEY> {
+    /// For `products` products, the first of the highest power.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn new(key: &ExpandedKey, products: usize) -> Self {
+        let zero = _mm512_setzero_si512();
+        let mut powers = Self { each: [zero; MOST + 1], halves: [zero; MOST / 2] };
+        if ONE_KEY {
+            for e in 1..=products {
+                powers.each[e] = _mm512_broadcast_i32x4(key.power(e));
+            }
+            for i in 0..products / 2 {
+                let e = products - 2 * i;
+                powers.halves[i] = halves(powers.each[e], powers.each[e - 1]);
+            }
+        }
+        powers
     }
-    lanes(a.power(e), b.power(e), c.power(e), d.power(e))
+
+    /// H to the power of `e`, a lane of each packet.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn of_each(&self, [a, b, c, d]: [&ExpandedKey; 4], e: usize) -> __m512i {
+        if ONE_KEY { self.each[e] } else { lanes(a.power(e), b.power(e), c.power(e), d.power(e)) }
+    }
 }
 
 /// Writes or compares up to four tags, a lane each.

@@ -12,20 +12,20 @@ use core::arch::x86_64::*;
 use super::super::expanded::{ExpandedKey, POWERS, Start};
 use super::super::job::Job;
 use super::apart::{Schedule, starts};
-use super::stitched;
+use super::stitched::{self, Shape};
 use super::vector::*;
 use arrayvec::ArrayVec;
 
 /// Keys that are made together.
 const LANES: usize = 4;
 
-/// A run of jobs whose last groups all have `last` vectors; 0 if they have no text.
+/// A run of jobs of one shape, which may be that of no text.
 ///
 /// # Safety
 ///
 /// As [`stitched::run`], but that of the keys there is only their [`start`](Job::start).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], last: usize) {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], shape: Shape) {
     // Wiped when they go.
     let mut rooms = [const { ExpandedKey::ZERO }; LANES];
     for now in jobs.chunks_mut(LANES) {
@@ -35,9 +35,9 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>],
         // SAFETY: it is a key of this engine, and the job has its own again before the room is gone or changed.
         let own = lent.map(|(job, room)| unsafe { job.lend_key(room) });
         let own: ArrayVec<_, LANES> = own.collect();
-        if last > 0 {
+        if shape != Shape::of(0) {
             // SAFETY: as the caller promised: the keys that were made are of the same rounds.
-            unsafe { stitched::run::<SEAL, R>(now, last) };
+            unsafe { stitched::run::<SEAL, R>(now, shape) };
         } else {
             for job in now.iter_mut() {
                 // SAFETY: likewise.

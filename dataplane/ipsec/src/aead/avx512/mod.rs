@@ -20,7 +20,7 @@ mod stitched;
 mod vector;
 
 use super::job::Job;
-use stitched::last_of;
+use stitched::Shape;
 use vector::vectors;
 
 /// The longest packets, in vectors, that go four at a time.
@@ -41,6 +41,7 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
     let mut rest = jobs;
     while let Some(first) = rest.first() {
         let count = vectors(first.len());
+        let shape = Shape::of(first.len());
         let (even, level) = match count {
             1..=LOCKSTEP_MAX => match lockstep::even(rest) / 4 {
                 0 => (0, lockstep::level(rest.as_chunks().0)),
@@ -52,7 +53,7 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
             _ if even + level > 0 => 4 * (even + level),
             0 => rest.iter().take_while(|job| job.len() == 0).count(),
             1..=LOCKSTEP_MAX => rest.iter().take(4).take_while(|job| is_short(job)).count(),
-            _ => rest.iter().take_while(|job| is_behind_lockstep(job, last_of(count))).count(),
+            _ => rest.iter().take_while(|job| Shape::of(job.len()) == shape).count(),
         };
         let (now, later) = rest.split_at_mut(run);
         rest = later;
@@ -71,18 +72,18 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
             1..=LOCKSTEP_MAX => {
                 let beside = [Some(before), rest.first().map(Job::key_address)];
                 if now.len() < 4 && is_at_hand(now, few, beside) {
-                    for jobs in now.chunk_by_mut(|a, b| vectors(a.len()) == vectors(b.len())) {
-                        let last = jobs.first().map_or(1, |job| vectors(job.len()));
-                        // SAFETY: as the caller promised, and all have so many vectors, which are a last group alone.
-                        unsafe { stitched::run::<SEAL, R>(jobs, last) };
+                    for jobs in now.chunk_by_mut(|a, b| Shape::of(a.len()) == Shape::of(b.len())) {
+                        let shape = jobs.first().map_or(shape, |job| Shape::of(job.len()));
+                        // SAFETY: as the caller promised, and all are of this shape.
+                        unsafe { stitched::run::<SEAL, R>(jobs, shape) };
                     }
                 } else {
                     // SAFETY: as the caller promised, and they are short.
                     unsafe { apart::up_to_four::<SEAL, R>(now) };
                 }
             }
-            // SAFETY: as the caller promised, and all have text and such a last group.
-            _ => unsafe { stitched::run::<SEAL, R>(now, last_of(count)) },
+            // SAFETY: as the caller promised, and all have text of this shape.
+            _ => unsafe { stitched::run::<SEAL, R>(now, shape) },
         }
         before = last_key;
     }
@@ -97,12 +98,11 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>])
 pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     let mut rest = jobs;
     while let Some(first) = rest.first() {
-        let (is_apart, last) = (goes_apart(first), last_of(vectors(first.len())));
+        let (is_apart, shape) = (goes_apart(first), Shape::of(first.len()));
         let run = match is_apart {
             true => rest.iter().take(4).take_while(|job| goes_apart(job)).count(),
             false => {
-                let is_like =
-                    |job: &&Job<'_>| !goes_apart(job) && last_of(vectors(job.len())) == last;
+                let is_like = |job: &&Job<'_>| !goes_apart(job) && Shape::of(job.len()) == shape;
                 rest.iter().take_while(is_like).count()
             }
         };
@@ -111,8 +111,8 @@ pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'
         match is_apart {
             // SAFETY: as the caller promised, they are short, and so is their AAD.
             true => unsafe { apart::up_to_four::<SEAL, R>(now) },
-            // SAFETY: as the caller promised, and all have such a last group, or no text.
-            false => unsafe { made::run::<SEAL, R>(now, last) },
+            // SAFETY: as the caller promised, and all are of this shape.
+            false => unsafe { made::run::<SEAL, R>(now, shape) },
         }
     }
 }
@@ -137,13 +137,6 @@ fn is_short(job: &Job<'_>) -> bool {
     (1..=SHORT as u32).contains(&job.len())
 }
 
-/// Whether a packet is too long for lock step and its last group has `last` vectors.
-#[inline]
-fn is_behind_lockstep(job: &Job<'_>, last: usize) -> bool {
-    let count = vectors(job.len());
-    count > LOCKSTEP_MAX && last_of(count) == last
-}
-
 /// As [`run`], packet by packet, of any number of rounds: enough for AES-192, which peers hardly ever choose, and less code.
 ///
 /// # Safety
@@ -152,13 +145,11 @@ fn is_behind_lockstep(job: &Job<'_>, last: usize) -> bool {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn one_by_one<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     for job in jobs {
-        match vectors(job.len()) {
+        match job.len() {
             // SAFETY: as the caller promised.
             0 => unsafe { stitched::empty::<SEAL, R>(job) },
-            // SAFETY: as the caller promised, and this is its last group.
-            count => unsafe {
-                stitched::run::<SEAL, R>(core::slice::from_mut(job), last_of(count))
-            },
+            // SAFETY: as the caller promised, and this is its shape.
+            len => unsafe { stitched::run::<SEAL, R>(core::slice::from_mut(job), Shape::of(len)) },
         }
     }
 }

@@ -18,40 +18,80 @@ use super::vector::*;
 /// Vectors in a group that is not the last.
 const GROUP: usize = 8;
 
-/// Vectors of the last group of a text of `count` vectors: 1 to 9, and at least 2 behind other groups.
-#[inline]
-pub(super) fn last_of(count: usize) -> usize {
-    if count <= GROUP + 1 { count } else { (count - 2) % GROUP + 2 }
+/// The groups of a text.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Shape {
+    /// Vectors of the last group: 1 to 9, and at least 2 behind other groups; none if there is no text.
+    last: usize,
+    /// Whether the last is behind others.
+    has_more: bool,
 }
 
-/// A run of jobs with text, whose last groups all have `last` vectors.
+impl Shape {
+    /// Of a text of `len` bytes.
+    #[inline]
+    pub(super) fn of(len: u32) -> Self {
+        let count = vectors(len);
+        let has_more = count > GROUP + 1;
+        Self { last: if has_more { (count - 2) % GROUP + 2 } else { count }, has_more }
+    }
+}
+
+/// A run of jobs with text, all of one shape.
 ///
 /// # Safety
 ///
-/// Every job has a key of this engine and of `R` rounds and `last_of` its vectors is `last`; all are seal jobs if
-/// `SEAL`.
+/// Every job has a key of this engine and of `R` rounds and a text of `shape`; all are seal jobs if `SEAL`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], last: usize) {
-    match last {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>], shape: Shape) {
+    let is_one_key = match &*jobs {
+        [first, .., last] => first.key_address() == last.key_address(),
+        _ => true,
+    };
+    let bytes = jobs.first().map_or(0, |job| job.len() as usize).saturating_mul(jobs.len());
+    if is_one_key && bytes >= WORTH_SPREADING {
+        // SAFETY: as the caller promised.
+        unsafe { run_as::<SEAL, R, true>(jobs, shape) };
+    } else {
+        // SAFETY: likewise.
+        unsafe { run_as::<SEAL, R, false>(jobs, shape) };
+    }
+}
+
+/// The text of one key, in bytes, from which on it takes less time to spread what its groups share than to do so for each.
+const WORTH_SPREADING: usize = 4096;
+
+/// As [`run`].
+///
+/// # Safety
+///
+/// As [`run`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+unsafe fn run_as<const SEAL: bool, const R: usize, const SPREAD: bool>(
+    jobs: &mut [Job<'_>],
+    shape: Shape,
+) {
+    match shape.last {
         // SAFETY: as the caller promised; so in each arm.
-        1 => unsafe { stitched::<SEAL, R, 1>(jobs) },
+        1 => unsafe { stitched::<SEAL, R, 1, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        2 => unsafe { stitched::<SEAL, R, 2>(jobs) },
+        2 => unsafe { stitched::<SEAL, R, 2, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        3 => unsafe { stitched::<SEAL, R, 3>(jobs) },
+        3 => unsafe { stitched::<SEAL, R, 3, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        4 => unsafe { stitched::<SEAL, R, 4>(jobs) },
+        4 => unsafe { stitched::<SEAL, R, 4, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        5 => unsafe { stitched::<SEAL, R, 5>(jobs) },
+        5 => unsafe { stitched::<SEAL, R, 5, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        6 => unsafe { stitched::<SEAL, R, 6>(jobs) },
+        6 => unsafe { stitched::<SEAL, R, 6, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        7 => unsafe { stitched::<SEAL, R, 7>(jobs) },
+        7 => unsafe { stitched::<SEAL, R, 7, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        8 => unsafe { stitched::<SEAL, R, 8>(jobs) },
+        8 => unsafe { stitched::<SEAL, R, 8, SPREAD>(jobs, shape) },
         // SAFETY: likewise.
-        _ => unsafe { stitched::<SEAL, R, 9>(jobs) },
+        _ => unsafe { stitched::<SEAL, R, 9, SPREAD>(jobs, shape) },
     }
 }
 
@@ -69,7 +109,7 @@ struct Pending<'k> {
     text: [__m512i; GROUP + 1],
     /// What is already multiplied: AAD, length block, last vector.
     sum: Sum,
-    /// The hash of the groups before, in lane 0: to be added to the first vector.
+    /// The hash of the groups before, a lane of each vector by itself: to be added to the first vector.
     carried: __m512i,
     /// Of a last group, the encrypted J0.
     mask: __m128i,
@@ -77,14 +117,43 @@ struct Pending<'k> {
     blocks: usize,
 }
 
+/// H to the powers by which each vector of a group is in front of the first of the next, in every lane: then every lane is a hash of its own up to the
+/// last group, and a reduction is shorter.
+struct Strides {
+    each: [__m512i; GROUP],
+    /// What [`Sum::add2_halved`] takes beside those of every two vectors that are multiplied together.
+    halves: [__m512i; GROUP / 2],
+}
+
+impl Strides {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    fn spread(&mut self, key: &ExpandedKey) {
+        for g in 0..GROUP {
+            self.each[g] = _mm512_broadcast_i32x4(key.power(4 * (GROUP - g)));
+        }
+        for i in 0..GROUP / 2 {
+            self.halves[i] = halves(self.each[2 * i + 1], self.each[(2 * i + 2) % GROUP]);
+        }
+    }
+}
+
 /// # Safety
 ///
-/// As [`run`], with `L` for `last`.
+/// As [`run_as`], with `L` for `last`.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn stitched<const SEAL: bool, const R: usize, const L: usize>(jobs: &mut [Job<'_>]) {
+unsafe fn stitched<const SEAL: bool, const R: usize, const L: usize, const SPREAD: bool>(
+    jobs: &mut [Job<'_>],
+    shape: Shape,
+) {
     let Some(first) = jobs.first() else { return };
     let zero = _mm512_setzero_si512();
+    let mut spread = (
+        RoundKeys::<SPREAD>([zero; 15]),
+        Strides { each: [zero; GROUP], halves: [zero; GROUP / 2] },
+    );
+    let mut whose = core::ptr::null();
     let mut pending = Pending {
         // SAFETY: the jobs are of this engine, as the caller promised.
         key: unsafe { first.expanded_key() },
@@ -96,16 +165,33 @@ unsafe fn stitched<const SEAL: bool, const R: usize, const L: usize>(jobs: &mut 
     };
     let mut before: Option<&mut Job<'_>> = None;
     for job in jobs {
-        let whole = vectors(job.len()) - L;
+        let whole = if shape.has_more { vectors(job.len()) - L } else { 0 };
+        if SPREAD && job.key_address() != whose {
+            whose = job.key_address();
+            // SAFETY: the job is of this engine, as the caller promised.
+            let key = unsafe { job.expanded_key() };
+            spread.0.spread::<R>(key);
+            if shape.has_more {
+                spread.1.spread(key);
+            }
+        }
         let tag = match (whole, &before) {
             // SAFETY: the text has `L` vectors; so in the next arm.
-            (0, None) => unsafe { stage::<SEAL, R, L, true, NOTHING>(job, 0, &mut pending) },
+            (0, None) => unsafe {
+                stage::<SEAL, R, L, true, NOTHING, SPREAD>(job, 0, &spread, &mut pending)
+            },
             // SAFETY: likewise.
-            (0, Some(_)) => unsafe { stage::<SEAL, R, L, true, LAST>(job, 0, &mut pending) },
+            (0, Some(_)) => unsafe {
+                stage::<SEAL, R, L, true, LAST, SPREAD>(job, 0, &spread, &mut pending)
+            },
             // SAFETY: a group and more is in front of the last one; so in the next arm.
-            (_, None) => unsafe { stage::<SEAL, R, L, false, NOTHING>(job, 0, &mut pending) },
+            (_, None) => unsafe {
+                stage::<SEAL, R, L, false, NOTHING, SPREAD>(job, 0, &spread, &mut pending)
+            },
             // SAFETY: likewise.
-            (_, Some(_)) => unsafe { stage::<SEAL, R, L, false, LAST>(job, 0, &mut pending) },
+            (_, Some(_)) => unsafe {
+                stage::<SEAL, R, L, false, LAST, SPREAD>(job, 0, &spread, &mut pending)
+            },
         };
         if let Some(before) = before {
             // SAFETY: as the caller promised.
@@ -115,11 +201,13 @@ unsafe fn stitched<const SEAL: bool, const R: usize, const L: usize>(jobs: &mut 
             let mut j = GROUP;
             while j < whole {
                 // SAFETY: vectors from `j` to `whole` are whole groups in front of the last.
-                unsafe { stage::<SEAL, R, L, false, MIDDLE>(job, j, &mut pending) };
+                unsafe {
+                    stage::<SEAL, R, L, false, MIDDLE, SPREAD>(job, j, &spread, &mut pending)
+                };
                 j += GROUP;
             }
             // SAFETY: `L` vectors are left.
-            unsafe { stage::<SEAL, R, L, true, MIDDLE>(job, j, &mut pending) };
+            unsafe { stage::<SEAL, R, L, true, MIDDLE, SPREAD>(job, j, &spread, &mut pending) };
         }
         before = Some(job);
     }
@@ -153,9 +241,11 @@ unsafe fn stage<
     const L: usize,
     const TAIL: bool,
     const PENDING: u8,
+    const SPREAD: bool,
 >(
     job: &Job<'k>,
     j: usize,
+    (round_keys, strides): &(RoundKeys<SPREAD>, Strides),
     pending: &mut Pending<'k>,
 ) -> __m128i {
     // SAFETY: the job is of this engine, as the caller promised.
@@ -163,7 +253,7 @@ unsafe fn stage<
     let begins = PENDING != MIDDLE;
     // First, for long AAD is a call, which would spill all that is in registers.
     let aad = if begins { aad_block(job, key) } else { _mm_setzero_si128() };
-    let text = Text::new(job);
+    let bytes = Text::new(job);
     let count = if TAIL { L } else { GROUP };
     let whole = if TAIL { L - 1 } else { GROUP };
     let multiplied = match PENDING {
@@ -202,51 +292,71 @@ unsafe fn stage<
 
     let mut sum = pending.sum;
     // The first vector waits for the reduction before, so it is the last to be multiplied.
-    let factors = |i: usize| {
+    let text = |i: usize| {
         let g = (i + 1) % multiplied;
         let v = pending.text[g];
-        let v = if g == 0 { _mm512_xor_si512(v, pending.carried) } else { v };
-        let e = if PENDING == MIDDLE { 4 * GROUP } else { pending.blocks + 1 };
-        (v, powers(pending.key, e - 4 * g))
+        (g, if g == 0 { _mm512_xor_si512(v, pending.carried) } else { v })
     };
+    let power = |g: usize| match PENDING {
+        MIDDLE => powers(pending.key, 4 * (GROUP - g)),
+        _ => powers(pending.key, pending.blocks + 1 - 4 * g),
+    };
+    if PENDING != NOTHING {
+        sum = sum.halved();
+    }
     each_round!(ROUND => {
-        let rk = round_key(key, ROUND);
+        let rk = round_keys.of(key, ROUND);
         for g in 0..count {
             s[g] = _mm512_aesenc_epi128(s[g], rk);
             in_order(&mut s[g]);
         }
         // Two after each odd round up to the seventh.
         if !ROUND.is_multiple_of(2) && ROUND - 1 < multiplied {
-            let (v, h) = factors(ROUND - 1);
+            let (g, v) = text(ROUND - 1);
             if ROUND < multiplied {
-                let (w, g) = factors(ROUND);
-                sum.add2(v, h, w, g);
+                let (f, w) = text(ROUND);
+                let (both, of_both) = if SPREAD && PENDING == MIDDLE {
+                    ([strides.each[g], strides.each[f]], strides.halves[g / 2])
+                } else {
+                    ([power(g), power(f)], halves(power(g), power(f)))
+                };
+                sum.add2_halved([v, w], both, of_both);
             } else {
-                sum.add(v, h);
+                sum.add_halved(v, power(g));
             }
             sum.in_order();
         }
     });
-    let hash = if PENDING == NOTHING { _mm_setzero_si128() } else { fold(sum.reduced()) };
-    let tag = _mm_xor_si128(reversed1(hash), pending.mask);
+    if PENDING != NOTHING {
+        sum = sum.halved();
+    }
+    let hash = if PENDING == NOTHING { zero } else { sum.reduced() };
+    let tag = match PENDING {
+        LAST => _mm_xor_si128(reversed1(fold(hash)), pending.mask),
+        _ => _mm_setzero_si128(),
+    };
 
-    let rk = round_key(key, R);
+    let rk = round_keys.of(key, R);
     for g in 0..whole {
         // SAFETY: the group has more than `whole` vectors or just as many; so the store.
-        let x = unsafe { text.load(j + g) };
+        let x = unsafe { bytes.load(j + g) };
         let y = _mm512_aesenclast_epi128(s[g], _mm512_xor_si512(x, rk));
         // SAFETY: as the load.
-        unsafe { text.store(j + g, y) };
+        unsafe { bytes.store(j + g, y) };
         pending.text[g] = reversed(if SEAL { y } else { x });
     }
     pending.key = key;
-    pending.carried = if begins { zero } else { in_lane_0(hash) };
+    pending.carried = match begins {
+        true => zero,
+        false if SPREAD => hash,
+        false => in_lane_0(fold(hash)),
+    };
     if TAIL {
         // SAFETY: the mask is that of the text's last vector, and that is `j + L - 1`; so the store.
-        let x = unsafe { text.load_tail(j + L - 1, end.mask) };
+        let x = unsafe { bytes.load_tail(j + L - 1, end.mask) };
         let y = _mm512_aesenclast_epi128(s[L - 1], _mm512_xor_si512(x, rk));
         // SAFETY: as the load.
-        unsafe { text.store_tail(j + L - 1, end.mask, y) };
+        unsafe { bytes.store_tail(j + L - 1, end.mask, y) };
         let last = reversed(if SEAL { _mm512_maskz_mov_epi8(end.mask, y) } else { x });
         pending.mask = if end.blocks < 4 { _mm512_extracti32x4_epi32::<3>(y) } else { mask };
         pending.blocks = 4 * (L - 1) + end.blocks;

@@ -142,6 +142,37 @@ pub(super) fn round_key(key: &ExpandedKey, r: usize) -> __m512i {
     _mm512_broadcast_i32x4(key.round_key(r))
 }
 
+/// The round keys of packets, in every lane, if they are `SPREAD`: to spread them each time would take the units that the packets need.
+pub(super) struct RoundKeys<const SPREAD: bool>(pub(super) [__m512i; 15]);
+
+impl<const SPREAD: bool> RoundKeys<SPREAD> {
+    /// From the second on.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn spread<const R: usize>(&mut self, key: &ExpandedKey) {
+        for r in 1..=R {
+            self.0[r] = round_key(key, r);
+        }
+    }
+
+    /// Of round `r` of a packet whose key is `own`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn of(&self, own: &ExpandedKey, r: usize) -> __m512i {
+        if SPREAD { self.0[r] } else { round_key(own, r) }
+    }
+
+    /// Of round `r` of four packets, a lane each.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn of_each(&self, [a, b, c, d]: [&ExpandedKey; 4], r: usize) -> __m512i {
+        if SPREAD {
+            return self.0[r];
+        }
+        lanes(a.round_key(r), b.round_key(r), c.round_key(r), d.round_key(r))
+    }
+}
+
 /// One block through the rounds that follow the first key addition.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
@@ -159,6 +190,13 @@ pub(super) fn encrypt<const R: usize>(key: &ExpandedKey, block: __m128i) -> __m1
 pub(super) fn powers(key: &ExpandedKey, e: usize) -> __m512i {
     // SAFETY: the array is 64 readable bytes.
     unsafe { _mm512_loadu_si512(key.powers(e).as_ptr().cast()) }
+}
+
+/// The sums of the two halves of the blocks of `v` and of `w`, as the halves of a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+pub(super) fn halves(v: __m512i, w: __m512i) -> __m512i {
+    _mm512_xor_si512(_mm512_unpacklo_epi64(v, w), _mm512_unpackhi_epi64(v, w))
 }
 
 /// Unreduced products, summed lane by lane.
@@ -224,6 +262,50 @@ impl Sum {
                 _mm512_clmulepi64_epi128::<0x10>(v, h),
             );
         }
+    }
+
+    /// From a sum to a halved one and back: what straddles the halves is the product of their sums less both other products (Karatsuba).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn halved(self) -> Self {
+        Self { mid: xor3(self.mid, self.lo, self.hi), ..self }
+    }
+
+    /// As [`add`](Self::add), of a halved sum.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add_halved(&mut self, v: __m512i, h: __m512i) {
+        self.lo = _mm512_xor_si512(self.lo, _mm512_clmulepi64_epi128::<0x00>(v, h));
+        self.hi = _mm512_xor_si512(self.hi, _mm512_clmulepi64_epi128::<0x11>(v, h));
+        let product = _mm512_clmulepi64_epi128::<0x00>(halves(v, v), halves(h, h));
+        self.mid = _mm512_xor_si512(self.mid, product);
+    }
+
+    /// As [`add2`](Self::add2), of a halved sum: six products instead of eight. `of_powers` is [`halves`] of the powers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
+    pub(super) fn add2_halved(
+        &mut self,
+        [v, w]: [__m512i; 2],
+        [h, g]: [__m512i; 2],
+        of_powers: __m512i,
+    ) {
+        self.lo = xor3(
+            self.lo,
+            _mm512_clmulepi64_epi128::<0x00>(v, h),
+            _mm512_clmulepi64_epi128::<0x00>(w, g),
+        );
+        self.hi = xor3(
+            self.hi,
+            _mm512_clmulepi64_epi128::<0x11>(v, h),
+            _mm512_clmulepi64_epi128::<0x11>(w, g),
+        );
+        let of_text = halves(v, w);
+        self.mid = xor3(
+            self.mid,
+            _mm512_clmulepi64_epi128::<0x00>(of_text, of_powers),
+            _mm512_clmulepi64_epi128::<0x11>(of_text, of_powers),
+        );
     }
 
     /// As [`in_order`].
