@@ -58,8 +58,8 @@ fn keys(engine: Engine, raw: &[Vec<u8>]) -> Vec<GcmKey> {
     raw.iter().map(|key| GcmKey::with_engine(engine, key).unwrap()).collect()
 }
 
-/// Bursts of one length and one key size, so that every length meets the paths made for runs: seven packets
-/// of one key and then six of several.
+/// Bursts of one length, one key size and mostly one tag length, so that every length meets the paths made for runs, which end
+/// where any of these changes: fourteen packets of one key, three fours and two, and then six of several.
 #[test]
 fn every_length_in_runs() {
     for engine in Engine::available() {
@@ -71,11 +71,16 @@ fn every_length_in_runs() {
             // What is done to short ones depends on where their keys are, which the dice decide.
             let times = if len <= 130 { 6 } else { 1 };
             for base in size.flat_map(|i| core::iter::repeat_n(4 * i, times)) {
-                let mut packets: Vec<_> = (0..13)
+                let tag = dice.pick(&[Some(8), Some(12), Some(16), None]);
+                let mut packets: Vec<_> = (0..20)
                     .map(|i| {
-                        let key = base + if i < 7 { 0 } else { dice.below(4) };
+                        let key = base + if i < 14 { 0 } else { dice.below(4) };
                         let aad = dice.pick(&[8, 12, 0, 16]);
-                        packet(&mut dice, key, len, aad)
+                        let packet = packet(&mut dice, key, len, aad);
+                        match tag {
+                            Some(len) => packet.with_tag_of(len),
+                            None => packet,
+                        }
                     })
                     .collect();
                 check_burst(&keys, &raw, &mut packets, &mut dice);

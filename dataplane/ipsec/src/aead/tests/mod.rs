@@ -110,6 +110,10 @@ impl Margined {
 }
 
 impl Packet {
+    fn with_tag_of(self, len: usize) -> Self {
+        Self { tag: Margined::new(&[0; 16][..len], 0), ..self }
+    }
+
     fn output(&self) -> &[u8] {
         self.dst.as_ref().unwrap_or(&self.src).get()
     }
