@@ -1,4 +1,4 @@
-//! Up to four short packets of different keys: a packet in every lane, from its first block to its last.
+//! Up to four short packets of different keys and lengths: a packet in every lane, from its first block to its last.
 //!
 //! ```text
 //!  block              0    1    2    3    4          of the longest packet
@@ -8,15 +8,15 @@
 //!  packet 3            AAD ── text text text ── lengths       and adds nothing to a hash
 //! ```
 //!
-//! Of each key one cache line is read, its [`start`](Job::start): round keys are made from the first ones while they are needed, and
-//! the higher powers of H while AES is at work. With many keys that is worth more than the instructions it takes: whatever else is read
-//! of a key has to come from memory.
+//! Of each key one cache line is read, as in `abreast`.
 
 use core::arch::x86_64::*;
 
 use super::super::expanded::Start;
 use super::super::job::Job;
+use super::abreast::of_four;
 use super::lockstep::finish_each;
+use super::schedule::{Schedule, starts};
 use super::vector::*;
 
 /// The most blocks of text that a packet has here.
@@ -31,31 +31,22 @@ const MOST: usize = 8;
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) unsafe fn up_to_four<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
-    let (mut most, mut least) = (0, MOST);
-    for job in jobs.iter() {
-        most = most.max(job.blocks());
-        least = least.min(job.blocks());
-    }
-    match (most, most == least && jobs.len() == 4) {
-        // SAFETY: as the caller promised, and all have five blocks.
-        (5, true) => unsafe { apart::<SEAL, R, 5, true>(jobs) },
+    match jobs.iter().map(Job::blocks).max() {
         // SAFETY: as the caller promised, and none has more blocks.
-        (..=5, _) => unsafe { apart::<SEAL, R, 5, false>(jobs) },
+        Some(..=5) => unsafe { apart::<SEAL, R, 5>(jobs) },
         // SAFETY: likewise.
-        _ => unsafe { apart::<SEAL, R, MOST, false>(jobs) },
+        _ => unsafe { apart::<SEAL, R, MOST>(jobs) },
     }
 }
 
-/// Packets of at most `M` blocks, which is 5 or 8; if `EVEN`, four that have just as many.
+/// Packets of at most `M` blocks, which is 5 or 8.
 ///
 /// # Safety
 ///
 /// As [`up_to_four`], with text of so many blocks.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bool>(
-    jobs: &mut [Job<'_>],
-) {
+unsafe fn apart<const SEAL: bool, const R: usize, const M: usize>(jobs: &mut [Job<'_>]) {
     let Some(first) = jobs.first() else { return };
     // A lane without a packet has the first one's key and address, and no block.
     let lane = |i: usize| jobs.get(i).unwrap_or(first);
@@ -63,9 +54,7 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
     // By how many blocks each begins later.
     let mut late = [M + 1; 4];
     for i in 0..4 {
-        if EVEN {
-            late[i] = 0;
-        } else if let Some(job) = jobs.get(i) {
+        if let Some(job) = jobs.get(i) {
             late[i] = M - job.blocks();
         }
     }
@@ -91,8 +80,7 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
     masks = _mm512_xor_si512(masks, schedule.key());
     let mut s = [zero; M];
     for t in 0..M {
-        let counter = if EVEN { block_counter(t) } else { late_counter(t, late) };
-        s[t] = _mm512_xor_si512(masks, counter);
+        s[t] = _mm512_xor_si512(masks, late_counter(t, late));
     }
     each_round!(ROUND => {
         let rk = schedule.next::<R, ROUND>();
@@ -112,7 +100,7 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
     // Text, and the hash behind it: four blocks to a reduction, as many as are left over at first.
     let at = |p: usize| (p + 4 - (M + 2) % 4) % 4;
     let mut sum = Sum::zero();
-    let mut x = if EVEN { aads } else { blend(late, 0, zero, aads) };
+    let mut x = blend(late, 0, zero, aads);
     for p in 0..=M + 1 {
         if p == M + 1 {
             let (a, b, c, d) = (four[0], four[1], four[2], four[3]);
@@ -125,10 +113,8 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
                 if t == M - 1 {
                     mask[i] = block_mask(four[i].len());
                 }
-                if !EVEN {
-                    mask[i] = if t < late[i] { 0 } else { mask[i] };
-                    from[i] = from[i].wrapping_sub(16 * late[i]);
-                }
+                mask[i] = if t < late[i] { 0 } else { mask[i] };
+                from[i] = from[i].wrapping_sub(16 * late[i]);
             }
             let mut text = [_mm_setzero_si128(); 4];
             for i in 0..4 {
@@ -142,18 +128,8 @@ unsafe fn apart<const SEAL: bool, const R: usize, const M: usize, const EVEN: bo
                 // SAFETY: as the load.
                 unsafe { Text::new(four[i]).store_block(from[i], mask[i], each[i]) };
             }
-            let mut hashed = if SEAL { y } else { text };
-            if SEAL && (t == M - 1 || !EVEN) {
-                let all = u64::from(mask[0])
-                    | u64::from(mask[1]) << 16
-                    | u64::from(mask[2]) << 32
-                    | u64::from(mask[3]) << 48;
-                hashed = _mm512_maskz_mov_epi8(all, y);
-            }
-            x = reversed(hashed);
-            if !EVEN {
-                x = blend(late, p, x, aads);
-            }
+            let y = _mm512_maskz_mov_epi8(of_four(mask), y);
+            x = blend(late, p, reversed(if SEAL { y } else { text }), aads);
         }
         if at(p) == 0 && p > 0 {
             x = _mm512_xor_si512(x, sum.reduced());
@@ -209,70 +185,4 @@ fn late_counter(t: usize, late: [usize; 4]) -> __m512i {
     let number =
         |i: usize| _mm_set_epi32((1 ^ (t + 2).wrapping_sub(late[i]) as i32) << 24, 0, 0, 0);
     lanes(number(0), number(1), number(2), number(3))
-}
-
-/// A lane of each key's beginning.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-pub(super) fn starts(keys: [&[u128; 4]; 4]) -> Start<__m512i> {
-    let mut lines = [_mm512_setzero_si512(); 4];
-    for i in 0..4 {
-        // SAFETY: the line is 64 readable bytes.
-        lines[i] = unsafe { _mm512_loadu_si512(keys[i].as_ptr().cast()) };
-    }
-    let [square, hash, first, second] = transposed(lines);
-    Start { square, hash, keys: [first, second] }
-}
-
-/// The round keys of four keys, one round after the other (FIPS 197 §5.2).
-pub(super) struct Schedule {
-    before: __m512i,
-    now: __m512i,
-    second: __m512i,
-}
-
-impl Schedule {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn new([first, second]: [__m512i; 2]) -> Self {
-        Self { before: first, now: first, second }
-    }
-
-    /// Of the round before.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn key(&self) -> __m512i {
-        self.now
-    }
-
-    /// Of round `N` of `R`, the first being 1.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-    pub(super) fn next<const R: usize, const N: usize>(&mut self) -> __m512i {
-        let next = match (R, N) {
-            (10, _) => following::<true>(self.now, self.now, ROUND_CONSTANTS[N - 1]),
-            (_, 1) => self.second,
-            (..) if N.is_multiple_of(2) => {
-                following::<true>(self.before, self.now, ROUND_CONSTANTS[N / 2 - 1])
-            }
-            (..) => following::<false>(self.before, self.now, 0),
-        };
-        (self.before, self.now) = (self.now, next);
-        next
-    }
-}
-
-const ROUND_CONSTANTS: [i32; 10] = [1, 2, 4, 8, 0x10, 0x20, 0x40, 0x80, 0x1b, 0x36];
-
-/// The round key that is one key length behind `before`, and just behind `last`, whose last word is `ROTATED` first or not.
-///
-/// Where all columns are the same word, what AES does to rows moves nothing, so its last round is the S-box and an XOR.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
-fn following<const ROTATED: bool>(before: __m512i, last: __m512i, constant: i32) -> __m512i {
-    let order = _mm512_set1_epi32(if ROTATED { 0x0c0f_0e0d } else { 0x0f0e_0d0c });
-    let word = _mm512_shuffle_epi8(last, order);
-    let word = _mm512_aesenclast_epi128(word, _mm512_set1_epi32(constant));
-    let sums = _mm512_xor_si512(before, _mm512_bslli_epi128::<4>(before));
-    xor3(sums, _mm512_bslli_epi128::<8>(sums), word)
 }

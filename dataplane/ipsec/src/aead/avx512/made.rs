@@ -11,7 +11,7 @@ use core::arch::x86_64::*;
 
 use super::super::expanded::{ExpandedKey, POWERS, Start};
 use super::super::job::Job;
-use super::apart::{Schedule, starts};
+use super::schedule::{Schedule, starts};
 use super::stitched::{self, Shape};
 use super::vector::*;
 use arrayvec::ArrayVec;

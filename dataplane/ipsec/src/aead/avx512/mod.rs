@@ -1,21 +1,23 @@
 //! AES-GCM with AVX-512, VAES and VPCLMULQDQ: four blocks in every register.
 //!
-//! AES and carry-less multiplication run on different ports of the processor, so the aim is to have both busy
-//! all the time; a packet alone cannot, for its hash waits for its ciphertext and its tag for a chain of
-//! reductions. Hence three shapes, by the number of 64-byte vectors of text:
+//! A packet alone leaves most of the processor idle, for its hash waits for its ciphertext and its tag for a chain of reductions.
+//! Hence several at once, in these shapes, by the number of 64-byte vectors of text:
 //!
-//! - `lockstep`: four packets of at most two vectors, as long as each other and of one key or of keys that are near, whose AAD, length
+//! - `lockstep`: fours of packets of at most two vectors, of as many blocks each and of one key or of keys that are near, whose AAD, length
 //!   blocks, tag masks and reductions share registers, one lane each;
-//! - `apart`: up to four such packets of different lengths or of keys that are far, one lane each for everything;
+//! - `abreast`: such fours of keys that are far, one lane each for everything, their round keys too;
+//! - `apart`: up to four such packets of different lengths;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
 //!   the AES rounds of the next; `made` before it, where keys are far.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
 
+mod abreast;
 mod apart;
 mod lockstep;
 mod made;
+mod schedule;
 mod stitched;
 mod vector;
 
@@ -99,7 +101,9 @@ pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'
     let mut rest = jobs;
     while let Some(first) = rest.first() {
         let (is_apart, shape) = (goes_apart(first), Shape::of(first.len()));
+        let fours = if is_apart { abreast::alike(rest) / 4 } else { 0 };
         let run = match is_apart {
+            true if fours > 0 => 4 * fours,
             true => rest.iter().take(4).take_while(|job| goes_apart(job)).count(),
             false => {
                 let is_like = |job: &&Job<'_>| !goes_apart(job) && Shape::of(job.len()) == shape;
@@ -109,6 +113,8 @@ pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'
         let (now, later) = rest.split_at_mut(run);
         rest = later;
         match is_apart {
+            // SAFETY: as the caller promised, they have as many blocks, and their AAD is short.
+            true if fours > 0 => unsafe { abreast::run::<SEAL, R>(now.as_chunks_mut().0) },
             // SAFETY: as the caller promised, they are short, and so is their AAD.
             true => unsafe { apart::up_to_four::<SEAL, R>(now) },
             // SAFETY: as the caller promised, and all are of this shape.
