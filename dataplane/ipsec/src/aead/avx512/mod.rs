@@ -14,6 +14,7 @@
 //! and on the verdict, which is public.
 
 mod abreast;
+mod abreast_long;
 mod apart;
 mod lockstep;
 mod made;
@@ -101,9 +102,12 @@ pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'
     let mut rest = jobs;
     while let Some(first) = rest.first() {
         let (is_apart, shape) = (goes_apart(first), Shape::of(first.len()));
-        let fours = if is_apart { abreast::alike(rest) / 4 } else { 0 };
+        let fours = match is_apart {
+            true => abreast::alike(rest) / 4,
+            false => abreast_long::alike(rest) / 4,
+        };
         let run = match is_apart {
-            true if fours > 0 => 4 * fours,
+            _ if fours > 0 => 4 * fours,
             true => rest.iter().take(4).take_while(|job| goes_apart(job)).count(),
             false => {
                 let is_like = |job: &&Job<'_>| !goes_apart(job) && Shape::of(job.len()) == shape;
@@ -117,6 +121,8 @@ pub(super) unsafe fn run_far<const SEAL: bool, const R: usize>(jobs: &mut [Job<'
             true if fours > 0 => unsafe { abreast::run::<SEAL, R>(now.as_chunks_mut().0) },
             // SAFETY: as the caller promised, they are short, and so is their AAD.
             true => unsafe { apart::up_to_four::<SEAL, R>(now) },
+            // SAFETY: as the caller promised, they are of one length, which is not short, and so is not their AAD long.
+            false if fours > 0 => unsafe { abreast_long::run::<SEAL, R>(now.as_chunks_mut().0) },
             // SAFETY: as the caller promised, and all are of this shape.
             false => unsafe { made::run::<SEAL, R>(now, shape) },
         }

@@ -89,6 +89,32 @@ fn every_length_in_runs() {
     }
 }
 
+/// Of keys of one size and mostly one tag length, lengths near each other: what goes by blocks or by whole vectors meets others of as many, and
+/// what goes by length meets two of one length and others between. Up to more than the table of counters serves.
+#[test]
+fn runs_of_about_one_length() {
+    for engine in Engine::available() {
+        let mut dice = Dice(6);
+        let raw: Vec<Vec<u8>> = (0..12).map(|i| dice.bytes(KEY_LENGTHS[i / 4])).collect();
+        let keys = keys(engine, &raw);
+        for from in [1, 50, 60, 100, 125, 130, 255, 500, 1400, 2040, 4080, 4090, 8200] {
+            for (spread, size) in
+                [1, 3, 20].into_iter().flat_map(|s| (0..12).map(move |i| (s, i % 3)))
+            {
+                let mut packets: Vec<_> = (0..13)
+                    .map(|_| {
+                        let key = 4 * size + dice.below(4);
+                        let (len, aad) =
+                            (from + dice.below(spread), dice.pick(&[8, 8, 8, 8, 12, 40]));
+                        packet(&mut dice, key, len, aad).with_tag_of(16)
+                    })
+                    .collect();
+                check_burst(&keys, &raw, &mut packets, &mut dice);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_length_alone() {
     for engine in Engine::available() {
