@@ -71,7 +71,7 @@ fn put(lanes: &mut Lanes, v: __m512i) {
 }
 
 impl Room {
-    /// Makes what four keys need, each of its line; gives H and the key of round 0.
+    /// Makes what four keys need, each of its line; gives the keys of round 0.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
     fn make<const R: usize>(&mut self, lines: [&Lanes; 4]) -> __m512i {

@@ -109,7 +109,7 @@ struct Pending<'k> {
     text: [__m512i; GROUP + 1],
     /// What is already multiplied: AAD, length block, last vector.
     sum: Sum,
-    /// The hash of the groups before, a lane of each vector by itself: to be added to the first vector.
+    /// The hash of the groups before, to be added to the first vector: in lane 0, or, with [`Strides`], of every lane by itself.
     carried: __m512i,
     /// Of a last group, the encrypted J0.
     mask: __m128i,
@@ -118,7 +118,7 @@ struct Pending<'k> {
 }
 
 /// H to the powers by which each vector of a group is in front of the first of the next, in every lane: then every lane is a hash of its own up to the
-/// last group, and a reduction is shorter.
+/// last group, and nobody has to add up four.
 struct Strides {
     each: [__m512i; GROUP],
     /// What [`Sum::add2_halved`] takes beside those of every two vectors that are multiplied together.
