@@ -8,7 +8,8 @@
 //! - `abreast`: such fours of keys that are far, one lane each for everything, their round keys too;
 //! - `apart`: up to four such packets of different lengths;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between
-//!   the AES rounds of the next; `made` before it, where keys are far.
+//!   the AES rounds of the next;
+//! - where keys are far, `abreast_long` for fours of one length up to 4 KiB, and `made` before `stitched` for the others.
 //!
 //! No branch or address depends on key, text or tag bytes: only on lengths, on whether keys are the same key,
 //! and on the verdict, which is public.
