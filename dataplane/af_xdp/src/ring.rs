@@ -233,14 +233,14 @@ impl<T, M: Memory<T>> Consumer<T, M> {
 
     /// Shows the value that comes `after` others, if it is known to be there.
     #[inline]
-    pub(crate) fn peek(&self, after: u32, look: impl FnOnce(&T)) {
+    pub(crate) fn peek<R>(&self, after: u32, look: impl FnOnce(&T) -> R) -> Option<R> {
         if self.limit.wrapping_sub(self.tail) <= after {
-            return;
+            return None;
         }
         let slots = self.memory.slots();
         let slot = &slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)];
         // SAFETY: short of `limit`, as in `pop`, so written and left alone; it is read by nobody else, and stays where it is.
-        slot.with(|p| look(unsafe { &*p.cast::<T>() }));
+        Some(slot.with(|p| look(unsafe { &*p.cast::<T>() })))
     }
 
     /// Gives the producer end back the slots that were emptied.
@@ -321,6 +321,9 @@ fn heap_from<T>(size: u32, first: u32) -> (Producer<T, Heap<T>>, Consumer<T, Hea
     let consumer = unsafe { Consumer::new(Heap(words)) };
     (producer, consumer)
 }
+
+mod loan;
+pub(crate) use loan::{Borrower, Lender, loan};
 
 #[cfg(not(loom))]
 mod mapped;

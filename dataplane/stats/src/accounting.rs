@@ -9,7 +9,7 @@
 //! the right, once each. A packet that waits has left the worker (taken into waiting) and enters it
 //! again when it is released, be it to be sent or to be dropped because it waited too long.
 //! A packet handed to another worker leaves the one and enters the other; what is between them is
-//! in the handoff ring. The frame that comes home by the return ring carries no packet any more.
+//! in the handoff ring. The frame that comes home carries no packet any more.
 //!
 //! A worker publishes at the end of a turn, when it has no packet in hand, so the identity holds
 //! exactly in every block that was read whole. Between workers it holds up to what is in the rings.

@@ -4,7 +4,7 @@
 //! ```text
 //!   handed over ─────────────────►──┐
 //!                ┌─ plain ─► SA of the flow ─► headers, cipher ────────────────────────┐
-//!  frames ─► noted ─ another core's SA ─► handed over                                  ├─► transmit rings
+//!  frames ─► noted ─ another core's SA ─► handed over, and its place taken             ├─► transmit rings
 //!                └─ ESP ───► cipher ─► window, trailer, selectors ─► next hop of flow ─┘
 //!   handed over ─────►─┘
 //!                  everything else, from wherever it is: the way that fits all (ingress.rs, open.rs), unchanged
@@ -70,36 +70,41 @@ fn add(notes: &mut Notes, note: Note) {
 pub(crate) struct Kinds {
     pub(crate) plain: bool,
     pub(crate) protected: bool,
-    /// Another core's.
-    other: bool,
+    /// A bit for each frame of a port that is for another core.
+    pub(crate) others: u32,
 }
 
 impl Worker {
-    /// Takes of a burst what goes the straight way; the rest stays, in its order.
+    /// Takes of a burst what goes the straight way, and some of what other workers have handed over along with it; the rest stays, in
+    /// its order. How many more than it had went through.
     #[inline]
-    pub(crate) fn direct(&mut self, frames: &mut Vec<Frame>, station: Mac, side: Side) {
+    pub(crate) fn direct(&mut self, frames: &mut Vec<Frame>, station: Mac, side: Side) -> usize {
         #[cfg(test)]
         if self.long_way {
-            return;
+            return 0;
         }
         let mut notes = Notes::new();
-        let kinds = self.note(frames, station, &mut notes);
+        let mut kinds = self.note(frames, station, &mut notes);
         if kinds.plain {
-            self.choose_sas(side, &mut notes);
+            self.choose_sas(side, &mut notes, &mut kinds);
         }
-        if kinds.plain | kinds.protected | kinds.other {
-            self.go_straight(frames, &mut notes, &kinds, self.core);
+        let along = match self.crossings.len() {
+            0 | 1 => 0,
+            _ => self.exchange(frames, &mut notes, &mut kinds),
+        };
+        if kinds.plain | kinds.protected | (kinds.others != 0) {
+            self.go_straight(frames, &mut notes, &kinds);
         }
+        along
     }
 
-    /// Takes of a burst that came to a port of `arrival` what its SA was found for; the rest stays, in its order.
+    /// Takes of a burst what its SA was found for; the rest stays, in its order.
     #[inline]
     pub(crate) fn go_straight(
         &mut self,
         frames: &mut Vec<Frame>,
         notes: &mut Notes,
         kinds: &Kinds,
-        arrival: CoreId,
     ) {
         if kinds.plain {
             self.seal_direct(frames, notes);
@@ -107,7 +112,7 @@ impl Worker {
         if kinds.protected {
             self.open_direct(frames, notes);
         }
-        self.send_direct(frames, notes, arrival);
+        self.send_direct(frames, notes);
     }
 
     /// Looks at every frame, and asks for what is known of its flow or SA.
@@ -116,7 +121,7 @@ impl Worker {
         let mut kinds = Kinds::default();
         let (mut flows, mut ours) = (None, None);
         let (mut places, mut spis) = (ArrayVec::<Place, BURST>::new(), ArrayVec::<_, BURST>::new());
-        for frame in frames {
+        for (n, frame) in frames.iter().enumerate() {
             let Some(header) = ethernet::plain_ipv4(frame.data(), station) else {
                 add(notes, Note::Other);
                 continue;
@@ -153,7 +158,7 @@ impl Worker {
                     if spi.core() != self.core && spi.core().index() < self.shared.len() {
                         let sequence = esp::sequence_at(frame.data(), ESP_AT);
                         let what = HandedOff::InboundFrame { spi, sequence };
-                        kinds.other = true;
+                        kinds.others |= 1 << n;
                         add(notes, Note::HandOff(spi.core(), what));
                         continue;
                     }
@@ -173,7 +178,7 @@ impl Worker {
 
     /// To the transmit rings, or to other cores.
     #[inline(never)]
-    fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes, arrival: CoreId) {
+    fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes) {
         #[cfg(test)]
         {
             self.went_straight += notes.iter().filter(|note| matches!(note, Note::Send(_))).count();
@@ -203,6 +208,7 @@ impl Worker {
                 continue;
             }
             let Some(frame) = left.next() else { break };
+            let arrival = HandedOff::arrival(frame.mark, self.core);
             match note {
                 Note::Send(_) => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
                 Note::HandOff(to, what) => self.hand_off_frame(frame, *to, *what),
@@ -214,6 +220,9 @@ impl Worker {
                     {
                         self.conclude_otherwise(frame, arrival, entered, authentic);
                     }
+                }
+                _ if HandedOff::is_straight(frame.mark) => {
+                    self.take_handed_otherwise(Packet(frame));
                 }
                 Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(_) => {
                     frames.push(frame);

@@ -1,20 +1,22 @@
 //! Packets that come to another core than the one that owns their SA.
 //!
 //! ```text
-//!  worker a: hand_off ──► ═══════ arriving ═══════ ──► take_handoffs: copied into a frame of its own   worker b
-//!            take_home ◄─ ════════ coming home ═══ ◄── the frame that it came in
+//!  worker a: hand_off ──► ═════════ crossing ═════════ ──► take_along: copied into a frame of its own   worker b
+//!            take_home ◄─ how far the other has come ◄──   behind its own burst
 //! ```
 //!
 //! A way of its own for each two workers in each direction, so that neither waits for a third, and what a burst puts on it is shown to
-//! the other core at once, when the burst ends. What is to be done with a packet is in the marks of its frame.
+//! the other core at once, when the burst ends. A frame is lent, and stays where it is on the way until it was copied. What is to be
+//! done with a packet is in the marks of its frame.
 
-use crate::account::{Drop, WorkerDrop};
+use crate::account::WorkerDrop;
 use crate::command::SaRef;
 use crate::config::Side;
 use crate::direct::{Kinds, Note, Notes};
 use crate::packet::{Origin, Packet};
 use crate::worker::{BURST, Worker};
-use af_xdp::{Frame, FrameReceiver, FrameSender, crossing};
+use af_xdp::{Frame, FrameBorrower, FrameLender, crossing};
+use arrayvec::ArrayVec;
 use ipsec::drop_cause::DropCause;
 use ipsec::packet::PacketBuffer;
 use ipsec::prefetch::prefetch;
@@ -23,7 +25,6 @@ use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
 use ipsec::spi::CoreId;
 use stats::Worker as Row;
-use std::vec::Drain;
 use wire::ethernet;
 use wire::ip::Ip;
 
@@ -75,6 +76,12 @@ impl HandedOff {
         [first, u64::from(high) << 32 | u64::from(low)]
     }
 
+    /// The core that a frame of this worker came to a port of, where it goes the straight way.
+    pub(crate) fn arrival(mark: [u64; 2], here: CoreId) -> CoreId {
+        let handed = Self::is_straight(mark).then_some((mark[0] >> 8 & 0xff) as usize);
+        handed.and_then(CoreId::new).unwrap_or(here)
+    }
+
     /// What was noted, and the marks from before.
     #[inline]
     fn read([first, second]: [u64; 2]) -> (Self, [u64; 2]) {
@@ -89,9 +96,9 @@ impl HandedOff {
         (what, [first >> 8 & 0xff, first >> 16 & 0xff])
     }
 
-    /// Whether it is about a frame that goes the straight way.
+    /// Whether it is about a frame that goes the straight way. A frame that came to a port of this worker has no such marks.
     #[inline]
-    fn is_straight(mark: [u64; 2]) -> bool {
+    pub(crate) fn is_straight(mark: [u64; 2]) -> bool {
         matches!(mark[0] & 0xff, Self::INBOUND_FRAME | Self::OUTBOUND_FRAME)
     }
 }
@@ -100,17 +107,15 @@ impl HandedOff {
 #[derive(Debug)]
 pub(crate) struct Crossing {
     /// Frames of this worker for the other,
-    leaving: FrameSender,
-    /// and as they come back.
-    coming_home: FrameReceiver,
-    /// The other's for this one,
-    arriving: FrameReceiver,
-    /// and as they are given back.
-    returning: FrameSender,
-    /// What was taken in this turn and is not worked on yet.
-    in_hand: Vec<Frame>,
-    /// Packets taken so far.
+    leaving: FrameLender,
+    /// and the other's for this one.
+    arriving: FrameBorrower,
+    /// Packets taken so far,
     taken: u64,
+    /// at the beginning of this turn,
+    began: u64,
+    /// and those whose bytes and SAs were asked for.
+    asked_for: u64,
 }
 
 impl Crossing {
@@ -133,23 +138,15 @@ impl Crossing {
 
     /// Both ends.
     fn pair(packets: u32) -> (Self, Self) {
-        // What is on the way there, and what the other has in its hands.
-        let frames = packets.saturating_add(BURST as u32);
-        let ((leaving, there_arriving), (there_leaving, arriving)) =
-            (crossing(packets), crossing(packets));
-        let ((there_returning, coming_home), (returning, there_home)) =
-            (crossing(frames), crossing(frames));
-        let one = |leaving, coming_home, arriving, returning| {
-            let in_hand = Vec::with_capacity(BURST);
-            Self { leaving, coming_home, arriving, returning, in_hand, taken: 0 }
-        };
-        let here = one(leaving, coming_home, arriving, returning);
-        (here, one(there_leaving, there_home, there_arriving, there_returning))
+        let (leaving, there_arriving) = crossing(packets);
+        let (there_leaving, arriving) = crossing(packets);
+        let one = |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, asked_for: 0 };
+        (one(leaving, arriving), one(there_leaving, there_arriving))
     }
 
     /// Whether there is something for this worker.
     pub(crate) fn has_work(&self) -> bool {
-        !self.arriving.is_empty() || !self.coming_home.is_empty()
+        !self.arriving.is_empty() || self.leaving.has_back()
     }
 
     /// How many packets will have been taken when what is on the way now is through.
@@ -160,6 +157,22 @@ impl Crossing {
     /// Packets taken so far.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// How many of the next packets, at most so many, go the straight way; none of them after one that does not.
+    #[inline]
+    fn straight(&self, most: u32) -> u32 {
+        let is_straight = |n: &u32| {
+            self.arriving.look(*n, |frame| HandedOff::is_straight(frame.mark)) == Some(true)
+        };
+        (0..most).take_while(is_straight).count() as u32
+    }
+
+    /// Is done with the next packets.
+    #[inline]
+    fn give_back(&mut self, packets: u32) {
+        self.arriving.give_back(packets);
+        self.taken += u64::from(packets);
     }
 }
 
@@ -172,7 +185,7 @@ impl Worker {
     }
 
     /// Hands a frame over as it came from a port.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn hand_off_frame(&mut self, frame: Frame, to: CoreId, what: HandedOff) {
         self.hand_off_marked(frame, to, what.note([self.core.index() as u64, 0]));
     }
@@ -200,161 +213,200 @@ impl Worker {
             bells &= bells - 1;
             if let Some(Some(crossing)) = self.crossings.get_mut(core) {
                 crossing.leaving.publish();
-                crossing.returning.publish();
                 self.shared[core].bell.ring();
             }
         }
     }
 
-    /// Takes a burst from each other worker, and asks for its bytes, which are in that one's cache: they come while this worker's own
-    /// packets are worked on.
+    /// Asks for the bytes and SAs of what other workers hand over, which are far away: they come while this worker's own packets are
+    /// worked on.
     #[inline]
-    pub(crate) fn gather_handoffs(&mut self) {
-        for crossing in self.crossings.iter_mut().flatten() {
+    pub(crate) fn ask_for_handed(&mut self) {
+        for from in 0..self.crossings.len() {
+            let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
+            crossing.began = crossing.taken;
             if crossing.arriving.is_empty() {
                 continue;
             }
-            let count = (crossing.arriving.len() as usize).min(BURST);
-            for frame in core::iter::from_fn(|| crossing.arriving.pop()).take(count) {
-                for line in frame.data().chunks(64).take(ASKED_FOR) {
-                    prefetch(&line[0]);
+            let known = u64::from(crossing.arriving.len().min(BURST as u32));
+            let first = crossing.asked_for.saturating_sub(crossing.taken);
+            crossing.asked_for = crossing.taken + known;
+            let mut run = None;
+            for n in first as u32..known as u32 {
+                let Some(Some(crossing)) = self.crossings.get(from) else { break };
+                let ask = |frame: &Frame| {
+                    frame.data().chunks(64).take(ASKED_FOR).for_each(|line| prefetch(&line[0]));
+                    frame.mark
+                };
+                let Some(mark) = crossing.arriving.look(n, ask) else { break };
+                let word = mark[0] >> 32;
+                if run == Some(word) {
+                    continue;
                 }
-                crossing.in_hand.push(frame);
+                run = Some(word);
+                match HandedOff::read(mark) {
+                    (HandedOff::InboundFrame { spi, sequence }, _) => {
+                        self.sad.prefetch(spi.get(), sequence);
+                    }
+                    (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
+                        self.ask_for_outbound(Slot(slot));
+                    }
+                    _ => {}
+                }
             }
-            crossing.arriving.release();
-            crossing.taken += count as u64;
         }
     }
 
-    /// Works on what was gathered, takes this worker's own frames home, and asks for what may be there in the next turn.
+    /// Hands over what of a burst other workers own the SAs of, and lets what they have handed over go along with the rest, in its place
+    /// first: a full burst takes hardly longer than half of one. What of it nothing takes the place of stays, to be handed over later.
+    /// How many came along.
     #[inline]
-    pub(crate) fn take_handoffs(&mut self) -> usize {
+    pub(crate) fn exchange(
+        &mut self,
+        frames: &mut Vec<Frame>,
+        notes: &mut Notes,
+        kinds: &mut Kinds,
+    ) -> usize {
+        let mut along = 0;
+        for from in 0..self.crossings.len() {
+            let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
+            let room = BURST - notes.len() + kinds.others.count_ones() as usize;
+            if !crossing.arriving.is_empty() && room > 0 {
+                let known = crossing.arriving.len().min(room as u32);
+                let count = crossing.straight(known);
+                self.bring_over(from, count, frames, notes, kinds);
+                along += count as usize;
+            }
+        }
+        along
+    }
+
+    /// Copies the next packets of another worker, which all go the straight way, into frames of this one.
+    #[inline(never)]
+    fn bring_over(
+        &mut self,
+        from: usize,
+        count: u32,
+        frames: &mut Vec<Frame>,
+        notes: &mut Notes,
+        kinds: &mut Kinds,
+    ) {
+        let mut places = ArrayVec::<usize, BURST>::new();
+        // All frames first: one that is moved waits for all that was stored before, and that would be what is copied.
+        for n in 0..count {
+            let Some(Some(crossing)) = self.crossings.get(from) else { break };
+            let about = |foreign: &Frame| (foreign.len(), foreign.mark);
+            let Some((len, mark)) = crossing.arriving.look(n, about) else { break };
+            let next = self.note_handed(mark, kinds);
+            let (mut at, others) = (kinds.others.trailing_zeros() as usize, kinds.others);
+            if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
+                let Some(own) = self.pool.alloc_for(len) else { break };
+                kinds.others &= others - 1;
+                let left = core::mem::replace(frame, own.marked(mark));
+                if let Note::HandOff(to, what) = core::mem::replace(note, next) {
+                    self.hand_off_frame(left, to, what);
+                }
+            } else {
+                at = frames.len();
+                if !self.pool.alloc_onto(frames, len, mark) {
+                    break;
+                }
+                // There is room for a burst.
+                let _ = notes.try_push(next);
+            }
+            let _ = places.try_push(at);
+        }
+        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
+        for (n, at) in (0..).zip(&places) {
+            if let Some(own) = frames.get_mut(*at) {
+                // It was asked for with this length.
+                let _ = crossing.arriving.look(n, |foreign| own.copy_from(foreign.data()));
+            }
+        }
+        crossing.give_back(count);
+        self.bells |= u64::from(count > 0) << from;
+        self.account.add(Row::HandedIn, u64::from(count));
+        self.account.drop_many(WorkerDrop::UmemEmpty, u64::from(count) - places.len() as u64);
+    }
+
+    /// What its sender found out about a frame that goes the straight way.
+    #[inline]
+    fn note_handed(&self, mark: [u64; 2], kinds: &mut Kinds) -> Note {
+        match HandedOff::read(mark) {
+            (HandedOff::InboundFrame { spi, .. }, _) => {
+                kinds.protected = true;
+                Note::Protected(spi)
+            }
+            (HandedOff::OutboundFrame(choice), _) => {
+                kinds.plain = true;
+                self.chosen(choice).map_or(Note::Other, Note::Seal)
+            }
+            _ => Note::Other,
+        }
+    }
+
+    /// Works on what no burst of this worker's own had room for, or did not go the straight way, and takes this worker's own frames
+    /// home. Less than a burst waits for room in the next turn's, unless this turn had `none` or no room at all.
+    #[inline]
+    pub(crate) fn take_handed(&mut self, none: bool) -> usize {
         let mut count = 0;
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
-            if !crossing.in_hand.is_empty() {
-                count += self.take_handed_by(from);
+            if !crossing.arriving.is_empty() {
+                let known = crossing.arriving.len().min(BURST as u32);
+                let waits = crossing.taken > crossing.began && crossing.straight(known) == known;
+                if none || known == BURST as u32 || !waits {
+                    count += self.take_burst_of(from, known);
+                }
             }
             self.take_home(from);
         }
         count
     }
 
-    fn take_handed_by(&mut self, from: usize) -> usize {
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
-        let mut in_hand = core::mem::take(&mut crossing.in_hand);
-        let count = in_hand.len();
-        self.account.add(Row::HandedIn, count as u64);
-        // As many as go the same way one after the other, so that packets keep their order.
-        let is_straight = |frame: &Frame| HandedOff::is_straight(frame.mark);
-        while let Some(first) = in_hand.first() {
-            let straight = is_straight(first);
-            let others = in_hand.iter().position(|frame| is_straight(frame) != straight);
-            let run = in_hand.drain(..others.unwrap_or(in_hand.len()));
-            if straight {
-                self.take_handed_frames(run, from);
-            } else {
-                self.take_handed_packets(run, from);
+    /// Works on the next packets of another worker: as many as go the same way one after the other, so that packets keep their order.
+    #[cold]
+    fn take_burst_of(&mut self, from: usize, packets: u32) -> usize {
+        let mut left = packets;
+        while let Some(Some(crossing)) = self.crossings.get(from)
+            && left > 0
+        {
+            let straight = crossing.straight(left);
+            if straight > 0 {
+                let mut frames = core::mem::take(&mut self.frames);
+                let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
+                self.bring_over(from, straight, &mut frames, &mut notes, &mut kinds);
+                self.go_straight(&mut frames, &mut notes, &kinds);
+                self.frames = frames;
+                left -= straight;
             }
-            if let Some(core) = CoreId::new(from) {
-                self.bells |= 1 << core.index();
+            while left > 0 && self.take_handed_packet(from) {
+                left -= 1;
             }
             self.flush();
         }
-        if let Some(Some(crossing)) = self.crossings.get_mut(from) {
-            crossing.in_hand = in_hand;
-        }
-        count
+        packets as usize
     }
 
     /// Frames of this worker that another has copied.
     #[inline]
     fn take_home(&mut self, from: usize) {
         let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
-        if !crossing.coming_home.is_empty() {
-            let mut count = 0;
-            while let Some(frame) = crossing.coming_home.pop() {
-                count += 1;
-                // Every frame that comes home is this worker's.
-                let _ = self.pool.free(frame);
-            }
-            crossing.coming_home.release();
+        let mut count = 0;
+        while let Some(frame) = crossing.leaving.take_back() {
+            count += 1;
+            // Every frame that was lent is this worker's.
+            let _ = self.pool.free(frame);
+        }
+        if count > 0 {
             self.account.add(Row::FramesReturned, count);
         }
         crossing.arriving.ask_ahead(BURST as u32);
-        crossing.coming_home.ask_ahead(BURST as u32);
-    }
-
-    /// Frames for the straight way, which their sender has found the SAs of.
-    fn take_handed_frames(&mut self, handed: Drain<'_, Frame>, from: usize) {
-        self.ask_for_handed(handed.as_slice());
-        let mut frames = core::mem::take(&mut self.frames);
-        let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
-        // All frames first: one that is moved waits for all that was stored before, and that would be what is copied.
-        for foreign in handed.as_slice() {
-            if !self.pool.alloc_onto(&mut frames, foreign.len(), foreign.mark) {
-                break;
-            }
-        }
-        let mut owns = frames.iter_mut();
-        for foreign in handed {
-            let mark = foreign.mark;
-            let Some(own) = owns.next() else {
-                self.account.drop(WorkerDrop::UmemEmpty);
-                self.send_home(foreign, from);
-                continue;
-            };
-            // It was asked for with this length.
-            let _ = own.copy_from(foreign.data());
-            self.send_home(foreign, from);
-            let note = match HandedOff::read(mark) {
-                (HandedOff::InboundFrame { spi, .. }, _) => {
-                    kinds.protected = true;
-                    Note::Protected(spi)
-                }
-                (HandedOff::OutboundFrame(choice), _) => {
-                    kinds.plain = true;
-                    self.chosen(choice).map_or(Note::Other, Note::Seal)
-                }
-                _ => Note::Other,
-            };
-            // There is room for a burst.
-            let _ = notes.try_push(note);
-        }
-        if let Some(arrival) = CoreId::new(from) {
-            self.go_straight(&mut frames, &mut notes, &kinds, arrival);
-        }
-        for frame in frames.drain(..) {
-            self.take_handed_otherwise(Packet(frame));
-        }
-        self.frames = frames;
-    }
-
-    /// Asks for the SAs of handed frames.
-    #[inline]
-    fn ask_for_handed(&self, handed: &[Frame]) {
-        let mut run = None;
-        for frame in handed {
-            let word = frame.mark[0] >> 32;
-            if run == Some(word) {
-                continue;
-            }
-            run = Some(word);
-            match HandedOff::read(frame.mark) {
-                (HandedOff::InboundFrame { spi, sequence }, _) => {
-                    self.sad.prefetch(spi.get(), sequence);
-                }
-                (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
-                    self.ask_for_outbound(Slot(slot));
-                }
-                _ => {}
-            }
-        }
     }
 
     /// A frame that does not go the straight way after all.
     #[cold]
-    fn take_handed_otherwise(&mut self, mut packet: Packet) {
+    pub(crate) fn take_handed_otherwise(&mut self, mut packet: Packet) {
         let (what, mark) = HandedOff::read(packet.0.mark);
         packet.0.mark = mark;
         packet.trim_front(ethernet::HEADER_LEN);
@@ -373,17 +425,33 @@ impl Worker {
         self.seal_handed(packet, choice);
     }
 
-    /// IP packets, on the way that fits all.
-    fn take_handed_packets(&mut self, handed: Drain<'_, Frame>, from: usize) {
-        for foreign in handed {
-            let (what, mark) = HandedOff::read(foreign.mark);
-            let Some(mut packet) = self.bring_over(foreign, from) else { continue };
-            packet.0.mark = mark;
-            match what {
-                HandedOff::Outbound(choice) => self.seal_handed(packet, choice),
-                _ => self.classify(packet, Origin::Resumed, Side::Either),
-            }
+    /// The next packet of another worker, an IP packet on the way that fits all; false where it is to go the straight way.
+    fn take_handed_packet(&mut self, from: usize) -> bool {
+        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return false };
+        if crossing.straight(1) > 0 {
+            return false;
         }
+        let pool = &mut self.pool;
+        let copied = crossing.arriving.look(0, |foreign| {
+            let mut own = pool.alloc_for(foreign.len())?;
+            // It was asked for with this length.
+            let _ = own.copy_from(foreign.data());
+            Some(own.marked(foreign.mark))
+        });
+        crossing.give_back(1);
+        self.bells |= 1 << from;
+        self.account.add(Row::HandedIn, 1);
+        let Some(Some(own)) = copied else {
+            self.account.drop(WorkerDrop::UmemEmpty);
+            return true;
+        };
+        let (what, mark) = HandedOff::read(own.mark);
+        let packet = Packet(own.marked(mark));
+        match what {
+            HandedOff::Outbound(choice) => self.seal_handed(packet, choice),
+            _ => self.classify(packet, Origin::Resumed, Side::Either),
+        }
+        true
     }
 
     fn seal_handed(&mut self, packet: Packet, choice: Choice) {
@@ -399,27 +467,11 @@ impl Worker {
         self.owned_slot(SaRef { core: self.core, slot, generation })
     }
 
-    /// Copies what another worker handed over into a frame of this one, and sends the other frame home.
-    #[inline]
-    fn bring_over(&mut self, foreign: Frame, from: usize) -> Option<Packet> {
-        let copy = self.copy(foreign.data());
-        self.send_home(foreign, from);
-        copy
-    }
-
-    #[inline]
-    fn send_home(&mut self, foreign: Frame, from: usize) {
-        if let Some(Some(crossing)) = self.crossings.get_mut(from) {
-            // Never full: it has a place for every frame on the way here and in hand.
-            let _ = crossing.returning.push(foreign);
-        }
-    }
-
     /// A copy in a frame of this worker; without one it is dropped.
     #[inline]
     pub(crate) fn copy(&mut self, bytes: &[u8]) -> Option<Packet> {
         let Some(mut frame) = self.pool.alloc_for(bytes.len()) else {
-            self.account.drop(Drop::from(WorkerDrop::UmemEmpty));
+            self.account.drop(WorkerDrop::UmemEmpty);
             return None;
         };
         if frame.copy_from(bytes).is_none() {

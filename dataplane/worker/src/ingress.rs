@@ -29,10 +29,7 @@ impl Worker {
         let state = &mut self.ports[usize::from(id.0)];
         state.port.complete(&mut self.pool);
         let count = state.port.receive(&mut self.pool, frames, BURST);
-        if count > 0 {
-            self.take_frames(id, frames, count);
-        }
-        count
+        if count > 0 { self.take_frames(id, frames, count) } else { 0 }
     }
 
     /// One burst of a further queue of a port.
@@ -46,14 +43,12 @@ impl Worker {
         let port = &mut self.ports[usize::from(id.0)].more[queue];
         port.complete(&mut self.pool);
         let count = port.receive(&mut self.pool, frames, BURST);
-        if count > 0 {
-            self.take_frames(id, frames, count);
-        }
-        count
+        if count > 0 { self.take_frames(id, frames, count) } else { 0 }
     }
 
+    /// So many frames of a port, and what other workers have handed over along with them; how many that was.
     #[inline(never)]
-    fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) {
+    fn take_frames(&mut self, id: PortId, frames: &mut Vec<Frame>, count: usize) -> usize {
         self.apply_commands_before(count);
         let state = &self.ports[usize::from(id.0)];
         let bytes: usize = frames.iter().map(Frame::len).sum();
@@ -63,11 +58,10 @@ impl Worker {
         let (side, vlan, has_members) = (state.side, state.vlan, !state.members.is_empty());
         let station = self.forwarding.link(id).map(|link| link.mac);
         // The straight way is for untagged frames.
-        if let Some(station) = station
-            && vlan.is_none()
-        {
-            self.direct(frames, station, side);
-        }
+        let along = match station {
+            Some(station) if vlan.is_none() => self.direct(frames, station, side),
+            _ => 0,
+        };
         for frame in frames.drain(..) {
             match has_members {
                 false => self.take_frame(Packet(frame), station, vlan, side),
@@ -75,6 +69,7 @@ impl Worker {
             }
         }
         self.flush();
+        count + along
     }
 
     /// One burst of the host port, unless there is much else to do.

@@ -367,7 +367,7 @@ impl Worker {
         let ticked = now != self.now;
         self.now = now;
         self.begin_commands(self.was_idle);
-        self.gather_handoffs();
+        self.ask_for_handed();
         let mut packets = 0;
         let mut frames = core::mem::take(&mut self.frames);
         for port in 0..self.ports.len() {
@@ -385,7 +385,7 @@ impl Worker {
         }
         self.frames = frames;
         packets += self.take_injected();
-        packets += self.take_handoffs();
+        packets += self.take_handed(packets == 0);
         packets += self.take_released();
         self.expire_waiting();
         self.finish_deletes();

@@ -1,6 +1,6 @@
 //! Into a tunnel.
 
-use super::{Note, Notes};
+use super::{Kinds, Note, Notes};
 use crate::config::{PortId, Side};
 use crate::flows::Taken;
 use crate::handoff::HandedOff;
@@ -15,18 +15,18 @@ use ipsec::outbound::{Plan, Sealer};
 impl Worker {
     /// Finds the SAs of the flows, and asks for them: first what is where flows are looked for first, as nearly all are.
     #[inline(never)]
-    pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes) {
+    pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes, kinds: &mut Kinds) {
         let mut later = ArrayVec::<usize, BURST>::new();
         let mut run = None;
         for (n, note) in notes.iter_mut().enumerate() {
-            if !self.choose_sa::<true>(side, note, &mut run) {
+            if !self.choose_sa::<true>(side, note, &mut run, (kinds, n)) {
                 let _ = later.try_push(n);
             }
         }
         let mut run = None;
         for n in later {
             if let Some(note) = notes.get_mut(n) {
-                self.choose_sa::<false>(side, note, &mut run);
+                self.choose_sa::<false>(side, note, &mut run, (kinds, n));
             }
         }
     }
@@ -38,6 +38,7 @@ impl Worker {
         side: Side,
         note: &mut Note,
         run: &mut Option<(FlowIdV4, Option<Taken>)>,
+        (kinds, n): (&mut Kinds, usize),
     ) -> bool {
         let Note::Plain(flow, place) = *note else { return true };
         let taken = match *run {
@@ -56,6 +57,7 @@ impl Worker {
         *note = match taken {
             Some(Taken::Here(slot)) => Note::Seal(slot),
             Some(Taken::There(core, choice)) => {
+                kinds.others |= 1 << n;
                 Note::HandOff(core, HandedOff::OutboundFrame(choice))
             }
             None if NEAR => return false,

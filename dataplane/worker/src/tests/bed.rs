@@ -168,9 +168,14 @@ impl Bed {
 
     /// All packets, of the lans and the wan, arrive on this queue of a gateway.
     pub(crate) fn force_queue(&self, queue: u16) {
+        self.all_arrive(ReceiveQueue::Forced(queue));
+    }
+
+    /// The same with packets that arrive anywhere.
+    pub(crate) fn all_arrive(&self, queue: ReceiveQueue) {
         for wire in self.lans.iter().chain([&self.wan]) {
             for way in [Way::AToB, Way::BToA] {
-                wire.set_receive_queue(way, ReceiveQueue::Forced(queue));
+                wire.set_receive_queue(way, queue);
             }
         }
     }

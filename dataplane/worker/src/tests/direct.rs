@@ -2,7 +2,7 @@
 
 use super::bed::*;
 use crate::{Activation, Delivery};
-use af_xdp::memory::{Direction as Way, Faults, PartsPerMillion};
+use af_xdp::memory::{Direction as Way, Faults, PartsPerMillion, ReceiveQueue};
 use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, AddressRange, PolicyId};
@@ -87,24 +87,41 @@ fn shape() -> impl Strategy<Value = Shape> {
     ]
 }
 
+/// Whose the SAs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The only worker's.
+    Alone,
+    /// Another's than the one that all packets come to.
+    Other,
+    /// Those of one direction one worker's, those of the other direction another's, and packets come to both in turns.
+    Each,
+}
+
 /// What comes of bursts of packets: what the hosts get, in no order, and every counter that does not depend on time.
-///
-/// All come to the first worker; the SAs are the `owner`'s.
 fn run(
     bursts: &[Vec<Shape>],
     replayed: bool,
     wan_mtu: u16,
-    owner: usize,
+    owner: Owner,
     long_way: bool,
 ) -> Vec<String> {
-    let workers = owner as u16 + 1;
+    let workers = if owner == Owner::Alone { 1 } else { 2 };
     let mut bed = Bed::new(BedConfig { wan_mtu, workers, ..Default::default() });
     for worker in bed.a.workers.iter_mut().chain(&mut bed.b.workers) {
         worker.long_way = long_way;
     }
     bed.policies(Action::Protect);
-    bed.install(1, Outer::V4, owner, owner);
-    bed.force_queue(0);
+    let last = usize::from(workers) - 1;
+    bed.install(1, Outer::V4, last, last);
+    bed.all_arrive(ReceiveQueue::Forced(0));
+    if owner == Owner::Each {
+        let (spi_a, spi_b) = bed.allocate(0, 0);
+        bed.add(2, Outer::V4, spi_a, spi_b);
+        bed.b.dataplane.bind(PolicyId(1), PairId(2), Activation::Now).unwrap();
+        bed.steps(2);
+        bed.all_arrive(ReceiveQueue::InTurns);
+    }
     if replayed {
         let duplication = PartsPerMillion::new(1_000_000);
         for way in [Way::AToB, Way::BToA] {
@@ -121,7 +138,7 @@ fn run(
             };
             assert!(station.inject(&frame(from, to, &shape.packet())));
         }
-        bed.steps(4 + 8 * owner);
+        bed.steps(if owner == Owner::Alone { 4 } else { 12 });
         for host in [&mut bed.host_a, &mut bed.host_b] {
             let mut packets = received(host);
             packets.sort();
@@ -152,9 +169,12 @@ fn run(
         ] {
             outcome.push(format!("{row:?} {}", gateway.sum(row)));
         }
-        let usage = gateway.dataplane.usage(ipsec::sa::PairId(1)).unwrap();
         let counts = |usage: crate::Usage| (usage.packets, usage.bytes);
-        outcome.push(format!("{:?} {:?}", counts(usage.inbound), counts(usage.outbound)));
+        for pair in [1, 2] {
+            let usage = gateway.dataplane.usage(PairId(pair));
+            let both = usage.map(|usage| (counts(usage.inbound), counts(usage.outbound)));
+            outcome.push(format!("{both:?}"));
+        }
     }
     outcome
 }
@@ -167,7 +187,7 @@ proptest! {
         bursts in proptest::collection::vec(proptest::collection::vec(shape(), 1..40), 1..8),
         replayed in any::<bool>(),
         wan_mtu in prop_oneof![Just(1500u16), 600u16..1500],
-        owner in 0..2usize,
+        owner in prop_oneof![Just(Owner::Alone), Just(Owner::Other), Just(Owner::Each)],
     ) {
         prop_assert_eq!(
             run(&bursts, replayed, wan_mtu, owner, false),

@@ -1,10 +1,10 @@
 //! Packets that land on another core than the one that owns their SA.
 
 use super::bed::*;
-use crate::{Event, Limits, WorkerDrop};
+use crate::{Activation, Event, Limits, WorkerDrop};
 use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
-use ipsec::selector::Action;
+use ipsec::selector::{Action, PolicyId};
 use stats::Worker as Row;
 
 #[test]
@@ -175,5 +175,105 @@ fn an_spi_of_a_worker_that_is_not_there_is_unknown() {
         }
         assert_eq!(bed.a.all_drops(), 4);
         bed.a.assert_no_frame_is_missing();
+    }
+}
+
+/// Packets of both directions come to both workers, each of which has the SAs of one: what one hands over takes the place of what the
+/// other does, whatever there is more of. Those of IPv6 go the way that fits all, in between.
+#[test]
+fn what_two_workers_exchange_keeps_its_order() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    let (spi_a, spi_b) = bed.allocate(0, 0);
+    bed.add(2, Outer::V4, spi_a, spi_b);
+    bed.b.dataplane.bind(PolicyId(1), PairId(2), Activation::Now).unwrap();
+    bed.steps(2);
+    let (mut to_a, mut to_b) = (0, 0);
+    let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
+    for n in 0..400u32 {
+        bed.force_queue((n % 3 / 2) as u16);
+        for k in 0..n % 37 {
+            bed.send_a((n + k) % 29 == 0, to_b, 100);
+            to_b += 1;
+        }
+        for k in 0..n % 23 {
+            bed.send_b((n + k) % 31 == 0, to_a, 300);
+            to_a += 1;
+        }
+        // Nothing overtakes anything that came to the other queue before it.
+        bed.steps(if n % 3 == 0 { 1 } else { 12 });
+        at_a.extend(received(&mut bed.host_a));
+        at_b.extend(received(&mut bed.host_b));
+    }
+    bed.steps(12);
+    at_a.extend(received(&mut bed.host_a));
+    at_b.extend(received(&mut bed.host_b));
+    for (sent, packets) in [(to_a, at_a), (to_b, at_b)] {
+        assert_eq!(packets.len(), sent as usize);
+        for version in [0x40, 0x60] {
+            let of_it = packets.iter().filter(|packet| packet[0] & 0xf0 == version);
+            assert!(of_it.map(|packet| number(packet)).is_sorted(), "{version:#x}");
+        }
+    }
+    for gateway in [&bed.a, &bed.b] {
+        for worker in &gateway.workers {
+            assert!(worker.account().get(Row::HandedOut) > 1000);
+            assert!(worker.account().get(Row::HandedIn) > 1000);
+            assert!(worker.went_straight > 1000);
+        }
+        assert_eq!(gateway.all_drops(), 0);
+        gateway.assert_no_frame_is_missing();
+    }
+}
+
+/// The first packets of a flow go the way that fits all, and the next ones, handed over before the owner has turned, behind them.
+#[test]
+fn the_straight_way_overtakes_nothing_of_its_flow() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    let mut n = 0;
+    for round in 1..20 {
+        // What was known of the flow is not known any more.
+        bed.policies(Action::Protect);
+        for _ in 0..3 {
+            for _ in 0..round {
+                bed.send_a(false, n, 100);
+                n += 1;
+            }
+            bed.a.workers[0].turn(bed.now);
+        }
+        bed.steps(12);
+    }
+    let numbers: Vec<u32> = received(&mut bed.host_b).iter().map(|p| number(p)).collect();
+    assert!(numbers.iter().copied().eq(0..n), "{numbers:?}");
+    assert!(bed.a.workers[1].went_straight > 0);
+    assert!(bed.a.workers[1].went_straight < n as usize);
+}
+
+/// A worker whose own bursts are all full takes what was handed over all the same.
+#[test]
+fn no_handed_packet_waits_for_room_in_vain() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    bed.send_a(false, 0, 100);
+    bed.steps(8);
+    assert_eq!(received(&mut bed.host_b).len(), 1);
+    bed.send_a(false, 1, 100);
+    bed.a.workers[0].turn(bed.now);
+    bed.force_queue(1);
+    for n in 2..300 {
+        bed.send_a(false, n, 100);
+    }
+    for turns in 1.. {
+        bed.a.workers[1].turn(bed.now);
+        if bed.a.workers[1].account().get(Row::HandedIn) > 1 {
+            break;
+        }
+        assert!(turns < 3, "three full bursts of its own went before it");
     }
 }

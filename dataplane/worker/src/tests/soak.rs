@@ -2,7 +2,7 @@
 
 use super::bed::*;
 use crate::{Activation, Event, drop_counters};
-use af_xdp::memory::{Direction as Way, ReceiveQueue};
+use af_xdp::memory::ReceiveQueue;
 use ipsec::sa::PairId;
 use ipsec::selector::{Action, PolicyId};
 use stats::{Layout, Reader, Segment, Start, Worker as Row};
@@ -82,11 +82,7 @@ fn threads_with_rekeys_and_handoff_lose_nothing() {
     bed.policies(Action::Protect);
     bed.install(1, Outer::V4Udp, 0, 1);
     // A queue is one worker's, and each SA has one owner: half of what comes is at the other one.
-    for wire in bed.lans.iter().chain([&bed.wan]) {
-        for way in [Way::AToB, Way::BToA] {
-            wire.set_receive_queue(way, ReceiveQueue::InTurns);
-        }
-    }
+    bed.all_arrive(ReceiveQueue::InTurns);
     let mut traffic = Traffic::default();
     for gateway in [&mut bed.a, &mut bed.b] {
         let mut workers = core::mem::take(&mut gateway.workers);
