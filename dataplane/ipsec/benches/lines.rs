@@ -27,6 +27,12 @@ const SAMPLES: usize = 5;
 /// Lines of an outbound SA without its key, and those that a packet needs of it.
 const SA: usize = 6;
 const NEEDED: usize = 3;
+/// Lines of an inbound one.
+const INBOUND_SA: usize = 10;
+
+/// Packets of a pass, and bytes of each: an inner packet of 1420 bytes and what ESP adds to it.
+const PASS: usize = 8192;
+const PACKET: usize = 1424;
 
 fn main() {
     let random = std::hash::RandomState::new();
@@ -46,6 +52,55 @@ fn main() {
     let mut items = items::<SA>();
     let samples = (0..SAMPLES).map(|_| outbound(&flows, &mut items, &order)).collect();
     print("a flow's bucket, and then its SA", samples);
+
+    println!("\nadded to packets of {PACKET} bytes that pass through the caches, {PASS} at a time");
+    let mut wire = Wire::new();
+    let alone: Vec<f64> = (0..SAMPLES).map(|_| wire.carry(&order, |_| ())).collect();
+    let mut added = |what: &str, look_up: &mut dyn FnMut(&[usize])| {
+        let with = alone.iter().map(|alone| wire.carry(&order, &mut *look_up) - alone);
+        print(what, with.collect());
+    };
+    let mut look_up = |burst: &[usize]| {
+        black_box(outbound(&flows, &mut items, burst));
+    };
+    added("a flow's bucket, and then its SA", &mut look_up);
+    let mut items = self::items::<INBOUND_SA>();
+    added("an inbound SA", &mut |burst| inbound(&mut items, burst));
+    print("the packets themselves", alone);
+}
+
+/// Packets in memory, and the frames that they are copied to, a burst at a time.
+struct Wire {
+    packets: Vec<[Line; 32]>,
+    frames: Vec<[Line; 32]>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let mut packets = large_pages::with_capacity(PASS);
+        packets.resize(PASS, [Line([1; 8]); 32]);
+        Self { packets, frames: vec![[Line([0; 8]); 32]; BURST] }
+    }
+
+    /// Copies as many packets as `order` has items, and looks up those of each burst; nanoseconds a packet. They are written anew for
+    /// each pass, outside the timing.
+    fn carry(&mut self, order: &[usize], mut look_up: impl FnMut(&[usize])) -> f64 {
+        const LINES: usize = PACKET.div_ceil(64);
+        let mut time = 0;
+        for (n, pass) in order.chunks_exact(PASS).enumerate() {
+            self.packets.iter_mut().for_each(|packet| packet[..LINES].fill(Line([n as u64; 8])));
+            let begun = Instant::now();
+            for (packets, burst) in self.packets.chunks(BURST).zip(pass.chunks(BURST)) {
+                for (frame, packet) in self.frames.iter_mut().zip(packets) {
+                    frame[4..][..LINES].copy_from_slice(&packet[..LINES]);
+                }
+                black_box(&mut self.frames);
+                look_up(burst);
+            }
+            time += begun.elapsed().as_nanos();
+        }
+        time as f64 / (order.len() / PASS * PASS) as f64
+    }
 }
 
 fn items<const LINES: usize>() -> Vec<[Line; LINES]> {
@@ -92,6 +147,20 @@ fn outbound(flows: &[[Line; 2]], items: &mut [[Line; SA]], order: &[usize]) -> f
     }
     black_box(sum);
     begun.elapsed().as_nanos() as f64 / order.len() as f64
+}
+
+/// What a packet out of a tunnel meets of its SA: five lines, of which three are written.
+fn inbound(items: &mut [[Line; INBOUND_SA]], burst: &[usize]) {
+    for &at in burst {
+        [0, 1, 3, 6, 7].iter().for_each(|line| prefetch(&items[at][*line]));
+    }
+    let mut sum = 0u64;
+    for &at in burst {
+        let item = &mut items[at];
+        sum += [0, 1].iter().map(|line| black_box(item[*line].0[0])).sum::<u64>();
+        [3, 6, 7].iter().for_each(|line| item[*line].0[1] += 1);
+    }
+    black_box(sum);
 }
 
 /// Nanoseconds an item.
