@@ -1,7 +1,7 @@
 //! Packets that come to another core than the one that owns their SA.
 //!
 //! ```text
-//!  worker a: hand_off ──► ═════════ crossing ═════════ ──► take_along: copied into a frame of its own   worker b
+//!  worker a: hand_off ──► ═════════ crossing ═════════ ──► exchange: copied into a frame of its own   worker b
 //!            take_home ◄─ how far the other has come ◄──   behind its own burst
 //! ```
 //!
@@ -365,7 +365,7 @@ impl Worker {
     }
 
     /// Works on the next packets of another worker: as many as go the same way one after the other, so that packets keep their order.
-    #[cold]
+    #[inline(never)]
     fn take_burst_of(&mut self, from: usize, packets: u32) -> usize {
         let mut left = packets;
         while let Some(Some(crossing)) = self.crossings.get(from)

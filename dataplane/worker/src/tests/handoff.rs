@@ -227,6 +227,49 @@ fn what_two_workers_exchange_keeps_its_order() {
     }
 }
 
+/// What arrives where there is no frame for it is dropped, and what it would have taken the place of is handed over all the same.
+#[test]
+fn workers_short_of_frames_exchange_what_they_can() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    let (spi_a, spi_b) = bed.allocate(0, 0);
+    bed.add(2, Outer::V4, spi_a, spi_b);
+    bed.b.dataplane.bind(PolicyId(1), PairId(2), Activation::Now).unwrap();
+    bed.steps(2);
+    // Gateway a has a dozen frames a worker; the rest are in other hands.
+    let mut taken = [Vec::new(), Vec::new()];
+    for (worker, taken) in bed.a.workers.iter_mut().zip(&mut taken) {
+        while worker.pool.available() > 12 {
+            taken.push(worker.pool.alloc().unwrap());
+        }
+    }
+    let (mut sent, mut came) = (0, 0);
+    for n in 0..300 {
+        for k in 0..n % 11 {
+            bed.force_queue((n + k) as u16 % 2);
+            bed.send_a(false, sent, 100);
+            bed.send_b(false, sent, 100);
+            sent += 1;
+        }
+        bed.steps(if n % 5 == 0 { 12 } else { 1 });
+        came += received(&mut bed.host_a).len() + received(&mut bed.host_b).len();
+    }
+    bed.steps(12);
+    came += received(&mut bed.host_a).len() + received(&mut bed.host_b).len();
+    let dropped = bed.a.drops(WorkerDrop::UmemEmpty);
+    assert_eq!(bed.a.all_drops() + bed.b.all_drops(), dropped);
+    assert_eq!(came as u64 + dropped, 2 * u64::from(sent));
+    assert!(dropped > 100 && came > 1000, "{dropped} dropped, {came} came");
+    for worker in &bed.a.workers {
+        assert!(worker.account().get(Row::HandedOut) > 100);
+    }
+    for (worker, taken) in bed.a.workers.iter_mut().zip(taken) {
+        taken.into_iter().for_each(|frame| worker.free(frame));
+    }
+    bed.a.assert_no_frame_is_missing();
+}
+
 /// The first packets of a flow go the way that fits all, and the next ones, handed over before the owner has turned, behind them.
 #[test]
 fn the_straight_way_overtakes_nothing_of_its_flow() {
