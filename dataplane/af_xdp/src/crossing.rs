@@ -48,6 +48,13 @@ impl FrameLender {
     pub fn has_back(&self) -> bool {
         self.0.has_back()
     }
+
+    /// How many there are by now.
+    #[inline]
+    #[must_use]
+    pub fn back(&mut self) -> u32 {
+        self.0.back()
+    }
 }
 
 impl FrameBorrower {
@@ -56,6 +63,13 @@ impl FrameBorrower {
     #[must_use]
     pub fn len(&mut self) -> u32 {
         self.0.ready()
+    }
+
+    /// Those that the last [`len`](Self::len) has counted and that were not given back: nothing is asked of the other end.
+    #[inline]
+    #[must_use]
+    pub fn counted(&self) -> u32 {
+        self.0.counted()
     }
 
     /// Whether there is none.

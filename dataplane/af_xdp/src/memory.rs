@@ -305,24 +305,19 @@ impl MemoryPort {
         let mut received = 0;
         let (later, first) = self.receive.split_at_mut(self.next);
         for lane in first.iter_mut().chain(later) {
-            if lane.packets.is_empty() {
-                continue;
-            }
             let mut moved = 0;
-            while received < max {
-                let Some(mut own) = pool.alloc() else { break };
-                let Some(packet) = lane.packets.pop() else {
-                    pool.reclaim(own);
-                    break;
-                };
+            while received < max && pool.available() > 0 {
+                let Some(packet) = lane.packets.pop() else { break };
                 moved += 1;
                 lane.packets.peek(PREFETCHED, Frame::prefetch);
-                if own.copy_from(packet.data()).is_some() {
-                    out.push(own);
-                    received += 1;
-                } else {
-                    pool.reclaim(own);
-                    self.statistics.rx_dropped += 1;
+                match pool.alloc_for(packet.len()) {
+                    Some(mut own) => {
+                        // It was asked for with this length.
+                        let _ = own.copy_from(packet.data());
+                        out.push(own);
+                        received += 1;
+                    }
+                    None => self.statistics.rx_dropped += 1,
                 }
                 // There is room: the sender has at most `ring` frames out, and this ring is as large.
                 let full = lane.home.push(packet).is_err();
@@ -379,7 +374,7 @@ impl MemoryPort {
                         continue;
                     }
                     Fate::ArrivesTwice => {
-                        if let Some(mut copy) = pool.alloc() {
+                        if let Some(mut copy) = pool.alloc_for(frame.len()) {
                             if copy.copy_from(frame.data()).is_some() {
                                 count(&counters.duplicated);
                                 lanes.send(pool, copy);

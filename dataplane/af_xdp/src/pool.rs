@@ -34,6 +34,20 @@ pub struct FramePool {
     registered: Vec<Registration>,
 }
 
+/// Octets of a page, and of a line of a cache; an address' place in a cache near the core hangs on where in its page the line is.
+const PAGE: u64 = 4096;
+const LINE: usize = 64;
+
+/// Lines that packets begin at, one page after the other.
+const STARTS: usize = 8;
+
+/// Where a packet begins in the chunk at an offset. Were it the same everywhere, the packets of a burst would all lie in the few lines
+/// of a cache that addresses a page apart share, and push each other out. Long ones fill the whole cache anyway.
+#[inline(always)]
+fn start(offset: u64) -> usize {
+    HEADROOM + LINE * ((offset / PAGE) as usize % STARTS)
+}
+
 /// What is left of a closed socket: the chunks it was lent.
 #[derive(Debug)]
 #[must_use = "the chunks come back by FramePool::repossess"]
@@ -110,36 +124,22 @@ impl FramePool {
         self.umem.take(u64::from(chunk), Owner::Pool, HEADROOM, 0)
     }
 
-    /// An empty frame with [`HEADROOM`] octets before it for a packet of `len` octets, with room for a trailer behind it: a jumbo
-    /// frame where it must be; `None` when all of those are in use, or none is as long.
-    #[inline]
+    /// An empty frame with at least [`HEADROOM`] octets before it for a packet of `len` octets, with room for a trailer behind it: a
+    /// jumbo frame where it must be; `None` when all of those are in use, or none is as long.
+    #[inline(always)]
     pub fn alloc_for(&mut self, len: usize) -> Option<Frame> {
-        if len <= self.plain_most() {
-            return self.alloc();
+        if len > self.plain_most() {
+            return if len > JUMBO - HEADROOM { None } else { self.alloc_jumbo() };
         }
-        if len > JUMBO - HEADROOM { None } else { self.alloc_jumbo() }
-    }
-
-    /// As [`alloc_for`](Self::alloc_for), onto the end of `frames` and marked; whether there was one. A plain frame is written where it
-    /// lies and nowhere before: one that is put together in memory and then moved waits for its own stores.
-    #[inline]
-    pub fn alloc_onto(&mut self, frames: &mut Vec<Frame>, len: usize, mark: [u64; 2]) -> bool {
-        if len <= self.plain_most() {
-            let plain = self.alloc();
-            let found = plain.is_some();
-            if let Some(frame) = plain {
-                frames.push(frame.marked(mark));
-            }
-            return found;
-        }
-        let jumbo = self.alloc_for(len);
-        let found = jumbo.is_some();
-        frames.extend(jumbo.map(|frame| frame.marked(mark)));
-        found
+        let chunk = self.free.pop()?;
+        let is_short = len + LINE * STARTS <= self.plain_most();
+        let start = if is_short { start(self.umem.plain_offset(chunk)) } else { HEADROOM };
+        self.umem.take(u64::from(chunk), Owner::Pool, start, 0)
     }
 
     /// An empty jumbo frame.
     #[cold]
+    #[inline(never)]
     pub(crate) fn alloc_jumbo(&mut self) -> Option<Frame> {
         let frame = self.jumbo_free.pop()?;
         self.umem.take(u64::from(frame), Owner::Pool, HEADROOM, 0)
@@ -165,6 +165,20 @@ impl FramePool {
         let chunk = self.umem.give(frame, Owner::Pool)?;
         self.put_back(chunk);
         Ok(())
+    }
+
+    /// As [`free`](Self::free) and then [`alloc_for`](Self::alloc_for): a plain frame of this UMEM that is to be a plain one again
+    /// stays who it is, and nothing has to be noted of it.
+    #[inline(always)]
+    pub fn renew(&mut self, mut frame: Frame, len: usize) -> Option<Frame> {
+        if let Some(offset) = self.umem.offset_of_plain(&frame)
+            && len + LINE * STARTS <= self.plain_most()
+            && frame.reset(start(offset)).is_some()
+        {
+            return Some(frame);
+        }
+        self.reclaim(frame);
+        self.alloc_for(len)
     }
 
     #[inline]
@@ -404,6 +418,54 @@ mod tests {
         };
         assert_eq!(pool.repossess(rested).unwrap(), 1);
         assert!(pool.alloc_for(9000).is_some());
+    }
+
+    /// A short packet has its line by its page, a long one the room that it needs, and neither less before or behind it than promised.
+    #[test]
+    fn short_packets_begin_at_different_lines() {
+        for (chunk_size, a_page) in [(ChunkSize::Bytes2048, 2), (ChunkSize::Bytes4096, 1)] {
+            let config = UmemConfig { chunks: 64, chunk_size, jumbo: 1, huge_pages: false };
+            let mut pool = FramePool::new(&config).unwrap();
+            let plain_most = pool.plain_most();
+            for len in [0, 64, 1000, 1500, plain_most - 512, plain_most - 511, plain_most] {
+                let mut starts = std::collections::BTreeMap::new();
+                let frames: Vec<Frame> = (0..64).map(|_| pool.alloc_for(len).unwrap()).collect();
+                for frame in frames {
+                    *starts.entry(frame.headroom()).or_insert(0) += 1;
+                    assert!(frame.tailroom() >= len + TAILROOM, "{len}");
+                    // As it would have come from the pool.
+                    let (start, gauges) = (frame.headroom(), pool.gauges());
+                    let frame = pool.renew(frame, len).unwrap();
+                    assert_eq!((frame.headroom(), frame.len(), pool.gauges()), (start, 0, gauges));
+                    pool.free(frame).unwrap();
+                }
+                let expected = if len + 512 <= plain_most { STARTS } else { 1 };
+                assert_eq!(starts.len(), expected, "{len} in {a_page} a page");
+                assert!(
+                    starts.into_iter().all(|(start, n)| start >= HEADROOM && n == 64 / expected)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_is_renewed_as_another_where_it_cannot_stay() {
+        let config =
+            UmemConfig { chunks: 2, chunk_size: ChunkSize::Bytes2048, jumbo: 1, huge_pages: false };
+        let mut pool = FramePool::new(&config).unwrap();
+        let plain = pool.alloc_for(64).unwrap();
+        let jumbo = pool.renew(plain, 9000).unwrap();
+        assert!(jumbo.tailroom() >= 9000);
+        assert_eq!((pool.gauges().free, pool.gauges().free_large), (2, 0));
+        let plain = pool.renew(jumbo, 64).unwrap();
+        assert_eq!((pool.gauges().free, pool.gauges().free_large), (1, 1));
+        let stranger = FramePool::new(&config).unwrap().alloc().unwrap();
+        let own = pool.renew(stranger, 64).unwrap();
+        assert_eq!(own.home(), pool.id());
+        assert_eq!(pool.drain_strays().count(), 1);
+        assert!(pool.renew(own, JUMBO).is_none(), "longer than any");
+        assert_eq!(pool.gauges().free, 1);
+        pool.free(plain).unwrap();
     }
 
     /// What a kernel gone wrong could write into the rings.

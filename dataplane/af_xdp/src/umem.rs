@@ -206,7 +206,7 @@ impl Umem {
     #[inline]
     pub(crate) fn address(&self, chunk: u32) -> u64 {
         match chunk.checked_sub(self.chunks) {
-            None => u64::from(chunk) << self.shift,
+            None => self.plain_offset(chunk),
             Some(jumbo) => (u64::from(self.chunks) << self.shift) + u64::from(jumbo) * JUMBO as u64,
         }
     }
@@ -282,6 +282,19 @@ impl Umem {
             home: self.id,
             mark: [0; 2],
         })
+    }
+
+    /// Where a chunk is in the UMEM that is none of a jumbo frame.
+    #[inline]
+    pub(crate) fn plain_offset(&self, chunk: u32) -> u64 {
+        u64::from(chunk) << self.shift
+    }
+
+    /// Where a frame is in the UMEM that is one of its chunks.
+    #[inline]
+    pub(crate) fn offset_of_plain(&self, frame: &Frame) -> Option<u64> {
+        let is_plain = frame.home == self.id && frame.size == self.chunk_size;
+        is_plain.then(|| (frame.chunk.addr().get() - self.base.addr().get()) as u64)
     }
 
     /// Turns a frame back into a bare chunk that `to` has; `Err` gives back a frame of another UMEM.
@@ -444,18 +457,20 @@ mod tests {
         SetLen(usize),
         Reset(usize),
         Copy(usize),
+        CopyOf(usize, usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
         let n = prop_oneof![0usize..300, 0usize..5000, Just(usize::MAX), Just(65536)];
-        (0..7, n).prop_map(|(k, n)| match k {
+        (0..8, n, 0usize..2049).prop_map(|(k, n, at)| match k {
             0 => Op::PushFront(n),
             1 => Op::TrimFront(n),
             2 => Op::Extend(n),
             3 => Op::Truncate(n),
             4 => Op::SetLen(n),
             5 => Op::Reset(n),
-            _ => Op::Copy(n.min(6000)),
+            6 => Op::Copy(n.min(6000)),
+            _ => Op::CopyOf(n.min(2048 - at), at),
         })
     }
 
@@ -465,6 +480,7 @@ mod tests {
         fn a_frame_is_a_window_on_its_chunk(ops in proptest::collection::vec(op(), 1..60)) {
             let mut umem = small();
             let mut frame = umem.take(2, Owner::Pool, 256, 0).unwrap();
+            let mut other = umem.take(1, Owner::Pool, 0, 2048).unwrap();
             let mut model = vec![0u8; 2048];
             let (mut start, mut len) = (256usize, 0usize);
             for (i, op) in ops.into_iter().enumerate() {
@@ -515,11 +531,35 @@ mod tests {
                         prop_assert_eq!(frame.copy_from(&bytes).is_some(), ok);
                         if ok { len = n; model[start..start + n].copy_from_slice(&bytes); }
                     }
+                    Op::CopyOf(n, at) => {
+                        other.reset(0).unwrap();
+                        other.set_len(2048).unwrap();
+                        other.data_mut().fill(fill);
+                        other.reset(at).unwrap();
+                        other.set_len(n).unwrap();
+                        let ok = n <= 2048 - start;
+                        prop_assert_eq!(frame.copy_of(&other).is_some(), ok);
+                        if ok {
+                            len = n;
+                            frame.reset(0).unwrap();
+                            frame.set_len(2048).unwrap();
+                            let seen = frame.data().to_vec();
+                            frame.reset(start).unwrap();
+                            frame.set_len(len).unwrap();
+                            // Behind the packet there may be more of the other chunk, up to the end of a line.
+                            let behind = (start + n.next_multiple_of(64)).min(2048);
+                            prop_assert!(seen[start..start + n].iter().all(|byte| *byte == fill));
+                            prop_assert_eq!(&seen[..start], &model[..start]);
+                            prop_assert_eq!(&seen[behind..], &model[behind..]);
+                            model = seen;
+                        }
+                    }
                 }
                 prop_assert_eq!(frame.data(), &model[start..start + len]);
                 prop_assert_eq!((frame.headroom(), frame.tailroom()), (start, 2048 - start - len));
             }
             prop_assert_eq!(umem.give(frame, Owner::Pool).unwrap(), 2);
+            prop_assert_eq!(umem.give(other, Owner::Pool).unwrap(), 1);
         }
     }
 }

@@ -76,19 +76,23 @@ impl<T> Lender<T> {
         self.memory.producer().store(self.head, Ordering::Release);
     }
 
+    /// How many were given back by now and not taken out.
+    #[inline]
+    pub(crate) fn back(&mut self) -> u32 {
+        // Pairs with the Release store in `Consumer::release`.
+        let word = self.memory.consumer().load(Ordering::Acquire);
+        // A borrower that claims to be ahead of what it was shown is wrong; nothing more is back then.
+        if word.wrapping_sub(self.oldest) <= self.shown.wrapping_sub(self.oldest) {
+            self.given_back = word;
+        }
+        self.given_back.wrapping_sub(self.oldest)
+    }
+
     /// Takes out the oldest value, if it was given back.
     #[inline]
     pub(crate) fn take_back(&mut self) -> Option<T> {
-        if self.oldest == self.given_back {
-            // Pairs with the Release store in `Consumer::release`.
-            let word = self.memory.consumer().load(Ordering::Acquire);
-            // A borrower that claims to be ahead of what it was shown is wrong; nothing is back then.
-            if word.wrapping_sub(self.oldest) <= self.shown.wrapping_sub(self.oldest) {
-                self.given_back = word;
-            }
-            if self.oldest == self.given_back {
-                return None;
-            }
+        if self.oldest == self.given_back && self.back() == 0 {
+            return None;
         }
         let slots = self.memory.slots();
         let slot = &slots[(self.oldest as usize) & (slots.len() - 1)];
@@ -115,6 +119,12 @@ impl<T> Borrower<T> {
         self.0.ready(u32::MAX)
     }
 
+    /// Those that [`ready`](Self::ready) has found and that were not given back.
+    #[inline]
+    pub(crate) fn counted(&self) -> u32 {
+        self.0.limit.wrapping_sub(self.0.tail)
+    }
+
     /// Whether something is there, as far as the lender has said by now.
     #[cfg(not(loom))]
     #[inline]
@@ -138,8 +148,7 @@ impl<T> Borrower<T> {
     /// Is done with so many, of those that [`ready`](Self::ready) has found.
     #[inline]
     pub(crate) fn give_back(&mut self, count: u32) {
-        let known = self.0.limit.wrapping_sub(self.0.tail);
-        self.0.tail = self.0.tail.wrapping_add(count.min(known));
+        self.0.tail = self.0.tail.wrapping_add(count.min(self.counted()));
         self.0.release();
     }
 }
@@ -192,6 +201,7 @@ mod sequential {
                     Op::Look => {
                         found.append(&mut shown);
                         prop_assert_eq!(borrower.ready() as usize, found.len());
+                        prop_assert_eq!(borrower.counted() as usize, found.len());
                         for (at, value) in found.iter().enumerate() {
                             prop_assert_eq!(borrower.look(at as u32, |v| **v), Some(*value));
                         }
@@ -208,6 +218,8 @@ mod sequential {
                 }
                 prop_assert_eq!(borrower.has_any(), !shown.is_empty() || !found.is_empty());
                 prop_assert_eq!(lender.has_back(), !back.is_empty());
+                prop_assert_eq!(lender.back() as usize, back.len());
+                prop_assert_eq!(borrower.counted() as usize, found.len());
             }
             // Boxes have destructors, which a leak checker would miss.
             lender.publish();

@@ -30,6 +30,9 @@ unsafe impl Send for Frame {}
 /// Octets that are copied at a time.
 const COPIED: usize = 256;
 
+/// Octets of the longest packet that is copied by lines.
+const SHORT: usize = 512;
+
 impl Frame {
     /// The packet.
     #[inline]
@@ -182,6 +185,31 @@ impl Frame {
             *to = *from;
         }
         to_rest.copy_from_slice(from_rest);
+        Some(())
+    }
+
+    /// Replaces the packet by another frame's, where this one starts now; `None`, and nothing changed, when it does not fit. A short
+    /// one is copied in whole lines, without a branch on its length: what is behind it in its chunk comes along, behind this one.
+    #[inline(always)]
+    pub fn copy_of(&mut self, other: &Self) -> Option<()> {
+        const LINE: usize = 64;
+        let len = other.len();
+        let whole = len.next_multiple_of(LINE);
+        if len > SHORT
+            || whole > len + other.tailroom()
+            || whole > usize::from(self.size - self.start)
+        {
+            return self.copy_from(other.data());
+        }
+        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good, and nobody
+        // writes to a frame that is looked at.
+        let from = unsafe { slice::from_raw_parts(other.pointer(), whole) };
+        // SAFETY: the same, and `&mut self` makes the borrow exclusive; the chunks are not the same one, as each has one frame.
+        let to = unsafe { slice::from_raw_parts_mut(self.pointer(), whole) };
+        for (to, from) in to.as_chunks_mut::<LINE>().0.iter_mut().zip(from.as_chunks::<LINE>().0) {
+            *to = *from;
+        }
+        self.len = len as u16;
         Some(())
     }
 
