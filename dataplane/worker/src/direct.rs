@@ -39,8 +39,8 @@ const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
 pub(crate) enum Note {
     /// Not for here.
     Other,
-    /// It is for the core that owns its SA.
-    HandOff(CoreId, HandedOff),
+    /// It is for the core that owns its SA, with these marks.
+    HandOff(CoreId, [u64; 2]),
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
     /// It is to take this SA.
@@ -159,7 +159,7 @@ impl Worker {
                         let sequence = esp::sequence_at(frame.data(), ESP_AT);
                         let what = HandedOff::InboundFrame { spi, sequence };
                         kinds.others |= 1 << n;
-                        add(notes, Note::HandOff(spi.core(), what));
+                        add(notes, Note::HandOff(spi.core(), what.marks(self.core)));
                         continue;
                     }
                     if spis.last().is_none_or(|(last, _)| *last != spi) {
@@ -211,7 +211,7 @@ impl Worker {
             let arrival = HandedOff::arrival(frame.mark, self.core);
             match note {
                 Note::Send(_) => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
-                Note::HandOff(to, what) => self.hand_off_frame(frame, *to, *what),
+                Note::HandOff(to, marks) => self.hand_off_marked(frame, *to, *marks),
                 Note::Drop(cause) => self.drop_packet(Packet(frame), *cause),
                 Note::Opened(spi, flow, _) => self.opened_otherwise(frame, arrival, *spi, *flow),
                 Note::Entered(..) => {

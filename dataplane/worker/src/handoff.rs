@@ -16,7 +16,6 @@ use crate::direct::{Kinds, Note, Notes};
 use crate::packet::{Origin, Packet};
 use crate::worker::{BURST, Worker};
 use af_xdp::{Frame, FrameBorrower, FrameLender, crossing};
-use arrayvec::ArrayVec;
 use ipsec::drop_cause::DropCause;
 use ipsec::packet::PacketBuffer;
 use ipsec::prefetch::prefetch;
@@ -74,6 +73,12 @@ impl HandedOff {
         let [core, way] = mark;
         let first = kind | (core & 0xff) << 8 | (way & 0xff) << 16 | u64::from(word) << 32;
         [first, u64::from(high) << 32 | u64::from(low)]
+    }
+
+    /// The marks for a frame that came to a port of this core.
+    #[inline(always)]
+    pub(crate) fn marks(self, arrival: CoreId) -> [u64; 2] {
+        self.note([arrival.index() as u64, 0])
     }
 
     /// The core that a frame of this worker came to a port of, where it goes the straight way.
@@ -184,23 +189,27 @@ impl Worker {
         self.hand_off_marked(packet.0, to, what.note(mark));
     }
 
-    /// Hands a frame over as it came from a port.
-    #[inline]
-    pub(crate) fn hand_off_frame(&mut self, frame: Frame, to: CoreId, what: HandedOff) {
-        self.hand_off_marked(frame, to, what.note([self.core.index() as u64, 0]));
+    /// Hands a frame over with the marks of what is to be done.
+    #[inline(always)]
+    pub(crate) fn hand_off_marked(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) {
+        let lent = self.lend(frame, to, mark);
+        self.account.add(Row::HandedOut, lent.into());
     }
 
+    /// The same without counting it; whether there was room.
     #[inline(always)]
-    fn hand_off_marked(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) {
-        let Some(Some(crossing)) = self.crossings.get_mut(to.index()) else {
-            return self.drop_packet(Packet(frame), WorkerDrop::HandoffFull);
+    fn lend(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) -> bool {
+        let left = match self.crossings.get_mut(to.index()) {
+            Some(Some(crossing)) => crossing.leaving.push(frame.marked(mark)),
+            _ => Err(frame),
         };
-        match crossing.leaving.push(frame.marked(mark)) {
-            Ok(()) => {
-                self.account.add(Row::HandedOut, 1);
-                self.bells |= 1 << to.index();
+        self.bells |= 1 << to.index();
+        match left {
+            Ok(()) => true,
+            Err(frame) => {
+                self.drop_packet(Packet(frame), WorkerDrop::HandoffFull);
+                false
             }
-            Err(frame) => self.drop_packet(Packet(frame), WorkerDrop::HandoffFull),
         }
     }
 
@@ -225,10 +234,10 @@ impl Worker {
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
             crossing.began = crossing.taken;
-            if crossing.arriving.is_empty() {
+            let known = u64::from(crossing.arriving.len().min(BURST as u32));
+            if known == 0 {
                 continue;
             }
-            let known = u64::from(crossing.arriving.len().min(BURST as u32));
             let first = crossing.asked_for.saturating_sub(crossing.taken);
             crossing.asked_for = crossing.taken + known;
             let mut run = None;
@@ -271,62 +280,69 @@ impl Worker {
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
             let room = BURST - notes.len() + kinds.others.count_ones() as usize;
-            if !crossing.arriving.is_empty() && room > 0 {
-                let known = crossing.arriving.len().min(room as u32);
-                let count = crossing.straight(known);
-                self.bring_over(from, count, frames, notes, kinds);
-                along += count as usize;
+            let known = crossing.arriving.counted().min(room as u32);
+            if known > 0 {
+                along += self.bring_over(from, known, frames, notes, kinds);
             }
         }
-        along
+        along as usize
     }
 
-    /// Copies the next packets of another worker, which all go the straight way, into frames of this one.
+    /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into frames
+    /// of this one: of those that this one has lent the other and that came back, as far as there are. How many it was.
     #[inline(never)]
     fn bring_over(
         &mut self,
         from: usize,
-        count: u32,
+        most: u32,
         frames: &mut Vec<Frame>,
         notes: &mut Notes,
         kinds: &mut Kinds,
-    ) {
-        let mut places = ArrayVec::<usize, BURST>::new();
-        // All frames first: one that is moved waits for all that was stored before, and that would be what is copied.
-        for n in 0..count {
-            let Some(Some(crossing)) = self.crossings.get(from) else { break };
-            let about = |foreign: &Frame| (foreign.len(), foreign.mark);
-            let Some((len, mark)) = crossing.arriving.look(n, about) else { break };
-            let next = self.note_handed(mark, kinds);
-            let (mut at, others) = (kinds.others.trailing_zeros() as usize, kinds.others);
+    ) -> u32 {
+        let (mut count, mut returned, mut handed) = (0, 0, 0);
+        while count < most {
+            let Some(Some(crossing)) = self.crossings.get_mut(from) else { break };
+            let is_straight = |foreign: &Frame| HandedOff::is_straight(foreign.mark);
+            if crossing.arriving.look(count, is_straight) != Some(true) {
+                break;
+            }
+            let (pool, back) = (&mut self.pool, crossing.leaving.take_back());
+            returned += u64::from(back.is_some());
+            let copied = crossing.arriving.look(count, |foreign| {
+                let mut own = match back {
+                    Some(frame) => pool.renew(frame, foreign.len()),
+                    None => pool.alloc_for(foreign.len()),
+                }?;
+                // It was asked for with this length.
+                let _ = own.copy_of(foreign);
+                Some(own.marked(foreign.mark))
+            });
+            count += 1;
+            let Some(Some(own)) = copied else {
+                self.account.drop(WorkerDrop::UmemEmpty);
+                continue;
+            };
+            let next = self.note_handed(own.mark, kinds);
+            let (at, others) = (kinds.others.trailing_zeros() as usize, kinds.others);
             if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
-                let Some(own) = self.pool.alloc_for(len) else { break };
                 kinds.others &= others - 1;
-                let left = core::mem::replace(frame, own.marked(mark));
-                if let Note::HandOff(to, what) = core::mem::replace(note, next) {
-                    self.hand_off_frame(left, to, what);
+                let left = core::mem::replace(frame, own);
+                if let Note::HandOff(to, marks) = core::mem::replace(note, next) {
+                    handed += u64::from(self.lend(left, to, marks));
                 }
             } else {
-                at = frames.len();
-                if !self.pool.alloc_onto(frames, len, mark) {
-                    break;
-                }
+                frames.push(own);
                 // There is room for a burst.
                 let _ = notes.try_push(next);
             }
-            let _ = places.try_push(at);
         }
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
-        for (n, at) in (0..).zip(&places) {
-            if let Some(own) = frames.get_mut(*at) {
-                // It was asked for with this length.
-                let _ = crossing.arriving.look(n, |foreign| own.copy_from(foreign.data()));
-            }
-        }
+        self.account.add(Row::HandedOut, handed);
+        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
         crossing.give_back(count);
         self.bells |= u64::from(count > 0) << from;
         self.account.add(Row::HandedIn, u64::from(count));
-        self.account.drop_many(WorkerDrop::UmemEmpty, u64::from(count) - places.len() as u64);
+        self.account.add(Row::FramesReturned, returned);
+        count
     }
 
     /// What its sender found out about a frame that goes the straight way.
@@ -352,14 +368,14 @@ impl Worker {
         let mut count = 0;
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
-            if !crossing.arriving.is_empty() {
-                let known = crossing.arriving.len().min(BURST as u32);
+            let known = crossing.arriving.counted().min(BURST as u32);
+            if known > 0 {
                 let waits = crossing.taken > crossing.began && crossing.straight(known) == known;
                 if none || known == BURST as u32 || !waits {
                     count += self.take_burst_of(from, known);
                 }
             }
-            self.take_home(from);
+            self.take_home(from, none);
         }
         count
     }
@@ -371,14 +387,12 @@ impl Worker {
         while let Some(Some(crossing)) = self.crossings.get(from)
             && left > 0
         {
-            let straight = crossing.straight(left);
-            if straight > 0 {
+            if crossing.straight(1) > 0 {
                 let mut frames = core::mem::take(&mut self.frames);
                 let (mut notes, mut kinds) = (Notes::new(), Kinds::default());
-                self.bring_over(from, straight, &mut frames, &mut notes, &mut kinds);
+                left -= self.bring_over(from, left, &mut frames, &mut notes, &mut kinds);
                 self.go_straight(&mut frames, &mut notes, &kinds);
                 self.frames = frames;
-                left -= straight;
             }
             while left > 0 && self.take_handed_packet(from) {
                 left -= 1;
@@ -388,18 +402,19 @@ impl Worker {
         packets as usize
     }
 
-    /// Frames of this worker that another has copied.
+    /// Takes home what another worker has copied of this one's frames, but for a burst, which [`bring_over`](Self::bring_over) uses
+    /// again; that too where there was nothing to do, or frames are few. And asks for what the other may be handing over.
     #[inline]
-    fn take_home(&mut self, from: usize) {
+    fn take_home(&mut self, from: usize, none: bool) {
         let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
-        let mut count = 0;
-        while let Some(frame) = crossing.leaving.take_back() {
-            count += 1;
+        let kept = if none || self.pool.available() < 2 * BURST { 0 } else { BURST as u32 };
+        let count = crossing.leaving.back().saturating_sub(kept);
+        for _ in 0..count {
             // Every frame that was lent is this worker's.
-            let _ = self.pool.free(frame);
+            let _ = crossing.leaving.take_back().map(|frame| self.pool.free(frame));
         }
         if count > 0 {
-            self.account.add(Row::FramesReturned, count);
+            self.account.add(Row::FramesReturned, count.into());
         }
         crossing.arriving.ask_ahead(BURST as u32);
     }

@@ -58,7 +58,7 @@ impl Worker {
             Some(Taken::Here(slot)) => Note::Seal(slot),
             Some(Taken::There(core, choice)) => {
                 kinds.others |= 1 << n;
-                Note::HandOff(core, HandedOff::OutboundFrame(choice))
+                Note::HandOff(core, HandedOff::OutboundFrame(choice).marks(self.core))
             }
             None if NEAR => return false,
             None => Note::Other,
