@@ -5,13 +5,18 @@
 //! cargo bench -p benches --bench crossing
 //! ```
 //!
-//! Two threads, a core each, in turns: one writes 64 lines, the other asks for all of them and reads them.
+//! Two threads, a core each, in turns: one writes 64 lines, the other asks for all of them and reads them. And then what handing over is
+//! with nothing else to do: each copies bursts of short packets into frames, lends half of them to the other, and copies what the other
+//! lends into frames of its own, by the ways and the frames that workers use.
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
 use core::hint::{black_box, spin_loop};
 use core::sync::atomic::{AtomicU64, Ordering, fence};
+use std::io;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use af_xdp::{ChunkSize, Frame, FrameBorrower, FrameLender, FramePool, UmemConfig, crossing};
 use ipsec::prefetch::prefetch;
 
 #[repr(align(64))]
@@ -23,17 +28,23 @@ const LINES: usize = 64;
 const ROUNDS: u64 = 20_000;
 const SAMPLES: usize = 5;
 
-fn main() {
+fn main() -> io::Result<()> {
     println!("ns a line, median of {SAMPLES}, least .. greatest");
     let samples: Vec<(f64, f64)> = (0..SAMPLES).map(|_| sample()).collect();
     print("written again", samples.iter().map(|(written, _)| *written).collect());
     print("read", samples.iter().map(|(_, read)| *read).collect());
+    println!("\nns a packet that a core receives, of {PACKET} octets");
+    for (what, handed) in [("none handed over", 0), ("half of them", BURST / 2)] {
+        let samples: io::Result<Vec<f64>> = (0..SAMPLES).map(|_| exchange(handed)).collect();
+        print(what, samples?);
+    }
+    Ok(())
 }
 
 fn print(what: &str, mut samples: Vec<f64>) {
     samples.sort_by(f64::total_cmp);
     let (least, greatest) = (samples[0], samples[SAMPLES - 1]);
-    println!("{what:14} {:5.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
+    println!("{what:16} {:5.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
 }
 
 /// Nanoseconds a line that was written, and that was read.
@@ -82,4 +93,86 @@ fn sample() -> (f64, f64) {
     });
     let a_line = |time: Duration| time.as_nanos() as f64 / (ROUNDS as f64 * LINES as f64);
     (a_line(times.0), a_line(times.1))
+}
+
+const BURST: usize = 32;
+/// An Ethernet frame with an inner packet of 64 octets.
+const PACKET: usize = 78;
+const PACKETS: usize = 8192;
+const TURNS: u32 = 40_000;
+
+/// One of two cores.
+struct Core {
+    leaving: FrameLender,
+    arriving: FrameBorrower,
+    pool: FramePool,
+    source: Vec<[u8; PACKET]>,
+    frames: Vec<Frame>,
+}
+
+impl Core {
+    /// Receives a burst, hands over so many of it and takes what the other has handed over; then all of it is gone.
+    fn turn(&mut self, number: usize, handed: usize) {
+        let arriving = self.arriving.len().min(BURST as u32);
+        for n in 0..arriving {
+            self.arriving
+                .look(n, |frame| frame.data().chunks(64).for_each(|line| prefetch(&line[0])));
+        }
+        for n in 0..BURST {
+            let Some(mut frame) = self.pool.alloc_for(PACKET) else { break };
+            let _ = frame.copy_from(&self.source[(number * BURST + n) % PACKETS]);
+            self.frames.push(frame);
+        }
+        for frame in self.frames.drain(..handed.min(self.frames.len())) {
+            // Without room it is lost.
+            let _ = self.leaving.push(frame).map_err(|frame| self.pool.free(frame));
+        }
+        for n in 0..arriving {
+            let own = match self.leaving.take_back() {
+                Some(frame) => self.pool.renew(frame, PACKET),
+                None => self.pool.alloc_for(PACKET),
+            };
+            let Some(mut own) = own else { break };
+            self.arriving.look(n, |foreign| own.copy_of(foreign));
+            self.frames.push(own);
+        }
+        self.arriving.give_back(arriving);
+        self.leaving.publish();
+        for frame in self.frames.drain(..) {
+            let _ = self.pool.free(frame);
+        }
+    }
+}
+
+/// Nanoseconds a packet that a core receives, where each hands over so many of a burst.
+fn exchange(handed: usize) -> io::Result<f64> {
+    let ((here, from_here), (there, from_there)) = (crossing(1024), crossing(1024));
+    let config =
+        UmemConfig { chunks: 4096, chunk_size: ChunkSize::Bytes2048, jumbo: 0, huge_pages: true };
+    let ends = [(here, from_there), (there, from_here)];
+    let cores = ends.into_iter().map(|(leaving, arriving)| {
+        let source = vec![[0; PACKET]; PACKETS];
+        Ok(Core { leaving, arriving, pool: FramePool::new(&config)?, source, frames: Vec::new() })
+    });
+    let cores = cores.collect::<io::Result<Vec<_>>>()?;
+    let barrier = Barrier::new(cores.len());
+    let times = std::thread::scope(|scope| {
+        let threads = cores.into_iter().enumerate().map(|(index, mut core)| {
+            let barrier = &barrier;
+            scope.spawn(move || {
+                benches::pin(index);
+                barrier.wait();
+                let begun = Instant::now();
+                for turn in 0..TURNS {
+                    core.turn(turn as usize, handed);
+                }
+                black_box(&core.frames);
+                begun.elapsed()
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        // A thread that panicked has said so, and its time is missing.
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).max()
+    });
+    Ok(times.unwrap_or_default().as_nanos() as f64 / (f64::from(TURNS) * BURST as f64))
 }
