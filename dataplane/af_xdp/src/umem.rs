@@ -17,6 +17,7 @@
 mod frame;
 
 pub use frame::Frame;
+use frame::Shape;
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
@@ -276,10 +277,7 @@ impl Umem {
         Some(Frame {
             chunk,
             // Both fit: end <= size, a u16.
-            start: start as u16,
-            len: len as u16,
-            size,
-            home: self.id,
+            shape: Shape::new(start as u16, len as u16, size, self.id),
             mark: [0; 2],
         })
     }
@@ -293,7 +291,7 @@ impl Umem {
     /// Where a frame is in the UMEM that is one of its chunks.
     #[inline]
     pub(crate) fn offset_of_plain(&self, frame: &Frame) -> Option<u64> {
-        let is_plain = frame.home == self.id && frame.size == self.chunk_size;
+        let is_plain = frame.home() == self.id && frame.shape.size() == self.chunk_size;
         is_plain.then(|| (frame.chunk.addr().get() - self.base.addr().get()) as u64)
     }
 
@@ -301,7 +299,7 @@ impl Umem {
     #[inline]
     pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> Result<u32, Frame> {
         debug_assert!(to != Owner::Frame);
-        if frame.home != self.id {
+        if frame.home() != self.id {
             return Err(frame);
         }
         let offset = frame.chunk.addr().get() - self.base.addr().get();

@@ -13,15 +13,44 @@ use std::slice;
 #[repr(C)]
 pub struct Frame {
     pub(super) chunk: NonNull<u8>,
-    pub(super) start: u16,
-    pub(super) len: u16,
-    pub(super) size: u16,
-    pub(super) home: UmemId,
+    pub(super) shape: Shape,
     /// For the worker's own use; zero in a frame fresh from the pool or from a port.
     pub mark: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Frame>() == 32, "two frames to a cache line");
+
+/// Where the packet starts and how many octets it has, the octets of the chunk, and whose it is: 16 bits each, from the lowest on. In
+/// one word, as fields so small are put together and taken apart in memory, and whoever moves a frame waits for its own stores.
+#[derive(Clone, Copy)]
+pub(super) struct Shape(u64);
+
+impl Shape {
+    pub(super) const fn new(start: u16, len: u16, size: u16, home: UmemId) -> Self {
+        Self(start as u64 | (len as u64) << 16 | (size as u64) << 32 | (home.0 as u64) << 48)
+    }
+
+    const fn start(self) -> u16 {
+        self.0 as u16
+    }
+
+    const fn len(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    pub(super) const fn size(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    pub(super) const fn home(self) -> UmemId {
+        UmemId((self.0 >> 48) as u16)
+    }
+
+    /// The same chunk with another place for the packet.
+    const fn placed(self, start: u16, len: u16) -> Self {
+        Self(self.0 >> 32 << 32 | (len as u64) << 16 | start as u64)
+    }
+}
 
 // SAFETY: a frame is the only owner of its chunk (see `Umem::take`), the mapping is never unmapped, and
 // nothing in it is bound to a thread.
@@ -40,7 +69,7 @@ impl Frame {
         let start = self.pointer();
         // SAFETY: `start + len <= size` holds by construction and after every method, the chunk is mapped
         // and initialised for good, and only this frame names it.
-        unsafe { slice::from_raw_parts(start, usize::from(self.len)) }
+        unsafe { slice::from_raw_parts(start, self.len()) }
     }
 
     /// The packet, to be changed in place.
@@ -48,7 +77,7 @@ impl Frame {
     pub fn data_mut(&mut self) -> &mut [u8] {
         let start = self.pointer();
         // SAFETY: as in `data`; `&mut self` makes the borrow exclusive.
-        unsafe { slice::from_raw_parts_mut(start, usize::from(self.len)) }
+        unsafe { slice::from_raw_parts_mut(start, self.len()) }
     }
 
     /// Asks for the front of the packet, which will be looked at soon.
@@ -71,39 +100,39 @@ impl Frame {
     /// Octets of packet.
     #[inline]
     pub const fn len(&self) -> usize {
-        self.len as usize
+        self.shape.len() as usize
     }
 
     /// Whether the packet has no octets.
     #[inline]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Octets that [`push_front`](Self::push_front) can still add.
     #[inline]
     pub const fn headroom(&self) -> usize {
-        self.start as usize
+        self.shape.start() as usize
     }
 
     /// Octets that [`extend`](Self::extend) can still add.
     #[inline]
     pub const fn tailroom(&self) -> usize {
-        self.size as usize - self.start as usize - self.len as usize
+        self.size() - self.headroom() - self.len()
     }
 
     /// The UMEM that this frame must go back to.
     #[inline]
     pub const fn home(&self) -> UmemId {
-        self.home
+        self.shape.home()
     }
 
     /// Adds `n` octets before the packet and returns them, with whatever they held before.
     #[inline]
     pub fn push_front(&mut self, n: usize) -> Option<&mut [u8]> {
         let n16 = u16::try_from(n).ok()?;
-        self.start = self.start.checked_sub(n16)?;
-        self.len += n16;
+        let start = self.shape.start().checked_sub(n16)?;
+        self.shape = self.shape.placed(start, self.shape.len() + n16);
         self.data_mut().get_mut(..n)
     }
 
@@ -111,8 +140,8 @@ impl Frame {
     #[inline]
     pub fn trim_front(&mut self, n: usize) -> Option<()> {
         let n16 = u16::try_from(n).ok()?;
-        self.len = self.len.checked_sub(n16)?;
-        self.start += n16;
+        let len = self.shape.len().checked_sub(n16)?;
+        self.shape = self.shape.placed(self.shape.start() + n16, len);
         Some(())
     }
 
@@ -124,7 +153,7 @@ impl Frame {
             return None;
         }
         // Cannot truncate: start + len + n <= size, a u16.
-        self.len += n as u16;
+        self.resize((before + n) as u16);
         self.data_mut().get_mut(before..)
     }
 
@@ -132,7 +161,7 @@ impl Frame {
     #[inline]
     pub fn truncate(&mut self, len: usize) {
         if let Ok(len) = u16::try_from(len) {
-            self.len = self.len.min(len);
+            self.resize(self.shape.len().min(len));
         }
     }
 
@@ -140,10 +169,10 @@ impl Frame {
     #[inline]
     pub fn set_len(&mut self, len: usize) -> Option<()> {
         let len = u16::try_from(len).ok()?;
-        if len > self.size - self.start {
+        if usize::from(len) > self.size() - self.headroom() {
             return None;
         }
-        self.len = len;
+        self.resize(len);
         Some(())
     }
 
@@ -151,12 +180,12 @@ impl Frame {
     /// nothing changed, without the room.
     #[inline(always)]
     pub fn reshape(&mut self, front: usize, len: usize) -> Option<&mut [u8]> {
-        let start = usize::from(self.start).checked_sub(front)?;
-        if len > usize::from(self.size) - start {
+        let start = self.headroom().checked_sub(front)?;
+        if len > self.size() - start {
             return None;
         }
         // Both at most `size`, a u16.
-        (self.start, self.len) = (start as u16, len as u16);
+        self.shape = self.shape.placed(start as u16, len as u16);
         Some(self.data_mut())
     }
 
@@ -164,11 +193,10 @@ impl Frame {
     #[inline]
     pub fn reset(&mut self, headroom: usize) -> Option<()> {
         let start = u16::try_from(headroom).ok()?;
-        if start > self.size {
+        if start > self.shape.size() {
             return None;
         }
-        self.start = start;
-        self.len = 0;
+        self.shape = self.shape.placed(start, 0);
         Some(())
     }
 
@@ -195,10 +223,7 @@ impl Frame {
         const LINE: usize = 64;
         let len = other.len();
         let whole = len.next_multiple_of(LINE);
-        if len > SHORT
-            || whole > len + other.tailroom()
-            || whole > usize::from(self.size - self.start)
-        {
+        if len > SHORT || whole > len + other.tailroom() || whole > self.size() - self.headroom() {
             return self.copy_from(other.data());
         }
         // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good, and nobody
@@ -209,15 +234,26 @@ impl Frame {
         for (to, from) in to.as_chunks_mut::<LINE>().0.iter_mut().zip(from.as_chunks::<LINE>().0) {
             *to = *from;
         }
-        self.len = len as u16;
+        self.resize(len as u16);
         Some(())
+    }
+
+    /// Octets of the chunk.
+    #[inline]
+    const fn size(&self) -> usize {
+        self.shape.size() as usize
+    }
+
+    #[inline]
+    fn resize(&mut self, len: u16) {
+        self.shape = self.shape.placed(self.shape.start(), len);
     }
 
     #[inline]
     fn pointer(&self) -> *mut u8 {
         // SAFETY: `start <= size` holds by construction and after every method, so the result is in the
         // chunk or just behind it.
-        unsafe { self.chunk.as_ptr().add(usize::from(self.start)) }
+        unsafe { self.chunk.as_ptr().add(self.headroom()) }
     }
 }
 
@@ -225,9 +261,9 @@ impl fmt::Debug for Frame {
     /// Where and how long, not the contents: they may be plaintext.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
-            .field("home", &self.home)
-            .field("start", &self.start)
-            .field("len", &self.len)
+            .field("home", &self.home())
+            .field("start", &self.headroom())
+            .field("len", &self.len())
             .finish_non_exhaustive()
     }
 }
