@@ -1,7 +1,8 @@
 //! The free list of one worker's packet memory, and the gauges that show a leak.
 
 use crate::umem::{
-    Frame, HEADROOM, JUMBO, Owner, PacketMemory, Registration, TAILROOM, Umem, UmemConfig, UmemId,
+    Frame, HEADROOM, JUMBO, LINE, Owner, PacketMemory, Registration, TAILROOM, Umem, UmemConfig,
+    UmemId,
 };
 use std::io;
 use std::time::{Duration, Instant};
@@ -34,9 +35,8 @@ pub struct FramePool {
     registered: Vec<Registration>,
 }
 
-/// Octets of a page, and of a line of a cache; an address' place in a cache near the core hangs on where in its page the line is.
+/// Octets of a page; an address' place in a cache near the core hangs on where in its page the line is.
 const PAGE: u64 = 4096;
-const LINE: usize = 64;
 
 /// Lines that packets begin at, one page after the other.
 const STARTS: usize = 8;

@@ -23,6 +23,9 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Octets of a line of a cache.
+pub(crate) const LINE: usize = 64;
+
 /// Octets the kernel keeps free before a received packet (`XDP_PACKET_HEADROOM`), and the headroom of an
 /// allocated frame: room for an outer IPv6, UDP and ESP header in place.
 pub const HEADROOM: usize = 256;

@@ -30,6 +30,10 @@ use wire::ip::Ip;
 /// Lines of a packet that are asked for ahead; the processor itself goes on from there.
 const ASKED_FOR: usize = 4;
 
+/// As many handed packets are worked on without waiting for room in this worker's own bursts. Fewer are a reserve, so that in turns that
+/// nothing new came in those are full as well: with 64 at most waiting a turn in five had half a burst.
+pub(crate) const ENOUGH: u32 = 4 * BURST as u32;
+
 /// What the owner does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandedOff {
@@ -121,6 +125,8 @@ pub(crate) struct Crossing {
     began: u64,
     /// and those whose bytes and SAs were asked for.
     asked_for: u64,
+    /// As many do not wait for room any longer.
+    enough: u32,
 }
 
 impl Crossing {
@@ -145,7 +151,15 @@ impl Crossing {
     fn pair(packets: u32) -> (Self, Self) {
         let (leaving, there_arriving) = crossing(packets);
         let (there_leaving, arriving) = crossing(packets);
-        let one = |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, asked_for: 0 };
+        let enough = ENOUGH.min(packets / 2);
+        let one = |leaving, arriving| Self {
+            leaving,
+            arriving,
+            taken: 0,
+            began: 0,
+            asked_for: 0,
+            enough,
+        };
         (one(leaving, arriving), one(there_leaving, there_arriving))
     }
 
@@ -362,16 +376,17 @@ impl Worker {
     }
 
     /// Works on what no burst of this worker's own had room for, or did not go the straight way, and takes this worker's own frames
-    /// home. Less than a burst waits for room in the next turn's, unless this turn had `none` or no room at all.
+    /// home. Less than [`ENOUGH`] waits for room in the next turns', unless this turn had `none` or no room at all.
     #[inline]
     pub(crate) fn take_handed(&mut self, none: bool) -> usize {
         let mut count = 0;
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
-            let known = crossing.arriving.counted().min(BURST as u32);
+            let counted = crossing.arriving.counted();
+            let known = counted.min(BURST as u32);
             if known > 0 {
                 let waits = crossing.taken > crossing.began && crossing.straight(known) == known;
-                if none || known == BURST as u32 || !waits {
+                if none || counted >= crossing.enough || !waits {
                     count += self.take_burst_of(from, known);
                 }
             }

@@ -1,6 +1,6 @@
 //! The token that owns one chunk. Only [`Umem`](super::Umem) makes one, for a chunk inside the mapping that has none.
 
-use super::UmemId;
+use super::{LINE, UmemId};
 use std::fmt;
 use std::ptr::NonNull;
 use std::slice;
@@ -220,7 +220,6 @@ impl Frame {
     /// one is copied in whole lines, without a branch on its length: what is behind it in its chunk comes along, behind this one.
     #[inline(always)]
     pub fn copy_of(&mut self, other: &Self) -> Option<()> {
-        const LINE: usize = 64;
         let len = other.len();
         let whole = len.next_multiple_of(LINE);
         if len > SHORT || whole > len + other.tailroom() || whole > self.size() - self.headroom() {

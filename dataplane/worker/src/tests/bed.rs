@@ -344,11 +344,13 @@ impl Gateway {
         self.workers.iter().map(|w| w.account().all_drops()).sum()
     }
 
-    /// Every frame is where it belongs: none is lost, none is in a worker's hands.
+    /// Every frame is where it belongs: none is lost, none is in a worker's hands, and each that was handed over came back.
     pub(crate) fn assert_no_frame_is_missing(&self) {
         for worker in &self.workers {
-            let gauges = worker.frames();
+            let (gauges, account) = (worker.frames(), worker.account());
             assert_eq!(gauges.out, 0, "{gauges:?}");
+            let [out, back] = [Row::HandedOut, Row::FramesReturned].map(|row| account.get(row));
+            assert_eq!(out, back, "handed over and returned");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Packets that land on another core than the one that owns their SA.
 
 use super::bed::*;
+use crate::handoff::ENOUGH;
+use crate::worker::BURST;
 use crate::{Activation, Event, Limits, WorkerDrop};
 use ipsec::drop_cause::DropCause;
 use ipsec::sa::PairId;
@@ -319,4 +321,52 @@ fn no_handed_packet_waits_for_room_in_vain() {
         }
         assert!(turns < 3, "three full bursts of its own went before it");
     }
+}
+
+/// Handed packets fill up a worker's own bursts, and are worked on by themselves when there are [`ENOUGH`] of them or nothing else is.
+#[test]
+fn handed_packets_are_kept_for_bursts_that_have_room() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    let mut sent = 0;
+    let mut send = |bed: &mut Bed, queue, packets: u32| {
+        bed.force_queue(queue);
+        for _ in 0..packets {
+            bed.send_a(false, sent, 100);
+            sent += 1;
+        }
+    };
+    let handed_in = |bed: &Bed| bed.a.workers[1].account().get(Row::HandedIn) as u32;
+    // Both workers know the flow then.
+    for queue in [0, 1] {
+        send(&mut bed, queue, 1);
+        bed.steps(8);
+    }
+    let mut before = handed_in(&bed);
+    let mut turn_with = |bed: &mut Bed, own| {
+        send(bed, 1, own);
+        bed.a.workers[1].turn(bed.now);
+        let came = handed_in(bed) - before;
+        before += came;
+        came
+    };
+    let burst = BURST as u32;
+    let hand_over = |bed: &mut Bed, packets: u32| {
+        bed.force_queue(0);
+        for n in 0..packets {
+            bed.send_a(false, 1000 + n, 100);
+            bed.a.workers[0].turn(bed.now);
+        }
+    };
+    hand_over(&mut bed, ENOUGH + 8);
+    let enough = [turn_with(&mut bed, burst - 8), turn_with(&mut bed, burst - 8)];
+    assert_eq!(enough, [8 + burst, 8], "enough of them, and then not");
+    assert_eq!(turn_with(&mut bed, burst), burst, "there was no room at all");
+    let left = ENOUGH + 8 - 16 - 2 * burst;
+    assert_eq!(turn_with(&mut bed, 1), burst - 1);
+    assert_eq!(turn_with(&mut bed, 0), left - (burst - 1), "nothing else is there");
+    bed.steps(8);
+    assert_eq!(received(&mut bed.host_b).len() as u32, 2 + 3 * burst - 15 + ENOUGH + 8);
+    bed.a.assert_no_frame_is_missing();
 }
