@@ -30,9 +30,10 @@ use wire::ip::Ip;
 /// Lines of a packet that are asked for ahead; the processor itself goes on from there.
 const ASKED_FOR: usize = 4;
 
-/// As many handed packets are worked on without waiting for room in this worker's own bursts. Fewer are a reserve, so that in turns that
-/// nothing new came in those are full as well: with 64 at most waiting a turn in five had half a burst.
-pub(crate) const ENOUGH: u32 = 4 * BURST as u32;
+/// Handed packets wait for room in this worker's own bursts while that takes so many turns at most, as many finding room in each as in
+/// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only a burst was let wait, one
+/// in three was half as long.
+pub(crate) const TURNS: u64 = 8;
 
 /// What the owner does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +126,8 @@ pub(crate) struct Crossing {
     began: u64,
     /// and those whose bytes and SAs were asked for.
     asked_for: u64,
-    /// As many do not wait for room any longer.
-    enough: u32,
+    /// Packets that may wait at most, half of what the way holds.
+    most: u32,
 }
 
 impl Crossing {
@@ -151,15 +152,9 @@ impl Crossing {
     fn pair(packets: u32) -> (Self, Self) {
         let (leaving, there_arriving) = crossing(packets);
         let (there_leaving, arriving) = crossing(packets);
-        let enough = ENOUGH.min(packets / 2);
-        let one = |leaving, arriving| Self {
-            leaving,
-            arriving,
-            taken: 0,
-            began: 0,
-            asked_for: 0,
-            enough,
-        };
+        let most = packets / 2;
+        let one =
+            |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, asked_for: 0, most };
         (one(leaving, arriving), one(there_leaving, there_arriving))
     }
 
@@ -376,7 +371,7 @@ impl Worker {
     }
 
     /// Works on what no burst of this worker's own had room for, or did not go the straight way, and takes this worker's own frames
-    /// home. Less than [`ENOUGH`] waits for room in the next turns', unless this turn had `none` or no room at all.
+    /// home. What finds room in the next [`TURNS`] waits for it, unless this turn had `none`.
     #[inline]
     pub(crate) fn take_handed(&mut self, none: bool) -> usize {
         let mut count = 0;
@@ -385,8 +380,11 @@ impl Worker {
             let counted = crossing.arriving.counted();
             let known = counted.min(BURST as u32);
             if known > 0 {
-                let waits = crossing.taken > crossing.began && crossing.straight(known) == known;
-                if none || counted >= crossing.enough || !waits {
+                let took = crossing.taken - crossing.began;
+                let waits = u64::from(counted) <= TURNS * took
+                    && counted <= crossing.most
+                    && crossing.straight(known) == known;
+                if none || !waits {
                     count += self.take_burst_of(from, known);
                 }
             }

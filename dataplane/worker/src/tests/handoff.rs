@@ -1,7 +1,7 @@
 //! Packets that land on another core than the one that owns their SA.
 
 use super::bed::*;
-use crate::handoff::ENOUGH;
+use crate::handoff::TURNS;
 use crate::worker::BURST;
 use crate::{Activation, Event, Limits, WorkerDrop};
 use ipsec::drop_cause::DropCause;
@@ -323,50 +323,46 @@ fn no_handed_packet_waits_for_room_in_vain() {
     }
 }
 
-/// Handed packets fill up a worker's own bursts, and are worked on by themselves when there are [`ENOUGH`] of them or nothing else is.
+/// Handed packets fill up a worker's own bursts, and are worked on by themselves where that would take too many turns, or half of
+/// the way is full.
 #[test]
 fn handed_packets_are_kept_for_bursts_that_have_room() {
-    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
-    bed.policies(Action::Protect);
-    bed.install(1, Outer::V4, 1, 1);
-    let mut sent = 0;
-    let mut send = |bed: &mut Bed, queue, packets: u32| {
-        bed.force_queue(queue);
-        for _ in 0..packets {
+    let (burst, room) = (BURST as u32, 8);
+    for (ring, wait) in [(2048, TURNS as u32 * room), (64, 32)] {
+        let limits = Limits { handoff_ring: ring, ..BedConfig::default().limits };
+        let mut bed = Bed::new(BedConfig { workers: 2, limits, ..Default::default() });
+        bed.policies(Action::Protect);
+        bed.install(1, Outer::V4, 1, 1);
+        let mut sent = 0;
+        let mut send = |bed: &mut Bed, queue| {
+            bed.force_queue(queue);
             bed.send_a(false, sent, 100);
             sent += 1;
+        };
+        // Both workers know the flow then.
+        for queue in [0, 1] {
+            send(&mut bed, queue);
+            bed.steps(8);
         }
-    };
-    let handed_in = |bed: &Bed| bed.a.workers[1].account().get(Row::HandedIn) as u32;
-    // Both workers know the flow then.
-    for queue in [0, 1] {
-        send(&mut bed, queue, 1);
-        bed.steps(8);
-    }
-    let mut before = handed_in(&bed);
-    let mut turn_with = |bed: &mut Bed, own| {
-        send(bed, 1, own);
-        bed.a.workers[1].turn(bed.now);
-        let came = handed_in(bed) - before;
-        before += came;
-        came
-    };
-    let burst = BURST as u32;
-    let hand_over = |bed: &mut Bed, packets: u32| {
-        bed.force_queue(0);
-        for n in 0..packets {
-            bed.send_a(false, 1000 + n, 100);
+        for _ in 0..wait + room + 1 {
+            send(&mut bed, 0);
             bed.a.workers[0].turn(bed.now);
         }
-    };
-    hand_over(&mut bed, ENOUGH + 8);
-    let enough = [turn_with(&mut bed, burst - 8), turn_with(&mut bed, burst - 8)];
-    assert_eq!(enough, [8 + burst, 8], "enough of them, and then not");
-    assert_eq!(turn_with(&mut bed, burst), burst, "there was no room at all");
-    let left = ENOUGH + 8 - 16 - 2 * burst;
-    assert_eq!(turn_with(&mut bed, 1), burst - 1);
-    assert_eq!(turn_with(&mut bed, 0), left - (burst - 1), "nothing else is there");
-    bed.steps(8);
-    assert_eq!(received(&mut bed.host_b).len() as u32, 2 + 3 * burst - 15 + ENOUGH + 8);
-    bed.a.assert_no_frame_is_missing();
+        let mut turn_with = |own| {
+            let handed_in = |bed: &Bed| bed.a.workers[1].account().get(Row::HandedIn) as u32;
+            (0..own).for_each(|_| send(&mut bed, 1));
+            let before = handed_in(&bed);
+            bed.a.workers[1].turn(bed.now);
+            handed_in(&bed) - before
+        };
+        assert_eq!(turn_with(burst - room), room + burst, "{ring}: one too many to wait");
+        let mut left = wait + 1 - burst;
+        let next = turn_with(burst - room);
+        assert_eq!(next, left.min(room), "{ring}: the rest waits");
+        left -= next;
+        assert_eq!(turn_with(burst - 1), left, "{ring}: but not for one place a turn");
+        bed.steps(8);
+        assert_eq!(received(&mut bed.host_b).len() as u32, sent, "{ring}");
+        bed.a.assert_no_frame_is_missing();
+    }
 }
