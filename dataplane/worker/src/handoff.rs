@@ -31,8 +31,8 @@ use wire::ip::Ip;
 const ASKED_FOR: usize = 4;
 
 /// Handed packets wait for room in this worker's own bursts while that takes so many turns at most, as many finding room in each as in
-/// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only a burst was let wait, one
-/// in three was half as long.
+/// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only part of a burst was let wait,
+/// four in ten were not (docs/benchmarking.md).
 pub(crate) const TURNS: u64 = 8;
 
 /// What the owner does with a packet.
