@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use af_xdp::{ChunkSize, Frame, FrameBorrower, FrameLender, FramePool, UmemConfig, crossing};
+use af_xdp::{ChunkSize, Frame, FramePool, PacketReceiver, PacketSender, UmemConfig, crossing};
 use ipsec::prefetch::prefetch;
 
 #[repr(align(64))]
@@ -103,38 +103,29 @@ const TURNS: u32 = 40_000;
 
 /// One of two cores.
 struct Core {
-    leaving: FrameLender,
-    arriving: FrameBorrower,
+    leaving: PacketSender,
+    arriving: PacketReceiver,
     pool: FramePool,
     source: Vec<[u8; PACKET]>,
     frames: Vec<Frame>,
 }
 
 impl Core {
-    /// Receives a burst, hands over so many of it and takes what the other has handed over; then all of it is gone.
+    /// Receives a burst, hands over so many of it and takes what the other has handed over in their place; then all of it is gone.
     fn turn(&mut self, number: usize, handed: usize) {
         let arriving = self.arriving.len().min(BURST as u32);
         for n in 0..arriving {
-            self.arriving
-                .look(n, |frame| frame.data().chunks(64).for_each(|line| prefetch(&line[0])));
+            self.arriving.ask_for(n, PACKET);
         }
         for n in 0..BURST {
             let Some(mut frame) = self.pool.alloc_for(PACKET) else { break };
             let _ = frame.copy_from(&self.source[(number * BURST + n) % PACKETS]);
             self.frames.push(frame);
         }
-        for frame in self.frames.drain(..handed.min(self.frames.len())) {
+        for (n, frame) in (0..).zip(self.frames.iter_mut().take(handed)) {
             // Without room it is lost.
-            let _ = self.leaving.push(frame).map_err(|frame| self.pool.free(frame));
-        }
-        for n in 0..arriving {
-            let own = match self.leaving.take_back() {
-                Some(frame) => self.pool.renew(frame, PACKET),
-                None => self.pool.alloc_for(PACKET),
-            };
-            let Some(mut own) = own else { break };
-            self.arriving.look(n, |foreign| own.copy_of(foreign));
-            self.frames.push(own);
+            let _ = self.leaving.push(frame, [0; 2]);
+            let _ = self.arriving.copy_to(n, frame);
         }
         self.arriving.give_back(arriving);
         self.leaving.publish();
@@ -146,7 +137,8 @@ impl Core {
 
 /// Nanoseconds a packet that a core receives, where each hands over so many of a burst.
 fn exchange(handed: usize) -> io::Result<f64> {
-    let ((here, from_here), (there, from_there)) = (crossing(1024), crossing(1024));
+    let ((here, from_here), (there, from_there)) =
+        (crossing(8192, 1 << 20), crossing(8192, 1 << 20));
     let config =
         UmemConfig { chunks: 4096, chunk_size: ChunkSize::Bytes2048, jumbo: 0, huge_pages: true };
     let ends = [(here, from_there), (there, from_here)];

@@ -137,8 +137,8 @@ impl Bed {
             ends.push((feeder, pool(plan.frames as u32)?, catcher, pool(256)?));
             let sink = Port::Generator(Generator::new(&[[0u8; 0]; 0], 0));
             parts.push(WorkerParts {
-                // A packet that is handed off is copied, and its frame comes home later.
-                pool: pool(if plan.handoff > 0 { 2 * plan.frames as u32 } else { burst as u32 })?,
+                // What is handed over needs frames beside those of a worker's own packets.
+                pool: pool(if plan.handoff > 0 { 4 * burst as u32 } else { burst as u32 })?,
                 ports: [Port::Memory(near), sink, Port::Memory(out)]
                     .map(|port| WorkerPort { port, side: Side::Either, vlan: None })
                     .into(),

@@ -45,6 +45,9 @@ pub(crate) struct Tunnels {
     sas: Vec<Vec<(u32, u64)>>,
 }
 
+/// Octets of a packet as it is handed over.
+const LONGEST: usize = 1536;
+
 impl Tunnels {
     /// Workers without anything to do; `ports` are the gateway's addresses, the first one where packets come in.
     pub(crate) fn new(
@@ -60,6 +63,7 @@ impl Tunnels {
             commands_per_turn: 4096,
             // A worker that does not get its core for a while must not make the other one drop.
             handoff_ring: (plan.workers * plan.frames).next_power_of_two(),
+            handoff_octets: plan.workers * plan.frames * LONGEST,
             ..Limits::default()
         };
         let config = DataplaneConfig { limits, idle: Idle::Spin, ..DataplaneConfig::default() };

@@ -31,7 +31,7 @@ def link(gateway, device, name):
 
 def places(gateway):
     """Frames of each worker: lent for packets to come (what comes in less than a batch is not lent anew), sending, missing."""
-    return [(round(w["frames_receiving"] / 256), w["frames_sending"], w["frames_lent"]) for w in gateway.workers()]
+    return [(round(w["frames_receiving"] / 256), w["frames_sending"], w["frames_out"]) for w in gateway.workers()]
 
 
 def resumes(client, near=NEAR, far=FAR, seconds=8):
@@ -564,7 +564,7 @@ def port_vlans(lab):
     watch.nothing_in_clear()
     for gateway in gateways:
         accounted(gateway)
-        check(all(w["frames_lent"] == 0 for w in gateway.workers()), "frames are missing")
+        check(all(w["frames_out"] == 0 for w in gateway.workers()), "frames are missing")
 
 
 def long_echo(identifier, sequence, size):
@@ -744,7 +744,7 @@ secrets {{
     check(there.rows("main_mode.ike_main_mode") == [1], "without another IKE SA")
     for gateway in (ours, there):
         accounted(gateway)
-        check(all(w["frames_lent"] == 0 for w in gateway.workers()), "frames are missing")
+        check(all(w["frames_out"] == 0 for w in gateway.workers()), "frames are missing")
 
 
 def connect(source, target, here, there):

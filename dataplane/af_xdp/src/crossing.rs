@@ -1,33 +1,28 @@
-//! Frames of one thread for another to look at, shown to it a burst at a time.
+//! Packets of one thread for another to copy, shown to it a burst at a time.
 
-use crate::ring::{Borrower, Lender, loan};
+use crate::ring::packets::{GRANULE, Receiver, Sender, packets};
 use crate::umem::Frame;
 
-/// The end of a crossing that lends frames, and takes them back.
+/// The end of a crossing that packets are copied into.
 #[derive(Debug)]
-pub struct FrameLender(Lender<Frame>);
+pub struct PacketSender(Sender);
 
-/// The end of a crossing that looks at frames, in their order, and gives them back.
+/// The end of a crossing where packets are looked at and copied, in their order, and given back.
 #[derive(Debug)]
-pub struct FrameBorrower(Borrower<Frame>);
+pub struct PacketReceiver(Receiver);
 
-/// Makes a way for `frames` frames at once, rounded up to a power of two and at most 2¹⁶; one that was given back counts until it is
-/// taken back.
-///
-/// Frames that are on it when both ends are gone are lost, as any dropped [`Frame`] is.
-pub fn crossing(frames: u32) -> (FrameLender, FrameBorrower) {
-    let (lender, borrower) = loan(frames);
-    (FrameLender(lender), FrameBorrower(borrower))
+/// Makes a way for so many packets at once (at most 2¹⁶, rounded up to a power of two) of so many octets together (at most 2³⁰); one that
+/// was not given back counts. It has room for the longest frame at any rate.
+pub fn crossing(most: u32, octets: u32) -> (PacketSender, PacketReceiver) {
+    let (sender, receiver) = packets(most, octets);
+    (PacketSender(sender), PacketReceiver(receiver))
 }
 
-impl FrameLender {
-    /// Puts a frame in; it is not seen before [`publish`](Self::publish).
-    ///
-    /// # Errors
-    /// The frame, when the way is full.
-    #[inline]
-    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
-        self.0.push(frame)
+impl PacketSender {
+    /// Copies a packet in; it is not seen before [`publish`](Self::publish). False when there is no room for it.
+    #[inline(always)]
+    pub fn push(&mut self, packet: &Frame, mark: [u64; 2]) -> bool {
+        self.0.push(mark, packet.whole(GRANULE), packet.len())
     }
 
     /// Shows the other end what was put in.
@@ -35,30 +30,10 @@ impl FrameLender {
     pub fn publish(&mut self) {
         self.0.publish();
     }
-
-    /// The next frame that the other end is done with.
-    #[inline]
-    pub fn take_back(&mut self) -> Option<Frame> {
-        self.0.take_back()
-    }
-
-    /// Whether there is one.
-    #[inline]
-    #[must_use]
-    pub fn has_back(&self) -> bool {
-        self.0.has_back()
-    }
-
-    /// How many there are by now.
-    #[inline]
-    #[must_use]
-    pub fn back(&mut self) -> u32 {
-        self.0.back()
-    }
 }
 
-impl FrameBorrower {
-    /// Frames that are there.
+impl PacketReceiver {
+    /// Packets that are there.
     #[inline]
     #[must_use]
     pub fn len(&mut self) -> u32 {
@@ -79,22 +54,45 @@ impl FrameBorrower {
         !self.0.has_any()
     }
 
-    /// Asks for what says how many frames are there and for the next `frames` of them, to be looked at soon.
+    /// Asks for what says how many packets are there and where the next `packets` of them are, to be looked at soon.
     #[inline]
-    pub fn ask_ahead(&self, frames: u32) {
-        self.0.ask_ahead(frames);
+    pub fn ask_ahead(&self, packets: u32) {
+        self.0.ask_ahead(packets);
     }
 
-    /// Shows the frame that comes `after` others, of those that [`len`](Self::len) has counted.
-    #[inline]
-    pub fn look<R>(&self, after: u32, look: impl FnOnce(&Frame) -> R) -> Option<R> {
-        self.0.look(after, look)
+    /// Asks for the first `octets` of the packet that comes `after` others, of those that [`len`](Self::len) has counted.
+    #[inline(always)]
+    pub fn ask_for(&self, after: u32, octets: usize) {
+        self.0.ask_for(after, octets);
     }
 
-    /// Is done with so many frames, the first of those that [`len`](Self::len) has counted.
+    /// The marks of the packet that comes `after` others,
+    #[inline(always)]
+    #[must_use]
+    pub fn mark(&self, after: u32) -> Option<[u64; 2]> {
+        self.0.mark(after)
+    }
+
+    /// and how many octets it has.
+    #[inline(always)]
+    #[must_use]
+    pub fn octets(&self, after: u32) -> Option<usize> {
+        self.0.octets(after)
+    }
+
+    /// Copies it to where a frame begins, with its marks; `None`, and nothing changed, when it does not fit or is not there.
+    #[inline(always)]
+    pub fn copy_to(&self, after: u32, frame: &mut Frame) -> Option<()> {
+        let octets = self.0.octets(after)?;
+        frame.refill(octets, GRANULE, |to| self.0.copy_to(after, to))?;
+        frame.mark = self.0.mark(after)?;
+        Some(())
+    }
+
+    /// Is done with so many packets, the first of those that [`len`](Self::len) has counted.
     #[inline]
-    pub fn give_back(&mut self, frames: u32) {
-        self.0.give_back(frames);
+    pub fn give_back(&mut self, packets: u32) {
+        self.0.give_back(packets);
     }
 }
 
@@ -104,42 +102,46 @@ mod tests {
     use crate::{ChunkSize, FramePool, UmemConfig};
 
     #[test]
-    fn frames_are_seen_when_published_and_come_back_in_their_order() {
+    fn packets_cross_between_frames_that_stay() {
         let chunk_size = ChunkSize::Bytes2048;
-        let config = UmemConfig { chunks: 5, chunk_size, jumbo: 0, huge_pages: false };
-        let mut pool = FramePool::new(&config).unwrap();
-        let (mut lender, mut borrower) = crossing(4);
-        for round in 0..3 {
-            assert!(borrower.is_empty());
-            for n in 0..5 {
-                let mut frame = pool.alloc().unwrap();
-                frame.mark[0] = round * 8 + n;
-                let there_is_room = match lender.push(frame) {
-                    Ok(()) => true,
-                    Err(frame) => pool.free(frame).is_err(),
-                };
-                assert_eq!(there_is_room, n < 4, "there is room for 4");
+        let config = UmemConfig { chunks: 2, chunk_size, jumbo: 1, huge_pages: false };
+        let [mut here, mut there] = [(); 2].map(|()| FramePool::new(&config).unwrap());
+        let (mut sender, mut receiver) = crossing(4, 4096);
+        let mut from = here.alloc().unwrap();
+        let mut to = there.alloc_for(64).unwrap();
+        for round in 0..50u8 {
+            assert!(receiver.is_empty());
+            let sizes = [0, 1, 64 + usize::from(round), 1400];
+            for (mark, len) in (0..).zip(sizes) {
+                from.set_len(len).unwrap();
+                from.data_mut().fill(round);
+                assert!(sender.push(&from, [mark, 7]));
             }
-            assert!(borrower.is_empty(), "not published");
-            lender.publish();
-            assert_eq!(borrower.len(), 4);
-            for n in 0..4 {
-                let mark = borrower.look(n, |frame| frame.mark[0]);
-                assert_eq!(mark, Some(round * 8 + u64::from(n)));
+            assert!(!sender.push(&from, [0; 2]), "there is room for four");
+            assert!(receiver.is_empty(), "not published");
+            sender.publish();
+            assert_eq!(receiver.len(), 4);
+            for (n, len) in (0..).zip(sizes) {
+                let start = to.headroom();
+                receiver.copy_to(n, &mut to).unwrap();
+                assert_eq!((to.headroom(), to.len()), (start, len));
+                assert!(to.data().iter().all(|byte| *byte == round));
+                assert_eq!(to.mark, [n.into(), 7]);
             }
-            assert!(borrower.look(4, |_| ()).is_none());
-            assert!(!lender.has_back() && lender.take_back().is_none());
-            borrower.give_back(3);
-            assert!(lender.has_back());
-            for n in 0..3 {
-                let frame = lender.take_back().unwrap();
-                assert_eq!(frame.mark[0], round * 8 + n);
-                pool.free(frame).unwrap();
-            }
-            assert!(lender.take_back().is_none());
-            borrower.give_back(4);
-            pool.free(lender.take_back().unwrap()).unwrap();
-            assert_eq!(pool.gauges().free, 5);
+            assert!(receiver.copy_to(4, &mut to).is_none());
+            receiver.give_back(4);
         }
+        // Longer than the other frame: that one stays as it is.
+        let mut long = here.alloc_for(2040).unwrap();
+        long.set_len(2040).unwrap();
+        assert!(sender.push(&long, [1; 2]));
+        sender.publish();
+        assert_eq!(receiver.len(), 1);
+        let before = (to.len(), to.mark);
+        assert!(receiver.copy_to(0, &mut to).is_none());
+        assert_eq!((to.len(), to.mark), before);
+        let mut jumbo = there.alloc_for(2040).unwrap();
+        assert!(receiver.copy_to(0, &mut jumbo).is_some());
+        assert_eq!(jumbo.data(), long.data());
     }
 }

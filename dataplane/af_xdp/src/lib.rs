@@ -30,7 +30,7 @@
 //! | `xdp` | [`XdpPort`], an AF_XDP socket |
 //! | [`memory`] | the in-memory wire, the generator |
 //! | `ring` | the rings of both |
-//! | `crossing` | frames from one worker to another, over such a ring |
+//! | `crossing` | packets from one worker to another, over such a ring |
 //! | `doorbell`, [`wait`] | sleeping and waking |
 //! | [`steering`] | which packets reach the sockets: rules, program, attachment |
 //! | `asm`, `bpf`, `syscall` | what they stand on |
@@ -67,7 +67,7 @@ mod xdp;
 
 pub use bpf::{AttachMode, Rejected};
 #[cfg(not(loom))]
-pub use crossing::{FrameBorrower, FrameLender, crossing};
+pub use crossing::{PacketReceiver, PacketSender, crossing};
 pub use device::{Device, Offload};
 #[cfg(not(loom))]
 pub use pool::{FramePool, PoolGauges, Retired};

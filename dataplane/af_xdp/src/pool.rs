@@ -167,20 +167,6 @@ impl FramePool {
         Ok(())
     }
 
-    /// As [`free`](Self::free) and then [`alloc_for`](Self::alloc_for): a plain frame of this UMEM that is to be a plain one again
-    /// stays who it is, and nothing has to be noted of it.
-    #[inline(always)]
-    pub fn renew(&mut self, mut frame: Frame, len: usize) -> Option<Frame> {
-        if let Some(offset) = self.umem.offset_of_plain(&frame)
-            && len + LINE * STARTS <= self.plain_most()
-            && frame.reset(start(offset)).is_some()
-        {
-            return Some(frame);
-        }
-        self.reclaim(frame);
-        self.alloc_for(len)
-    }
-
     #[inline]
     fn put_back(&mut self, chunk: u32) {
         if chunk < self.umem.chunks() {
@@ -433,10 +419,7 @@ mod tests {
                 for frame in frames {
                     *starts.entry(frame.headroom()).or_insert(0) += 1;
                     assert!(frame.tailroom() >= len + TAILROOM, "{len}");
-                    // As it would have come from the pool.
-                    let (start, gauges) = (frame.headroom(), pool.gauges());
-                    let frame = pool.renew(frame, len).unwrap();
-                    assert_eq!((frame.headroom(), frame.len(), pool.gauges()), (start, 0, gauges));
+                    assert!(frame.can_hold(len));
                     pool.free(frame).unwrap();
                 }
                 let expected = if len + 512 <= plain_most { STARTS } else { 1 };
@@ -446,26 +429,6 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn a_frame_is_renewed_as_another_where_it_cannot_stay() {
-        let config =
-            UmemConfig { chunks: 2, chunk_size: ChunkSize::Bytes2048, jumbo: 1, huge_pages: false };
-        let mut pool = FramePool::new(&config).unwrap();
-        let plain = pool.alloc_for(64).unwrap();
-        let jumbo = pool.renew(plain, 9000).unwrap();
-        assert!(jumbo.tailroom() >= 9000);
-        assert_eq!((pool.gauges().free, pool.gauges().free_large), (2, 0));
-        let plain = pool.renew(jumbo, 64).unwrap();
-        assert_eq!((pool.gauges().free, pool.gauges().free_large), (1, 1));
-        let stranger = FramePool::new(&config).unwrap().alloc().unwrap();
-        let own = pool.renew(stranger, 64).unwrap();
-        assert_eq!(own.home(), pool.id());
-        assert_eq!(pool.drain_strays().count(), 1);
-        assert!(pool.renew(own, JUMBO).is_none(), "longer than any");
-        assert_eq!(pool.gauges().free, 1);
-        pool.free(plain).unwrap();
     }
 
     /// What a kernel gone wrong could write into the rings.

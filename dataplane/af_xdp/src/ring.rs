@@ -196,23 +196,12 @@ impl<T, M: Memory<T>> Consumer<T, M> {
     #[cfg(not(loom))]
     #[inline]
     pub(crate) fn ask_ahead(&self, count: u32) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let ask = |at: *const i8| {
-                // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
-            };
-            ask(std::ptr::from_ref(self.memory.producer()).cast());
-            let slots = self.memory.slots();
-            let line = (64 / size_of::<T>().max(1)).max(1);
-            for after in (0..count).step_by(line) {
-                let slot = &slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)];
-                ask(std::ptr::from_ref(slot).cast());
-            }
+        ask(self.memory.producer());
+        let slots = self.memory.slots();
+        let line = (64 / size_of::<T>().max(1)).max(1);
+        for after in (0..count).step_by(line) {
+            ask(&slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)]);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = count;
     }
 
     /// Empties the next slot, without giving it back yet.
@@ -260,6 +249,20 @@ impl<T, M: Memory<T>> Consumer<T, M> {
     pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
+}
+
+/// Asks for the line of something, which another core's cache may have.
+#[cfg(not(loom))]
+#[inline(always)]
+fn ask<T>(what: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = what;
 }
 
 /// A ring on the heap, between two threads of this process.
@@ -322,8 +325,7 @@ fn heap_from<T>(size: u32, first: u32) -> (Producer<T, Heap<T>>, Consumer<T, Hea
     (producer, consumer)
 }
 
-mod loan;
-pub(crate) use loan::{Borrower, Lender, loan};
+pub(crate) mod packets;
 
 #[cfg(not(loom))]
 mod mapped;

@@ -291,13 +291,6 @@ impl Umem {
         u64::from(chunk) << self.shift
     }
 
-    /// Where a frame is in the UMEM that is one of its chunks.
-    #[inline]
-    pub(crate) fn offset_of_plain(&self, frame: &Frame) -> Option<u64> {
-        let is_plain = frame.home() == self.id && frame.shape.size() == self.chunk_size;
-        is_plain.then(|| (frame.chunk.addr().get() - self.base.addr().get()) as u64)
-    }
-
     /// Turns a frame back into a bare chunk that `to` has; `Err` gives back a frame of another UMEM.
     #[inline]
     pub(crate) fn give(&mut self, frame: Frame, to: Owner) -> Result<u32, Frame> {
@@ -458,7 +451,7 @@ mod tests {
         SetLen(usize),
         Reset(usize),
         Copy(usize),
-        CopyOf(usize, usize),
+        Refill(usize, usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -471,7 +464,7 @@ mod tests {
             4 => Op::SetLen(n),
             5 => Op::Reset(n),
             6 => Op::Copy(n.min(6000)),
-            _ => Op::CopyOf(n.min(2048 - at), at),
+            _ => Op::Refill(n.min(6000), 1 << (at % 8)),
         })
     }
 
@@ -481,7 +474,6 @@ mod tests {
         fn a_frame_is_a_window_on_its_chunk(ops in proptest::collection::vec(op(), 1..60)) {
             let mut umem = small();
             let mut frame = umem.take(2, Owner::Pool, 256, 0).unwrap();
-            let mut other = umem.take(1, Owner::Pool, 0, 2048).unwrap();
             let mut model = vec![0u8; 2048];
             let (mut start, mut len) = (256usize, 0usize);
             for (i, op) in ops.into_iter().enumerate() {
@@ -532,35 +524,27 @@ mod tests {
                         prop_assert_eq!(frame.copy_from(&bytes).is_some(), ok);
                         if ok { len = n; model[start..start + n].copy_from_slice(&bytes); }
                     }
-                    Op::CopyOf(n, at) => {
-                        other.reset(0).unwrap();
-                        other.set_len(2048).unwrap();
-                        other.data_mut().fill(fill);
-                        other.reset(at).unwrap();
-                        other.set_len(n).unwrap();
-                        let ok = n <= 2048 - start;
-                        prop_assert_eq!(frame.copy_of(&other).is_some(), ok);
-                        if ok {
+                    Op::Refill(n, granule) => {
+                        let room = 2048 - start;
+                        let whole = n.next_multiple_of(granule).min(room);
+                        let shown = |bytes: &mut [u8]| {
+                            bytes.fill(fill);
+                            assert_eq!(bytes.len(), whole);
+                        };
+                        prop_assert_eq!(frame.refill(n, granule, shown).is_some(), n <= room);
+                        if n <= room {
                             len = n;
-                            frame.reset(0).unwrap();
-                            frame.set_len(2048).unwrap();
-                            let seen = frame.data().to_vec();
-                            frame.reset(start).unwrap();
-                            frame.set_len(len).unwrap();
-                            // Behind the packet there may be more of the other chunk, up to the end of a line.
-                            let behind = (start + n.next_multiple_of(64)).min(2048);
-                            prop_assert!(seen[start..start + n].iter().all(|byte| *byte == fill));
-                            prop_assert_eq!(&seen[..start], &model[..start]);
-                            prop_assert_eq!(&seen[behind..], &model[behind..]);
-                            model = seen;
+                            model[start..start + whole].fill(fill);
+                            prop_assert_eq!(frame.whole(granule), &model[start..start + whole]);
                         }
+                        let can_hold = start >= HEADROOM && n + TAILROOM <= room;
+                        prop_assert_eq!(frame.can_hold(n), can_hold);
                     }
                 }
                 prop_assert_eq!(frame.data(), &model[start..start + len]);
                 prop_assert_eq!((frame.headroom(), frame.tailroom()), (start, 2048 - start - len));
             }
             prop_assert_eq!(umem.give(frame, Owner::Pool).unwrap(), 2);
-            prop_assert_eq!(umem.give(other, Owner::Pool).unwrap(), 1);
         }
     }
 }

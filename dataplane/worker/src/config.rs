@@ -55,8 +55,10 @@ pub struct Limits {
     /// Events that wait for the control thread; more are counted and lost, and each of them is
     /// raised again by the traffic that caused it.
     pub event_ring: usize,
-    /// Packets that wait for their owner core; more are dropped and counted.
+    /// Packets that wait for their owner core, of those from one other core; more are dropped and counted.
     pub handoff_ring: usize,
+    /// Octets of packets that a worker's others may leave waiting, shared equally by the ways to each of them; a way has 64 KiB at least.
+    pub handoff_octets: usize,
     /// Packets that wait for an SA, a key or a next hop, all together. Each has a preallocated buffer.
     pub waiting_packets: usize,
     /// Of these, for one selector of a policy, SPI or next hop, so that one silent peer cannot take all places.
@@ -84,6 +86,7 @@ impl Default for Limits {
             command_ring: 4096,
             event_ring: 1024,
             handoff_ring: 2048,
+            handoff_octets: 4 << 20,
             waiting_packets: 256,
             waiting_per_key: 64,
             wait_for_sa: Duration::from_secs(8),

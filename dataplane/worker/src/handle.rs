@@ -152,7 +152,7 @@ impl Dataplane {
             .into_iter()
             .enumerate()
             .filter_map(|(index, parts)| Some((CoreId::new(index)?, parts)))
-            .zip(Crossing::between(count, config.limits.handoff_ring))
+            .zip(Crossing::between(count, &config.limits))
             .map(|((core, parts), crossings)| {
                 let (shared, upcall) = (Arc::clone(&shared), Arc::clone(&upcall));
                 Worker::new(core, config, parts, shared, crossings, upcall, epoch)

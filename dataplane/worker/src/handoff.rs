@@ -1,24 +1,22 @@
 //! Packets that come to another core than the one that owns their SA.
 //!
 //! ```text
-//!  worker a: hand_off ──► ═════════ crossing ═════════ ──► exchange: copied into a frame of its own   worker b
-//!            take_home ◄─ how far the other has come ◄──   behind its own burst
+//!  worker a: copied off its frame ──► ═════ crossing ═════ ──► exchange: copied into one   worker b
 //! ```
 //!
 //! A way of its own for each two workers in each direction, so that neither waits for a third, and what a burst puts on it is shown to
-//! the other core at once, when the burst ends. A frame is lent, and stays where it is on the way until it was copied. What is to be
-//! done with a packet is in the marks of its frame.
+//! the other core at once, when the burst ends. Packets cross and frames do not: the frame of one that leaves takes one that arrives.
+//! What is to be done with a packet is in its marks.
 
 use crate::account::WorkerDrop;
 use crate::command::SaRef;
-use crate::config::Side;
+use crate::config::{Limits, Side};
 use crate::direct::{Kinds, Note, Notes};
 use crate::packet::{Origin, Packet};
 use crate::worker::{BURST, Worker};
-use af_xdp::{Frame, FrameBorrower, FrameLender, crossing};
+use af_xdp::{Frame, JUMBO, PacketReceiver, PacketSender, crossing};
 use ipsec::drop_cause::DropCause;
 use ipsec::packet::PacketBuffer;
-use ipsec::prefetch::prefetch;
 use ipsec::sa::Spi;
 use ipsec::sad::Slot;
 use ipsec::selector::PolicyId;
@@ -27,13 +25,16 @@ use stats::Worker as Row;
 use wire::ethernet;
 use wire::ip::Ip;
 
-/// Lines of a packet that are asked for ahead; the processor itself goes on from there.
-const ASKED_FOR: usize = 4;
+/// Octets of a packet that are asked for ahead; the processor itself goes on from there.
+const ASKED_FOR: usize = 256;
 
 /// Handed packets wait for room in this worker's own bursts while that takes so many turns at most, as many finding room in each as in
 /// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only part of a burst was let wait,
 /// four in ten were not (docs/benchmarking.md).
 pub(crate) const TURNS: u64 = 8;
+
+/// Octets that a way has at least: room for a few jumbo frames.
+const WAY: usize = 64 << 10;
 
 /// What the owner does with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,30 +117,32 @@ impl HandedOff {
 /// The ways between a worker and one other.
 #[derive(Debug)]
 pub(crate) struct Crossing {
-    /// Frames of this worker for the other,
-    leaving: FrameLender,
+    /// Packets of this worker for the other,
+    leaving: PacketSender,
     /// and the other's for this one.
-    arriving: FrameBorrower,
+    arriving: PacketReceiver,
     /// Packets taken so far,
     taken: u64,
     /// at the beginning of this turn,
     began: u64,
     /// and those whose bytes and SAs were asked for.
     asked_for: u64,
-    /// Packets that may wait at most, half of what the way holds.
+    /// Packets that may wait at most: half of those that the way has room for, were they as long as can be.
     most: u32,
 }
 
 impl Crossing {
-    /// For each of so many workers the ways between it and every other, in the order of their cores; a way holds `packets`.
-    pub(crate) fn between(workers: usize, packets: usize) -> Vec<Vec<Option<Self>>> {
-        let packets = u32::try_from(packets).unwrap_or(u32::MAX);
+    /// For each of so many workers the ways between it and every other, in the order of their cores.
+    pub(crate) fn between(workers: usize, limits: &Limits) -> Vec<Vec<Option<Self>>> {
         let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
+        let octets = (limits.handoff_octets / workers.saturating_sub(1).max(1)).max(WAY);
+        let bounded = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let (packets, octets) = (bounded(limits.handoff_ring), bounded(octets));
         for core in 0..workers {
             let (before, rest) = all.split_at_mut(core);
             let [own, ..] = rest else { break };
             for other in before {
-                let (here, there) = Self::pair(packets);
+                let (here, there) = Self::pair(packets, octets);
                 own.push(Some(here));
                 other.push(Some(there));
             }
@@ -149,10 +152,10 @@ impl Crossing {
     }
 
     /// Both ends.
-    fn pair(packets: u32) -> (Self, Self) {
-        let (leaving, there_arriving) = crossing(packets);
-        let (there_leaving, arriving) = crossing(packets);
-        let most = packets / 2;
+    fn pair(packets: u32, octets: u32) -> (Self, Self) {
+        let (leaving, there_arriving) = crossing(packets, octets);
+        let (there_leaving, arriving) = crossing(packets, octets);
+        let most = packets.min(octets / JUMBO as u32) / 2;
         let one =
             |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, asked_for: 0, most };
         (one(leaving, arriving), one(there_leaving, there_arriving))
@@ -160,7 +163,7 @@ impl Crossing {
 
     /// Whether there is something for this worker.
     pub(crate) fn has_work(&self) -> bool {
-        !self.arriving.is_empty() || self.leaving.has_back()
+        !self.arriving.is_empty()
     }
 
     /// How many packets will have been taken when what is on the way now is through.
@@ -176,9 +179,7 @@ impl Crossing {
     /// How many of the next packets, at most so many, go the straight way; none of them after one that does not.
     #[inline]
     fn straight(&self, most: u32) -> u32 {
-        let is_straight = |n: &u32| {
-            self.arriving.look(*n, |frame| HandedOff::is_straight(frame.mark)) == Some(true)
-        };
+        let is_straight = |n: &u32| self.arriving.mark(*n).is_some_and(HandedOff::is_straight);
         (0..most).take_while(is_straight).count() as u32
     }
 
@@ -201,25 +202,23 @@ impl Worker {
     /// Hands a frame over with the marks of what is to be done.
     #[inline(always)]
     pub(crate) fn hand_off_marked(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) {
-        let lent = self.lend(frame, to, mark);
-        self.account.add(Row::HandedOut, lent.into());
+        let handed = self.send_across(&frame, to, mark);
+        self.account.add(Row::HandedOut, handed.into());
+        self.free(frame);
     }
 
-    /// The same without counting it; whether there was room.
+    /// Copies a packet onto the way to another core; without room there it is dropped. Whether there was.
     #[inline(always)]
-    fn lend(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) -> bool {
-        let left = match self.crossings.get_mut(to.index()) {
-            Some(Some(crossing)) => crossing.leaving.push(frame.marked(mark)),
-            _ => Err(frame),
+    fn send_across(&mut self, frame: &Frame, to: CoreId, mark: [u64; 2]) -> bool {
+        let handed = match self.crossings.get_mut(to.index()) {
+            Some(Some(crossing)) => crossing.leaving.push(frame, mark),
+            _ => false,
         };
         self.bells |= 1 << to.index();
-        match left {
-            Ok(()) => true,
-            Err(frame) => {
-                self.drop_packet(Packet(frame), WorkerDrop::HandoffFull);
-                false
-            }
+        if !handed {
+            self.account.drop(WorkerDrop::HandoffFull);
         }
+        handed
     }
 
     /// Shows the others what was put on the ways to them since the last time, and wakes them.
@@ -252,11 +251,8 @@ impl Worker {
             let mut run = None;
             for n in first as u32..known as u32 {
                 let Some(Some(crossing)) = self.crossings.get(from) else { break };
-                let ask = |frame: &Frame| {
-                    frame.data().chunks(64).take(ASKED_FOR).for_each(|line| prefetch(&line[0]));
-                    frame.mark
-                };
-                let Some(mark) = crossing.arriving.look(n, ask) else { break };
+                let Some(mark) = crossing.arriving.mark(n) else { break };
+                crossing.arriving.ask_for(n, ASKED_FOR);
                 let word = mark[0] >> 32;
                 if run == Some(word) {
                     continue;
@@ -297,8 +293,8 @@ impl Worker {
         along as usize
     }
 
-    /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into frames
-    /// of this one: of those that this one has lent the other and that came back, as far as there are. How many it was.
+    /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into the frames
+    /// of those that are for other workers, as long as there are any, and then into new ones. How many it was.
     #[inline(never)]
     fn bring_over(
         &mut self,
@@ -308,50 +304,60 @@ impl Worker {
         notes: &mut Notes,
         kinds: &mut Kinds,
     ) -> u32 {
-        let (mut count, mut returned, mut handed) = (0, 0, 0);
+        let (mut count, mut handed) = (0, 0);
         while count < most {
-            let Some(Some(crossing)) = self.crossings.get_mut(from) else { break };
-            let is_straight = |foreign: &Frame| HandedOff::is_straight(foreign.mark);
-            if crossing.arriving.look(count, is_straight) != Some(true) {
+            let Some(Some(crossing)) = self.crossings.get(from) else { break };
+            let Some(mark) = crossing.arriving.mark(count) else { break };
+            if !HandedOff::is_straight(mark) {
                 break;
             }
-            let (pool, back) = (&mut self.pool, crossing.leaving.take_back());
-            returned += u64::from(back.is_some());
-            let copied = crossing.arriving.look(count, |foreign| {
-                let mut own = match back {
-                    Some(frame) => pool.renew(frame, foreign.len()),
-                    None => pool.alloc_for(foreign.len()),
-                }?;
-                // It was asked for with this length.
-                let _ = own.copy_of(foreign);
-                Some(own.marked(foreign.mark))
-            });
-            count += 1;
-            let Some(Some(own)) = copied else {
-                self.account.drop(WorkerDrop::UmemEmpty);
-                continue;
-            };
-            let next = self.note_handed(own.mark, kinds);
-            let (at, others) = (kinds.others.trailing_zeros() as usize, kinds.others);
+            let at = kinds.others.trailing_zeros() as usize;
             if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
-                kinds.others &= others - 1;
-                let left = core::mem::replace(frame, own);
-                if let Note::HandOff(to, marks) = core::mem::replace(note, next) {
-                    handed += u64::from(self.lend(left, to, marks));
+                kinds.others &= kinds.others - 1;
+                if let Note::HandOff(to, marks) = *note {
+                    handed += u64::from(self.send_across(frame, to, marks));
                 }
-            } else {
+                *note = match self.refill(from, count, frame) {
+                    Some(()) => self.note_handed(mark, kinds),
+                    None => Note::Drop(WorkerDrop::UmemEmpty.into()),
+                };
+            } else if let Some(own) = self.copy_handed(from, count) {
                 frames.push(own);
                 // There is room for a burst.
-                let _ = notes.try_push(next);
+                let _ = notes.try_push(self.note_handed(mark, kinds));
+            } else {
+                self.account.drop(WorkerDrop::UmemEmpty);
             }
+            count += 1;
         }
         self.account.add(Row::HandedOut, handed);
         let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
         crossing.give_back(count);
-        self.bells |= u64::from(count > 0) << from;
         self.account.add(Row::HandedIn, u64::from(count));
-        self.account.add(Row::FramesReturned, returned);
         count
+    }
+
+    /// Copies the packet that comes `after` others into a frame whose own packet is gone, or into another where that one is too small;
+    /// `None` without one.
+    #[inline(always)]
+    fn refill(&mut self, from: usize, after: u32, frame: &mut Frame) -> Option<()> {
+        let Some(Some(crossing)) = self.crossings.get(from) else { return None };
+        if frame.can_hold(crossing.arriving.octets(after)?) {
+            return crossing.arriving.copy_to(after, frame);
+        }
+        let own = self.copy_handed(from, after)?;
+        self.free(core::mem::replace(frame, own));
+        Some(())
+    }
+
+    /// A copy of the packet that comes `after` others; `None` without a frame.
+    #[inline]
+    fn copy_handed(&mut self, from: usize, after: u32) -> Option<Frame> {
+        let Some(Some(crossing)) = self.crossings.get(from) else { return None };
+        let mut own = self.pool.alloc_for(crossing.arriving.octets(after)?)?;
+        // It was asked for with this length.
+        let _ = crossing.arriving.copy_to(after, &mut own);
+        Some(own)
     }
 
     /// What its sender found out about a frame that goes the straight way.
@@ -388,7 +394,9 @@ impl Worker {
                     count += self.take_burst_of(from, known);
                 }
             }
-            self.take_home(from, none);
+            if let Some(Some(crossing)) = self.crossings.get(from) {
+                crossing.arriving.ask_ahead(BURST as u32);
+            }
         }
         count
     }
@@ -415,23 +423,6 @@ impl Worker {
         packets as usize
     }
 
-    /// Takes home what another worker has copied of this one's frames, but for a burst, which [`bring_over`](Self::bring_over) uses
-    /// again; that too where there was nothing to do, or frames are few. And asks for what the other may be handing over.
-    #[inline]
-    fn take_home(&mut self, from: usize, none: bool) {
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return };
-        let kept = if none || self.pool.available() < 2 * BURST { 0 } else { BURST as u32 };
-        let count = crossing.leaving.back().saturating_sub(kept);
-        for _ in 0..count {
-            // Every frame that was lent is this worker's.
-            let _ = crossing.leaving.take_back().map(|frame| self.pool.free(frame));
-        }
-        if count > 0 {
-            self.account.add(Row::FramesReturned, count.into());
-        }
-        crossing.arriving.ask_ahead(BURST as u32);
-    }
-
     /// A frame that does not go the straight way after all.
     #[cold]
     pub(crate) fn take_handed_otherwise(&mut self, mut packet: Packet) {
@@ -455,21 +446,16 @@ impl Worker {
 
     /// The next packet of another worker, an IP packet on the way that fits all; false where it is to go the straight way.
     fn take_handed_packet(&mut self, from: usize) -> bool {
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return false };
+        let Some(Some(crossing)) = self.crossings.get(from) else { return false };
         if crossing.straight(1) > 0 {
             return false;
         }
-        let pool = &mut self.pool;
-        let copied = crossing.arriving.look(0, |foreign| {
-            let mut own = pool.alloc_for(foreign.len())?;
-            // It was asked for with this length.
-            let _ = own.copy_from(foreign.data());
-            Some(own.marked(foreign.mark))
-        });
-        crossing.give_back(1);
-        self.bells |= 1 << from;
+        let copied = self.copy_handed(from, 0);
+        if let Some(Some(crossing)) = self.crossings.get_mut(from) {
+            crossing.give_back(1);
+        }
         self.account.add(Row::HandedIn, 1);
-        let Some(Some(own)) = copied else {
+        let Some(own) = copied else {
             self.account.drop(WorkerDrop::UmemEmpty);
             return true;
         };

@@ -480,7 +480,7 @@ impl Worker {
         self.account.set(Row::FramesReceiving, gauges.fill.into());
         self.account.set(Row::FramesSending, gauges.transmit.into());
         // Between two turns no frame is in this worker's hands.
-        self.account.set(Row::FramesLent, gauges.out.into());
+        self.account.set(Row::FramesOut, gauges.out.into());
         self.account.set(Row::Waiting, self.waiting.len() as u64);
         self.account.set(Row::InboundSas, self.sad.len() as u64);
         self.account.set(Row::OutboundSas, self.outbound_sad.len() as u64);
@@ -514,7 +514,7 @@ impl Worker {
 
     /// Gives a frame of this worker's UMEM back.
     pub(crate) fn free(&mut self, frame: Frame) {
-        // Every frame in a worker's hands is its own: one of another worker is sent home when its packet is copied.
+        // Every frame in a worker's hands is its own: only packets go to others.
         let _ = self.pool.free(frame);
     }
 

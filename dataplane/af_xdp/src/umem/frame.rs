@@ -1,6 +1,6 @@
 //! The token that owns one chunk. Only [`Umem`](super::Umem) makes one, for a chunk inside the mapping that has none.
 
-use super::{LINE, UmemId};
+use super::{HEADROOM, TAILROOM, UmemId};
 use std::fmt;
 use std::ptr::NonNull;
 use std::slice;
@@ -58,9 +58,6 @@ unsafe impl Send for Frame {}
 
 /// Octets that are copied at a time.
 const COPIED: usize = 256;
-
-/// Octets of the longest packet that is copied by lines.
-const SHORT: usize = 512;
 
 impl Frame {
     /// The packet.
@@ -216,23 +213,39 @@ impl Frame {
         Some(())
     }
 
-    /// Replaces the packet by another frame's, where this one starts now; `None`, and nothing changed, when it does not fit. A short
-    /// one is copied in whole lines, without a branch on its length: what is behind it in its chunk comes along, behind this one.
+    /// Whether a packet of `len` octets may take the place of this one, with room before it and behind it as in a frame that was
+    /// allocated for it.
+    #[inline]
+    pub const fn can_hold(&self, len: usize) -> bool {
+        let room = self.size() - self.headroom();
+        self.headroom() >= HEADROOM && len <= room && room - len >= TAILROOM
+    }
+
+    /// The packet and what is behind it in its chunk, up to a whole number of granules; only the packet at the end of the chunk.
     #[inline(always)]
-    pub fn copy_of(&mut self, other: &Self) -> Option<()> {
-        let len = other.len();
-        let whole = len.next_multiple_of(LINE);
-        if len > SHORT || whole > len + other.tailroom() || whole > self.size() - self.headroom() {
-            return self.copy_from(other.data());
+    pub(crate) fn whole(&self, granule: usize) -> &[u8] {
+        let whole = self.len().next_multiple_of(granule).min(self.size() - self.headroom());
+        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good, and only
+        // this frame names it.
+        unsafe { slice::from_raw_parts(self.pointer(), whole) }
+    }
+
+    /// Replaces the packet by one of `len` octets, where the frame starts now, that `fill` writes; it is shown a whole number of granules,
+    /// as far as the chunk has them. `None`, and nothing changed, when it does not fit.
+    #[inline(always)]
+    pub(crate) fn refill(
+        &mut self,
+        len: usize,
+        granule: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<()> {
+        let room = self.size() - self.headroom();
+        if len > room {
+            return None;
         }
-        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good, and nobody
-        // writes to a frame that is looked at.
-        let from = unsafe { slice::from_raw_parts(other.pointer(), whole) };
-        // SAFETY: the same, and `&mut self` makes the borrow exclusive; the chunks are not the same one, as each has one frame.
-        let to = unsafe { slice::from_raw_parts_mut(self.pointer(), whole) };
-        for (to, from) in to.as_chunks_mut::<LINE>().0.iter_mut().zip(from.as_chunks::<LINE>().0) {
-            *to = *from;
-        }
+        // Both at most `size`, a u16.
+        self.resize(len.next_multiple_of(granule).min(room) as u16);
+        fill(self.data_mut());
         self.resize(len as u16);
         Some(())
     }

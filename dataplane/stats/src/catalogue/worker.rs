@@ -65,8 +65,6 @@ table! {
         "Bytes of the packets received, link header included where the device has one.";
     SentBytes, "sent_bytes", "Bytes sent", Counter, Bytes,
         "Bytes of the packets sent, link header included where the device has one.";
-    FramesReturned, "frames_returned", "Frames returned", Counter, Frames,
-        "Frames lent to another worker by handoff that came home.";
     Bursts, "bursts", "Receive bursts", Counter, Bursts,
         "Receive bursts that held at least one packet.";
     Turns, "turns", "Turns", Counter, Events,
@@ -87,8 +85,8 @@ table! {
         "Frames in fill and receive rings.";
     FramesSending, "frames_sending", "Frames sending", Gauge, Frames,
         "Frames in transmit and completion rings.";
-    FramesLent, "frames_lent", "Frames lent", Gauge, Frames,
-        "Frames handed to other workers and not yet home.";
+    FramesOut, "frames_out", "Frames out", Gauge, Frames,
+        "Frames in no ring and not free, counted between two turns, when the worker has none in hand: lost.";
     InboundSas, "inbound_sas", "Inbound SAs", Gauge, Sas,
         "Inbound SAs this worker owns.";
     OutboundSas, "outbound_sas", "Outbound SAs", Gauge, Sas,

@@ -38,7 +38,6 @@ fn every_packet_crosses_and_every_frame_comes_home() {
             // Plain ones on their way out and protected ones on their way in: all of them.
             assert_eq!(gateway.workers[0].account().get(Row::HandedOut), crossed);
             assert_eq!(gateway.workers[1].account().get(Row::HandedIn), crossed);
-            assert_eq!(gateway.workers[0].account().get(Row::FramesReturned), crossed);
             assert_eq!(gateway.workers[1].account().get(Row::Sent), crossed);
             assert_eq!(gateway.all_drops(), 0);
             gateway.assert_no_frame_is_missing();
@@ -71,8 +70,80 @@ fn a_full_handoff_ring_drops_and_counts() {
     bed.a.assert_no_frame_is_missing();
 }
 
+/// A way holds octets too, here five chunks of 12 KiB: eight packets of 44 granules each, as a frame and as an IP packet.
 #[test]
-fn an_owner_without_frames_drops_and_sends_the_frame_home() {
+fn a_way_full_of_long_packets_drops_and_counts() {
+    let limits = Limits { handoff_octets: 0, ..BedConfig::default().limits };
+    let mut bed = Bed::new(BedConfig { workers: 2, limits, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    bed.force_queue(0);
+    for round in 1..=5 {
+        for n in 0..60 {
+            bed.send_a(false, n, 1394);
+        }
+        for _ in 0..2 {
+            bed.a.workers[0].turn(bed.now);
+        }
+        assert!(bed.a.workers[0].account().balances());
+        assert_eq!(bed.a.workers[0].account().get(Row::HandedOut), 40 * round);
+        assert_eq!(bed.a.drops(WorkerDrop::HandoffFull), 20 * round);
+        bed.steps(8);
+        assert_eq!(received(&mut bed.host_b).len(), 40);
+    }
+    bed.steps(1);
+    bed.a.assert_no_frame_is_missing();
+}
+
+/// The frame of a short packet that leaves is too short for a long one that comes, which is dropped without a longer one.
+#[test]
+fn what_crosses_gets_a_frame_that_it_fits() {
+    for is_short_of_frames in [false, true] {
+        let mut bed = Bed::new(BedConfig { workers: 2, wan_mtu: 9000, ..Default::default() });
+        bed.policies(Action::Protect);
+        bed.install(1, Outer::V4, 1, 1);
+        let (spi_a, spi_b) = bed.allocate(0, 0);
+        bed.add(2, Outer::V4, spi_a, spi_b);
+        bed.b.dataplane.bind(PolicyId(1), PairId(2), Activation::Now).unwrap();
+        bed.steps(2);
+        let mut taken = Vec::new();
+        while is_short_of_frames && let Some(frame) = bed.a.workers[1].pool.alloc_for(9000) {
+            taken.push(frame);
+        }
+        let (mut sent, mut came) = (0, Vec::new());
+        for n in 0..300u32 {
+            for k in 0..4 {
+                bed.force_queue(0);
+                bed.send_a(false, 2 * sent, if (n + k).is_multiple_of(5) { 3800 } else { 90 });
+                // What of it comes to gateway a has its SA at the other worker too.
+                bed.force_queue(1);
+                bed.send_b(false, 2 * sent + 1, 90);
+                sent += 1;
+            }
+            bed.steps(2);
+            came.extend(received(&mut bed.host_a).iter().map(|packet| number(packet)));
+            came.extend(received(&mut bed.host_b).iter().map(|packet| number(packet)));
+        }
+        bed.steps(12);
+        came.extend(received(&mut bed.host_a).iter().map(|packet| number(packet)));
+        came.extend(received(&mut bed.host_b).iter().map(|packet| number(packet)));
+        let dropped = bed.a.drops(WorkerDrop::UmemEmpty);
+        assert_eq!((bed.a.all_drops(), bed.b.all_drops()), (dropped, 0));
+        assert_eq!(dropped > 100, is_short_of_frames, "{dropped}");
+        assert_eq!(came.len() as u64 + dropped, 2 * u64::from(sent));
+        came.sort_unstable();
+        came.dedup();
+        assert_eq!(came.len() as u64 + dropped, 2 * u64::from(sent), "some came twice");
+        for worker in &bed.a.workers {
+            assert!(worker.went_straight > 500, "{}", worker.went_straight);
+        }
+        taken.into_iter().for_each(|frame| bed.a.workers[1].free(frame));
+        bed.a.assert_no_frame_is_missing();
+    }
+}
+
+#[test]
+fn an_owner_without_frames_drops() {
     let config = BedConfig { workers: 2, chunks: 64, ..Default::default() };
     let mut bed = Bed::new(config);
     bed.policies(Action::Protect);
@@ -102,7 +173,7 @@ fn starvation_and_leaks_show_in_the_gauges() {
     bed.install(1, Outer::V4, 0, 0);
     let gauges = |bed: &Bed| {
         let account = bed.a.workers[0].account();
-        [Row::FramesFree, Row::FramesReceiving, Row::FramesSending, Row::FramesLent]
+        [Row::FramesFree, Row::FramesReceiving, Row::FramesSending, Row::FramesOut]
             .map(|row| account.get(row))
     };
     assert_eq!(gauges(&bed), [64, 0, 0, 0]);
@@ -327,42 +398,52 @@ fn no_handed_packet_waits_for_room_in_vain() {
 /// the way is full.
 #[test]
 fn handed_packets_are_kept_for_bursts_that_have_room() {
-    let (burst, room) = (BURST as u32, 8);
-    for (ring, wait) in [(2048, TURNS as u32 * room), (64, 32)] {
-        let limits = Limits { handoff_ring: ring, ..BedConfig::default().limits };
-        let mut bed = Bed::new(BedConfig { workers: 2, limits, ..Default::default() });
-        bed.policies(Action::Protect);
-        bed.install(1, Outer::V4, 1, 1);
-        let mut sent = 0;
-        let mut send = |bed: &mut Bed, queue| {
-            bed.force_queue(queue);
-            bed.send_a(false, sent, 100);
-            sent += 1;
-        };
-        // Both workers know the flow then.
-        for queue in [0, 1] {
-            send(&mut bed, queue);
+    let (burst, room, turns) = (BURST as u32, 8, TURNS as u32);
+    // Packets and octets of a way, and how many wait. Five jumbo frames have room in 64 KiB.
+    let cases = [(2048, 4 << 20, turns * room), (64, 4 << 20, 32), (2048, 0, 2)];
+    for (ring, octets, wait) in cases {
+        let limits = BedConfig::default().limits;
+        let limits = Limits { handoff_ring: ring, handoff_octets: octets, ..limits };
+        for too_many in [0, 1] {
+            let what = format!("{ring} {octets} {too_many}");
+            let mut bed = Bed::new(BedConfig { workers: 2, limits, ..Default::default() });
+            bed.policies(Action::Protect);
+            bed.install(1, Outer::V4, 1, 1);
+            let mut sent = 0;
+            let mut send = |bed: &mut Bed, queue| {
+                bed.force_queue(queue);
+                bed.send_a(false, sent, 100);
+                sent += 1;
+            };
+            // Both workers know the flow then.
+            for queue in [0, 1] {
+                send(&mut bed, queue);
+                bed.steps(8);
+            }
+            let mut left = wait + too_many;
+            for _ in 0..left + room {
+                send(&mut bed, 0);
+                bed.a.workers[0].turn(bed.now);
+            }
+            let mut turn_with = |own| {
+                let handed_in = |bed: &Bed| bed.a.workers[1].account().get(Row::HandedIn) as u32;
+                (0..own).for_each(|_| send(&mut bed, 1));
+                let before = handed_in(&bed);
+                bed.a.workers[1].turn(bed.now);
+                handed_in(&bed) - before
+            };
+            let at_once = if too_many > 0 { left.min(burst) } else { 0 };
+            assert_eq!(turn_with(burst - room), room + at_once, "{what}: as many wait");
+            left -= at_once;
+            let next = turn_with(burst - room);
+            assert_eq!(next, left.min(room), "{what}: the rest waits");
+            left -= next;
+            if left <= burst + 1 {
+                assert_eq!(turn_with(burst - 1), left, "{what}: but not for one place a turn");
+            }
             bed.steps(8);
+            assert_eq!(received(&mut bed.host_b).len() as u32, sent, "{what}");
+            bed.a.assert_no_frame_is_missing();
         }
-        for _ in 0..wait + room + 1 {
-            send(&mut bed, 0);
-            bed.a.workers[0].turn(bed.now);
-        }
-        let mut turn_with = |own| {
-            let handed_in = |bed: &Bed| bed.a.workers[1].account().get(Row::HandedIn) as u32;
-            (0..own).for_each(|_| send(&mut bed, 1));
-            let before = handed_in(&bed);
-            bed.a.workers[1].turn(bed.now);
-            handed_in(&bed) - before
-        };
-        assert_eq!(turn_with(burst - room), room + burst, "{ring}: one too many to wait");
-        let mut left = wait + 1 - burst;
-        let next = turn_with(burst - room);
-        assert_eq!(next, left.min(room), "{ring}: the rest waits");
-        left -= next;
-        assert_eq!(turn_with(burst - 1), left, "{ring}: but not for one place a turn");
-        bed.steps(8);
-        assert_eq!(received(&mut bed.host_b).len() as u32, sent, "{ring}");
-        bed.a.assert_no_frame_is_missing();
     }
 }
