@@ -1,7 +1,7 @@
 //! AES-GCM with AES-NI and PCLMULQDQ: eight blocks at a time, packet by packet.
 //!
 //! ```text
-//!   seal   AES      group 0 │ group 1 │ tail             tail: 1 to 8 blocks and J0
+//!   seal   AES      group 0 │ group 1 │ tail             tail: 0 to 8 blocks and J0
 //!          GHASH            │ group 0 │ group 1 │ tail ─► tag
 //!   open   AES      group 0 │ group 1 │ tail
 //!          GHASH    group 0 │ group 1 │ tail ─► tag
@@ -18,6 +18,9 @@ use super::vaes256;
 
 /// Blocks in a group.
 pub(super) const GROUP: usize = 8;
+
+/// Groups from which on two are one in 256-bit registers: of fewer, rounds and multiplications would not go side by side.
+const MANY: usize = 4;
 
 /// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds; `WIDE` with groups in 256-bit
 /// registers.
@@ -61,23 +64,37 @@ unsafe fn one<const SEAL: bool, const R: usize, const WIDE: bool>(
 ) -> __m128i {
     let aad = aad_block(job, key);
     let len = job.len() as usize;
-    // The tail of a text that is not empty has 1 to 8 blocks.
-    let groups = len.saturating_sub(1) / (16 * GROUP);
+    // What is not `WIDE` takes longer with a last group that nothing is encrypted beside than with a whole tail.
+    let whole = if WIDE { len } else { len.saturating_sub(1) };
+    let groups = whole / (16 * GROUP);
     let behind = (len - 16 * GROUP * groups).div_ceil(16);
-    let first = if groups > 0 { GROUP + 1 } else { behind + 2 };
+    let doubles = if WIDE && groups >= MANY { groups / 2 } else { 0 };
+    let first = match (doubles, groups) {
+        (0, 0) => behind + 2,
+        (0, _) => GROUP + 1,
+        _ => 2 * GROUP + 1,
+    };
     let mut hash = Hash { carried: _mm_setzero_si128(), sum: Sum::of(aad, key.power(first)) };
-    let mut hashed = [_mm_setzero_si128(); GROUP];
-    if WIDE && groups > 0 {
-        // SAFETY: as the caller promised, and `groups` whole groups are in the text.
-        unsafe { vaes256::groups::<SEAL, R>(job, key, groups, &mut hash, &mut hashed) };
-    } else {
+    if WIDE {
+        if doubles > 0 {
+            // SAFETY: as the caller promised, and `groups` whole groups are in the text.
+            unsafe { vaes256::groups::<SEAL, R, GROUP>(job, key, 0, doubles, &mut hash) };
+        }
+        let left = groups - 2 * doubles;
+        if left > 0 {
+            let from = 2 * GROUP * doubles;
+            // SAFETY: as above.
+            unsafe { vaes256::groups::<SEAL, R, { GROUP / 2 }>(job, key, from, left, &mut hash) };
+        }
+    } else if groups > 0 {
+        let mut hashed = [_mm_setzero_si128(); GROUP];
         for g in 0..groups {
             // SAFETY: `groups` whole groups are in the text.
             unsafe { group::<SEAL, R>(job, key, g, &mut hashed, &mut hash) };
         }
-    }
-    if SEAL && groups > 0 {
-        hash.absorb(&hashed, key);
+        if SEAL {
+            hash.absorb(&hashed, key);
+        }
     }
     let at = 16 * GROUP * groups;
     macro_rules! tail {
@@ -192,8 +209,9 @@ unsafe fn tail<const SEAL: bool, const R: usize, const N: usize>(
         let block = if i == 0 { _mm_xor_si128(block, hash.carried) } else { block };
         sum.add(block, key.power(N + 1 - i));
     }
-    // Without text the carried hash is zero: AAD is in the sum.
-    sum.add(job.length_block(), key.power(1));
+    let lengths = job.length_block();
+    let lengths = if N == 0 { _mm_xor_si128(lengths, hash.carried) } else { lengths };
+    sum.add(lengths, key.power(1));
     _mm_xor_si128(reversed(sum.reduced()), mask)
 }
 

@@ -1,89 +1,79 @@
 //! The groups of `aesni` with VAES and VPCLMULQDQ on 256-bit registers, for processors that have those without
-//! AVX-512: two blocks in every register. Everything else of a packet is as in `aesni`.
+//! AVX-512: two blocks in every register, and sixteen in a group where there are so many, as eight chains of rounds keep both units for
+//! AES busy where four do not. Everything else of a packet is as in `aesni`.
 
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use super::aesni::{GROUP, Hash};
+use super::aesni::Hash;
 use super::expanded::ExpandedKey;
 use super::job::Job;
 
-/// Registers of a group.
-const PAIRS: usize = GROUP / 2;
-
-/// Encrypts or decrypts the first `groups` groups and hashes them, the last one excepted when sealing: its
-/// reversed ciphertext is left in `hashed`.
+/// Encrypts or decrypts `count` groups of `PAIRS` registers from block `first` on, and hashes them.
 ///
 /// # Safety
 ///
 /// The text has so many groups.
 #[inline(never)]
 #[target_feature(enable = "aes,pclmulqdq,avx2,vaes,vpclmulqdq")]
-pub(super) unsafe fn groups<const SEAL: bool, const R: usize>(
+pub(super) unsafe fn groups<const SEAL: bool, const R: usize, const PAIRS: usize>(
     job: &Job<'_>,
     key: &ExpandedKey,
-    groups: usize,
+    first: usize,
+    count: usize,
     hash: &mut Hash,
-    hashed: &mut [__m128i; GROUP],
 ) {
-    let j0 = _mm_xor_si128(super::aesni::j0(job), key.round_key(0));
-    let base = _mm256_broadcastsi128_si256(j0);
-    let reversal = _mm256_broadcastsi128_si256(_mm_set_epi8(
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+    // A pair for each round but the last.
+    const { assert!(PAIRS < R) };
+    // J0 counts one. Without that, and with the first round key.
+    let j0 = _mm_xor_si128(super::aesni::j0(job), _mm_set_epi32(1 << 24, 0, 0, 0));
+    let base = _mm256_broadcastsi128_si256(_mm_xor_si128(j0, key.round_key(0)));
+    let in_network_order = _mm256_broadcastsi128_si256(_mm_set_epi8(
+        12, 13, 14, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
     ));
     let mut ready = [_mm256_setzero_si256(); PAIRS];
-    for g in 0..groups {
-        let at = 16 * GROUP * g;
+    for g in 0..count {
+        let block = first + 2 * PAIRS * g;
+        let at = 16 * block;
         let multiply = !SEAL || g > 0;
+        // The first block of a text counts two; jobs are bounded so that counters fit 32 bits.
+        let counter = (block + 2) as i32;
+        let counters = _mm256_set_epi32(counter + 1, 0, 0, 0, counter, 0, 0, 0);
         let mut s = [base; PAIRS];
         for (i, v) in s.iter_mut().enumerate() {
-            // J0 counts one, the first block two; jobs are bounded so that counters fit 32 bits.
-            let first = (GROUP * g + 2 * i + 2) as u32;
-            let (low, high) = ((1 ^ first).swap_bytes(), (1 ^ (first + 1)).swap_bytes());
-            let difference = _mm256_set_epi32(high as i32, 0, 0, 0, low as i32, 0, 0, 0);
-            *v = _mm256_xor_si256(*v, difference);
+            let behind = 2 * i as i32;
+            let step = _mm256_set_epi32(behind, 0, 0, 0, behind, 0, 0, 0);
+            let count = _mm256_shuffle_epi8(_mm256_add_epi32(counters, step), in_network_order);
+            *v = _mm256_xor_si256(*v, count);
         }
-        let mut lo = _mm256_zextsi128_si256(hash.sum.lo);
-        let mut mid = _mm256_zextsi128_si256(hash.sum.mid);
-        let mut hi = _mm256_zextsi128_si256(hash.sum.hi);
-        for r in 1..R {
-            let rk = _mm256_broadcastsi128_si256(key.round_key(r));
-            for v in &mut s {
-                *v = _mm256_aesenc_epi128(*v, rk);
-                in_order(v);
-            }
-            if multiply && r <= PAIRS {
-                // The first pair waits for the reduction, so it is last.
-                let i = r % PAIRS;
-                let pair = if SEAL {
-                    ready[i]
-                } else {
-                    // SAFETY: the pair is in the text.
-                    _mm256_shuffle_epi8(unsafe { load(job, at + 32 * i) }, reversal)
-                };
-                let carried = _mm256_zextsi128_si256(hash.carried);
-                let pair = if i == 0 { _mm256_xor_si256(pair, carried) } else { pair };
-                let [high, low, ..] = key.powers(GROUP - 2 * i);
-                let power = _mm256_set_epi64x(
-                    (low >> 64) as i64,
-                    *low as i64,
-                    (high >> 64) as i64,
-                    *high as i64,
-                );
-                lo = _mm256_xor_si256(lo, _mm256_clmulepi64_epi128::<0x00>(pair, power));
-                hi = _mm256_xor_si256(hi, _mm256_clmulepi64_epi128::<0x11>(pair, power));
-                mid = _mm256_xor_si256(mid, _mm256_clmulepi64_epi128::<0x01>(pair, power));
-                mid = _mm256_xor_si256(mid, _mm256_clmulepi64_epi128::<0x10>(pair, power));
-                in_order(&mut lo);
-                in_order(&mut mid);
-                in_order(&mut hi);
-            }
+        let mut sum = Sum::zero();
+        // Written out, as the compiler would keep the registers of a loop so long in memory.
+        macro_rules! rounds {
+            ($($r:literal)*) => {$(
+                if $r < R {
+                    let rk = _mm256_broadcastsi128_si256(key.round_key($r));
+                    for v in &mut s {
+                        *v = _mm256_aesenc_epi128(*v, rk);
+                        in_order(v);
+                    }
+                    if multiply && $r <= PAIRS {
+                        // The first pair waits for the reduction, so it is last.
+                        let i = $r % PAIRS;
+                        let pair = if SEAL {
+                            ready[i]
+                        } else {
+                            // SAFETY: the pair is in the text.
+                            reversed(unsafe { load(job, at + 32 * i) })
+                        };
+                        sum.add(carry(pair, i, hash), power(key, 2 * (PAIRS - i)));
+                        sum.in_order();
+                    }
+                }
+            )*};
         }
+        rounds!(1 2 3 4 5 6 7 8 9 10 11 12 13);
         if multiply {
-            hash.sum.lo = fold(lo);
-            hash.sum.mid = fold(mid);
-            hash.sum.hi = fold(hi);
-            hash.reduce();
+            sum.conclude(hash);
         }
         let rk = _mm256_broadcastsi128_si256(key.round_key(R));
         for i in 0..PAIRS {
@@ -92,12 +82,87 @@ pub(super) unsafe fn groups<const SEAL: bool, const R: usize>(
             let y = _mm256_aesenclast_epi128(s[i], _mm256_xor_si256(x, rk));
             // SAFETY: as the load.
             unsafe { store(job, at + 32 * i, y) };
-            ready[i] = _mm256_shuffle_epi8(y, reversal);
+            ready[i] = reversed(y);
         }
     }
-    for i in 0..PAIRS {
-        hashed[2 * i] = _mm256_castsi256_si128(ready[i]);
-        hashed[2 * i + 1] = _mm256_extracti128_si256::<1>(ready[i]);
+    if SEAL && count > 0 {
+        let mut sum = Sum::zero();
+        for (i, pair) in ready.into_iter().enumerate() {
+            sum.add(carry(pair, i, hash), power(key, 2 * (PAIRS - i)));
+        }
+        sum.conclude(hash);
+    }
+}
+
+/// The first pair of a group with what is carried to it.
+#[inline]
+#[target_feature(enable = "aes,pclmulqdq,avx2")]
+fn carry(pair: __m256i, i: usize, hash: &Hash) -> __m256i {
+    let carried = _mm256_zextsi128_si256(hash.carried);
+    if i == 0 { _mm256_xor_si256(pair, carried) } else { pair }
+}
+
+/// H to the powers of `e` and `e` - 1.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn power(key: &ExpandedKey, e: usize) -> __m256i {
+    let four = key.powers(e);
+    // SAFETY: half of an array.
+    unsafe { _mm256_loadu_si256(four.as_ptr().cast()) }
+}
+
+/// Byte-reversed blocks.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn reversed(pair: __m256i) -> __m256i {
+    let order = _mm_set_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    _mm256_shuffle_epi8(pair, _mm256_broadcastsi128_si256(order))
+}
+
+/// Unreduced products, of both blocks side by side; in the middle those of the halves' sums (Karatsuba), three multiplications instead
+/// of four.
+struct Sum {
+    lo: __m256i,
+    mid: __m256i,
+    hi: __m256i,
+}
+
+impl Sum {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero() -> Self {
+        let zero = _mm256_setzero_si256();
+        Self { lo: zero, mid: zero, hi: zero }
+    }
+
+    #[inline]
+    #[target_feature(enable = "aes,pclmulqdq,avx2,vaes,vpclmulqdq")]
+    fn add(&mut self, pair: __m256i, power: __m256i) {
+        let halves = |v| _mm256_xor_si256(v, _mm256_shuffle_epi32::<0x4e>(v));
+        let mid = _mm256_clmulepi64_epi128::<0x00>(halves(pair), halves(power));
+        self.lo = _mm256_xor_si256(self.lo, _mm256_clmulepi64_epi128::<0x00>(pair, power));
+        self.hi = _mm256_xor_si256(self.hi, _mm256_clmulepi64_epi128::<0x11>(pair, power));
+        self.mid = _mm256_xor_si256(self.mid, mid);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn in_order(&mut self) {
+        in_order(&mut self.lo);
+        in_order(&mut self.mid);
+        in_order(&mut self.hi);
+    }
+
+    /// Adds itself to what was hashed, and carries all of it on.
+    #[inline]
+    #[target_feature(enable = "aes,pclmulqdq,avx2")]
+    fn conclude(self, hash: &mut Hash) {
+        let (lo, mid, hi) = (fold(self.lo), fold(self.mid), fold(self.hi));
+        let mid = _mm_xor_si128(mid, _mm_xor_si128(lo, hi));
+        hash.sum.lo = _mm_xor_si128(hash.sum.lo, lo);
+        hash.sum.mid = _mm_xor_si128(hash.sum.mid, mid);
+        hash.sum.hi = _mm_xor_si128(hash.sum.hi, hi);
+        hash.reduce();
     }
 }
 
