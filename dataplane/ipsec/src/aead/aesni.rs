@@ -14,40 +14,25 @@ use core::arch::x86_64::*;
 
 use super::expanded::{ExpandedKey, reduce};
 use super::job::Job;
-use super::vaes256;
+use super::text::{Text, finish, first_bytes};
 
 /// Blocks in a group.
 pub(super) const GROUP: usize = 8;
 
-/// Groups from which on two are one in 256-bit registers: of fewer, rounds and multiplications would not go side by side.
-const MANY: usize = 4;
-
-/// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds; `WIDE` with groups in 256-bit
-/// registers.
+/// Seals (`SEAL`) or opens a run of jobs of `R` AES rounds.
 ///
 /// # Safety
 ///
-/// Every job has a key of a vector engine and of `R` rounds, and is a seal job if `SEAL`. If `WIDE`, the processor
-/// has VAES and VPCLMULQDQ.
+/// Every job has a key of a vector engine and of `R` rounds, and is a seal job if `SEAL`.
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-pub(super) unsafe fn run<const SEAL: bool, const R: usize, const WIDE: bool>(jobs: &mut [Job<'_>]) {
+pub(super) unsafe fn run<const SEAL: bool, const R: usize>(jobs: &mut [Job<'_>]) {
     for job in jobs {
         // SAFETY: the key of a job of this engine, as the caller promised.
         let key = unsafe { job.expanded_key() };
         // SAFETY: as the caller promised.
-        let tag = unsafe { one::<SEAL, R, WIDE>(job, key) };
-        if SEAL {
-            job.put_tag(&to_bytes(tag));
-        } else {
-            let mut received = [0; 16];
-            let (_, _, given) = job.parts();
-            let mut computed = to_bytes(tag);
-            let len = given.len();
-            received[..len].copy_from_slice(given);
-            computed[len..].fill(0);
-            let wrong = _mm_xor_si128(from_bytes(&received), from_bytes(&computed));
-            job.conclude(_mm_testz_si128(wrong, wrong) == 1);
-        }
+        let tag = unsafe { one::<SEAL, R>(job, key) };
+        // SAFETY: as the caller promised.
+        unsafe { finish::<SEAL>(job, tag) };
     }
 }
 
@@ -58,35 +43,15 @@ pub(super) unsafe fn run<const SEAL: bool, const R: usize, const WIDE: bool>(job
 /// As [`run`], for this job.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-unsafe fn one<const SEAL: bool, const R: usize, const WIDE: bool>(
-    job: &Job<'_>,
-    key: &ExpandedKey,
-) -> __m128i {
+unsafe fn one<const SEAL: bool, const R: usize>(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
     let aad = aad_block(job, key);
     let len = job.len() as usize;
-    // What is not `WIDE` takes longer with a last group that nothing is encrypted beside than with a whole tail.
-    let whole = if WIDE { len } else { len.saturating_sub(1) };
-    let groups = whole / (16 * GROUP);
+    // A last group that nothing is encrypted beside takes longer than a whole tail.
+    let groups = len.saturating_sub(1) / (16 * GROUP);
     let behind = (len - 16 * GROUP * groups).div_ceil(16);
-    let doubles = if WIDE && groups >= MANY { groups / 2 } else { 0 };
-    let first = match (doubles, groups) {
-        (0, 0) => behind + 2,
-        (0, _) => GROUP + 1,
-        _ => 2 * GROUP + 1,
-    };
+    let first = if groups > 0 { GROUP + 1 } else { behind + 2 };
     let mut hash = Hash { carried: _mm_setzero_si128(), sum: Sum::of(aad, key.power(first)) };
-    if WIDE {
-        if doubles > 0 {
-            // SAFETY: as the caller promised, and `groups` whole groups are in the text.
-            unsafe { vaes256::groups::<SEAL, R, GROUP>(job, key, 0, doubles, &mut hash) };
-        }
-        let left = groups - 2 * doubles;
-        if left > 0 {
-            let from = 2 * GROUP * doubles;
-            // SAFETY: as above.
-            unsafe { vaes256::groups::<SEAL, R, { GROUP / 2 }>(job, key, from, left, &mut hash) };
-        }
-    } else if groups > 0 {
+    if groups > 0 {
         let mut hashed = [_mm_setzero_si128(); GROUP];
         for g in 0..groups {
             // SAFETY: `groups` whole groups are in the text.
@@ -197,14 +162,27 @@ unsafe fn tail<const SEAL: bool, const R: usize, const N: usize>(
     let rk = key.round_key(R);
     mask = _mm_aesenclast_si128(mask, rk);
     let mut sum = hash.sum;
+    // The end of the text first, before what is in front of it is written over.
+    let last = at + 16 * N.saturating_sub(1);
+    let rest = job.len() as usize - last;
+    // SAFETY: the last block of the tail is in the text, with `rest` bytes.
+    let end = if N > 0 { unsafe { load_last(job, last, rest) } } else { _mm_setzero_si128() };
     for i in 0..N {
         let at = at + 16 * i;
-        let rest = if i + 1 == N { job.len() as usize - at } else { 16 };
-        // SAFETY: block `i` of the tail is in the text, with `rest` bytes.
-        let x = unsafe { load_partly(job, at, rest) };
-        let y = _mm_aesenclast_si128(s[i], _mm_xor_si128(x, rk));
-        // SAFETY: as the load.
-        let y = unsafe { store_partly(job, at, rest, y) };
+        let (x, y);
+        if i + 1 < N {
+            // SAFETY: block `i` of the tail is in the text; so the store.
+            x = unsafe { load(job, at) };
+            y = _mm_aesenclast_si128(s[i], _mm_xor_si128(x, rk));
+            // SAFETY: as the load.
+            unsafe { store(job, at, y) };
+        } else {
+            x = end;
+            let whole = _mm_aesenclast_si128(s[i], _mm_xor_si128(x, rk));
+            // SAFETY: as where `end` was read.
+            unsafe { Text::new(job).store_end(at, rest, whole) };
+            y = _mm_and_si128(whole, first_bytes(rest));
+        }
         let block = reversed(if SEAL { y } else { x });
         let block = if i == 0 { _mm_xor_si128(block, hash.carried) } else { block };
         sum.add(block, key.power(N + 1 - i));
@@ -333,7 +311,7 @@ pub(super) fn j0(job: &Job<'_>) -> __m128i {
 /// those before.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-fn aad_block(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
+pub(super) fn aad_block(job: &Job<'_>, key: &ExpandedKey) -> __m128i {
     match job.aad_block() {
         Some(block) => reversed(block),
         None => hash_long_aad(job.aad(), key),
@@ -371,15 +349,6 @@ fn from_bytes(bytes: &[u8; 16]) -> __m128i {
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-#[inline]
-#[target_feature(enable = "sse2")]
-fn to_bytes(block: __m128i) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // SAFETY: the array is 16 writable bytes.
-    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), block) };
-    bytes
-}
-
 /// # Safety
 ///
 /// The text has 16 bytes from byte `at` on.
@@ -400,40 +369,20 @@ unsafe fn store(job: &Job<'_>, at: usize, block: __m128i) {
     unsafe { _mm_storeu_si128(job.dst.wrapping_add(at).cast(), block) };
 }
 
-/// `len` bytes, zeros behind.
+/// The last `len` bytes of the text, 1 to 16, which begin at byte `at`; zeros behind.
 ///
 /// # Safety
 ///
-/// The text has `len` bytes from byte `at` on, and `len` is at most 16.
+/// The text has them.
 #[inline]
 #[target_feature(enable = "aes,pclmulqdq,avx2")]
-unsafe fn load_partly(job: &Job<'_>, at: usize, len: usize) -> __m128i {
-    if len == 16 {
-        // SAFETY: as the caller promised.
-        return unsafe { load(job, at) };
+unsafe fn load_last(job: &Job<'_>, at: usize, len: usize) -> __m128i {
+    if at + len >= 16 {
+        // SAFETY: as the caller promised, and the text has 16 bytes.
+        return unsafe { Text::new(job).load_end(at + len, len) };
     }
     let mut bytes = [0; 16];
     // SAFETY: `len` bytes are in the source and in the array.
     unsafe { core::ptr::copy_nonoverlapping(job.src.wrapping_add(at), bytes.as_mut_ptr(), len) };
-    from_bytes(&bytes)
-}
-
-/// Writes the first `len` bytes of `block`, and gives those with zeros behind.
-///
-/// # Safety
-///
-/// As [`load_partly`].
-#[inline]
-#[target_feature(enable = "aes,pclmulqdq,avx2")]
-unsafe fn store_partly(job: &Job<'_>, at: usize, len: usize, block: __m128i) -> __m128i {
-    if len == 16 {
-        // SAFETY: as the caller promised.
-        unsafe { store(job, at, block) };
-        return block;
-    }
-    let mut bytes = to_bytes(block);
-    bytes[len..].fill(0);
-    // SAFETY: `len` bytes are in the destination and in the array.
-    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), job.dst.wrapping_add(at), len) };
     from_bytes(&bytes)
 }

@@ -16,6 +16,8 @@ use super::expanded::ExpandedKey;
 use super::job::{Job, OpenJob, SealJob};
 use super::key::{Class, KeyLength};
 use super::portable;
+#[cfg(target_arch = "x86_64")]
+use super::vaes256;
 
 /// Where keys are: what is read of one may take longer than to make it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,22 +63,22 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
         (Kind::Avx512Start, _) => unsafe { avx512::run_far::<true, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes128) => unsafe { aesni::run::<true, 10, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes128) => unsafe { vaes256::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<true, 12, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<true, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes192) => unsafe { aesni::run::<true, 12, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes192) => unsafe { vaes256::run::<true, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<true, 14, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<true, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes256) => unsafe { aesni::run::<true, 14, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes256) => unsafe { vaes256::run::<true, 14>(jobs) },
     });
 }
 
@@ -104,22 +106,22 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
         (Kind::Avx512Start, _) => unsafe { avx512::run_far::<false, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes128) => unsafe { aesni::run::<false, 10, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes128) => unsafe { vaes256::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<false, 12, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes192) => unsafe { aesni::run::<false, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes192) => unsafe { aesni::run::<false, 12, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes192) => unsafe { vaes256::run::<false, 12>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
-        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<false, 14, false>(jobs) },
+        (Kind::Aesni, KeyLength::Aes256) => unsafe { aesni::run::<false, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, of the class Vaes256, which adds VAES and VPCLMULQDQ.
-        (Kind::Vaes256, KeyLength::Aes256) => unsafe { aesni::run::<false, 14, true>(jobs) },
+        (Kind::Vaes256, KeyLength::Aes256) => unsafe { vaes256::run::<false, 14>(jobs) },
     });
 }
 

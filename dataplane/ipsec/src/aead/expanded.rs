@@ -122,6 +122,15 @@ impl ExpandedKey {
         }
     }
 
+    /// H to the power of `e` and of as many as fit below, with [`powers`](Self::powers)' word on those below H¹.
+    #[inline]
+    pub(super) fn powers_from<const N: usize>(&self, e: usize) -> &[u128; N] {
+        match self.blocks[POWERS - e..].first_chunk() {
+            Some(powers) => powers,
+            None => unreachable!(),
+        }
+    }
+
     /// Where the key of round `r` is, at most 14: its line, and the block of that.
     pub(super) const fn at_round(r: usize) -> (usize, usize) {
         ((POWERS + r) / 4, (POWERS + r) % 4)

@@ -18,6 +18,7 @@
 //! | `dispatch` | [`seal_burst`], [`open_burst`]: from jobs to the kernel of their key |
 //! | `key` | [`GcmKey`], the expanded key of one engine; [`Lodging`], where its owner may have room for it |
 //! | `job` | [`SealJob`], [`OpenJob`], [`Aad`]: one packet's work and its bounds |
+//! | `counter` | from J0 to counter blocks, for the vector engines |
 //! | `expanded` | AES key schedule and powers of H for the vector engines |
 //! | `avx512`, `vaes256`, `aesni`, `portable` | the engines |
 //!
@@ -33,6 +34,8 @@ mod aesni;
 #[expect(unsafe_code, reason = "the AVX-512 kernel: loads and stores at a job's pointers")]
 #[expect(clippy::needless_range_loop, reason = "vectors of a group are numbered in several arrays")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod counter;
 #[expect(unsafe_code, reason = "calls kernels that need what the processor was asked for")]
 mod dispatch;
 mod engine;
@@ -46,7 +49,14 @@ mod portable;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
+#[expect(
+    unsafe_code,
+    reason = "loads and stores at a job's pointers, at the ends of texts and tags"
+)]
+mod text;
+#[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the VAES kernel: loads and stores at a job's pointers")]
+#[expect(clippy::needless_range_loop, reason = "vectors of a group are numbered in several arrays")]
 mod vaes256;
 
 pub use dispatch::{Keys, open_burst, seal_burst};

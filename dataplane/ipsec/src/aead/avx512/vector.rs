@@ -6,6 +6,8 @@
 use core::arch::asm;
 use core::arch::x86_64::*;
 
+use super::super::counter;
+pub(super) use super::super::counter::COUNTERS;
 use super::super::expanded::{ExpandedKey, REDUCTION};
 use super::super::job::Job;
 
@@ -329,37 +331,11 @@ impl Sum {
     }
 }
 
-/// What turns J0, whose counter is 1, into the counter blocks of a text's first [`COUNTERS`] vectors, whose
-/// counters are 2 and on: both counters' difference (XOR) in the last word of each lane, big endian.
-static COUNTER_TABLE: CounterTable = CounterTable::new();
-
-/// Vectors of text that the table serves: 4 KiB, which is 4 KiB of table.
-pub(super) const COUNTERS: usize = 64;
-
-#[repr(C, align(64))]
-struct CounterTable([[u32; 16]; COUNTERS]);
-
-impl CounterTable {
-    const fn new() -> Self {
-        let mut table = [[0; 16]; COUNTERS];
-        let mut j = 0;
-        while j < COUNTERS {
-            let mut lane = 0;
-            while lane < 4 {
-                table[j][4 * lane + 3] = (1 ^ (4 * j + lane + 2) as u32).swap_bytes();
-                lane += 1;
-            }
-            j += 1;
-        }
-        Self(table)
-    }
-}
-
 /// The counters of text vector `j`, below [`COUNTERS`], to be XORed to J0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn counters(j: usize) -> __m512i {
-    let vector: &[u32; 16] = &COUNTER_TABLE.0[j];
+    let vector: &[u32; 16] = &counter::TABLE.0[j];
     // SAFETY: the array is 64 readable bytes.
     unsafe { _mm512_loadu_si512(vector.as_ptr().cast()) }
 }
@@ -368,18 +344,17 @@ pub(super) fn counters(j: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn block_counter(b: usize) -> __m512i {
-    let (four, _) = COUNTER_TABLE.0[b / 4].as_chunks::<4>();
+    let (four, _) = counter::TABLE.0[b / 4].as_chunks::<4>();
     let one: &[u32; 4] = &four[b % 4];
     // SAFETY: the array is 16 readable bytes.
     _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(one.as_ptr().cast()) })
 }
 
-/// The counters of any text vector, to be XORed to J0: jobs are bounded so that they fit 32 bits.
+/// The counters of any text vector, to be XORed to J0.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,vaes,vpclmulqdq,bmi2")]
 pub(super) fn far_counters(j: usize) -> __m512i {
-    let first = (4 * j + 2) as i32;
-    let number = |lane: i32| _mm_set_epi32((1 ^ (first + lane)).swap_bytes(), 0, 0, 0);
+    let number = |lane| _mm_set_epi32(counter::difference(4 * j + lane) as i32, 0, 0, 0);
     lanes(number(0), number(1), number(2), number(3))
 }
 
