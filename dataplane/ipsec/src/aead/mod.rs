@@ -3,8 +3,8 @@
 //! ```text
 //!  GcmKey ──┐                                   ┌► avx512    four packets in lock step or side by side, or
 //!  nonce    │                                   │            one packet's GHASH in the next one's AES
-//!  AAD      ├► SealJob ─► seal_burst(&mut [..]) ┼► aesni     eight blocks at a time, packet by packet
-//!  src, dst │  OpenJob ─► open_burst(&mut [..]) ├► vaes256   the same in 256-bit registers
+//!  AAD      ├► SealJob ─► seal_burst(&mut [..]) ┼► vaes256   two packets side by side, or as above
+//!  src, dst │  OpenJob ─► open_burst(&mut [..]) ├► aesni     eight blocks at a time, packet by packet
 //!  tag    ──┘                  └► verdict per job└► portable  the `aes-gcm` crate
 //! ```
 //!
@@ -20,6 +20,7 @@
 //! | `job` | [`SealJob`], [`OpenJob`], [`Aad`]: one packet's work and its bounds |
 //! | `counter` | from J0 to counter blocks, for the vector engines |
 //! | `expanded` | AES key schedule and powers of H for the vector engines |
+//! | `text` | the ends of texts and tags, where there are no masks |
 //! | `avx512`, `vaes256`, `aesni`, `portable` | the engines |
 //!
 //! What it never does: allocate in a burst, branch or index on key or payload bytes, hand on plaintext that
