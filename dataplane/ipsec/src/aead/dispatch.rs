@@ -62,6 +62,12 @@ pub fn seal_burst(burst: &mut [SealJob<'_>]) {
         // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
         (Kind::Avx512Start, _) => unsafe { avx512::run_far::<true, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Vaes256 stands for.
+        (Kind::Vaes256Start, KeyLength::Aes128) => unsafe { vaes256::run_far::<true, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
+        (Kind::Vaes256Start, _) => unsafe { vaes256::run_far::<true, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
         (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<true, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
@@ -105,6 +111,12 @@ pub fn open_burst(burst: &mut [OpenJob<'_>]) {
         // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
         (Kind::Avx512Start, _) => unsafe { avx512::run_far::<false, 14>(jobs) },
         #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise, with the instructions that the class Vaes256 stands for.
+        (Kind::Vaes256Start, KeyLength::Aes128) => unsafe { vaes256::run_far::<false, 10>(jobs) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise; of this class there are keys of 128 and 256 bits alone.
+        (Kind::Vaes256Start, _) => unsafe { vaes256::run_far::<false, 14>(jobs) },
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: likewise, with the instructions that the class Aesni stands for.
         (Kind::Aesni, KeyLength::Aes128) => unsafe { aesni::run::<false, 10>(jobs) },
         #[cfg(target_arch = "x86_64")]
@@ -143,6 +155,6 @@ pub(super) fn expand(engine: Engine, key: &[u8], length: KeyLength) -> Option<Bo
             // SAFETY: an `Engine` of these kinds exists only where AES, PCLMULQDQ and SSE4.1 were detected, too.
             Some(unsafe { ExpandedKey::new(key, length) })
         }
-        Kind::Avx512Start | Kind::Portable => None,
+        Kind::Avx512Start | Kind::Vaes256Start | Kind::Portable => None,
     }
 }

@@ -17,6 +17,9 @@ pub(super) enum Kind {
     Avx512Start,
     #[cfg(target_arch = "x86_64")]
     Vaes256,
+    /// As `Avx512Start`.
+    #[cfg(target_arch = "x86_64")]
+    Vaes256Start,
     #[cfg(target_arch = "x86_64")]
     Aesni,
     Portable,
@@ -48,7 +51,7 @@ impl Kind {
                     && expansion_detected()
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Vaes256 => {
+            Self::Vaes256 | Self::Vaes256Start => {
                 is_x86_feature_detected!("vaes")
                     && is_x86_feature_detected!("vpclmulqdq")
                     && Self::Aesni.detected()
@@ -85,7 +88,7 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 | Kind::Avx512Start => "avx512",
             #[cfg(target_arch = "x86_64")]
-            Kind::Vaes256 => "vaes256",
+            Kind::Vaes256 | Kind::Vaes256Start => "vaes256",
             #[cfg(target_arch = "x86_64")]
             Kind::Aesni => "aesni",
             Kind::Portable => "portable",

@@ -136,6 +136,11 @@ impl ExpandedKey {
         ((POWERS + r) / 4, (POWERS + r) % 4)
     }
 
+    /// Where H to the power of `e` is, which is 1 to [`POWERS`].
+    pub(super) const fn at_power(e: usize) -> (usize, usize) {
+        ((POWERS - e) / 4, (POWERS - e) % 4)
+    }
+
     /// The highest power of H in a line in front of [`ExpandedKey::START_LINE`].
     #[inline]
     pub(super) const fn highest_power(line: usize) -> usize {

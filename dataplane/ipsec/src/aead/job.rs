@@ -401,7 +401,7 @@ impl<'a> Job<'a> {
     pub(super) unsafe fn start(&self) -> &'a [u128; 4] {
         match self.class.key.kind {
             // SAFETY: a [`Key`] has this member for exactly this class.
-            Kind::Avx512Start => unsafe { self.key.start },
+            Kind::Avx512Start | Kind::Vaes256Start => unsafe { self.key.start },
             // SAFETY: and the other one for all others that the caller leaves.
             _ => unsafe { self.key.expanded }.start(),
         }

@@ -193,15 +193,15 @@ impl core::fmt::Debug for Lodging {
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
 fn of_start(len: usize, keys: Keys, class: Class) -> Option<Class> {
-    let longest = match keys {
-        Keys::Near => return None,
-        Keys::Far => super::avx512::SHORT,
-        Keys::Farther => usize::MAX,
+    let (kind, longest) = match (class.kind, keys) {
+        (Kind::Avx512, Keys::Far) => (Kind::Avx512Start, super::avx512::SHORT),
+        (Kind::Avx512, Keys::Farther) => (Kind::Avx512Start, usize::MAX),
+        // To make a key takes longer there than to read it from the next cache.
+        (Kind::Vaes256, Keys::Farther) => (Kind::Vaes256Start, usize::MAX),
+        _ => return None,
     };
-    let is_enough = (1..=longest).contains(&len)
-        && class.kind == Kind::Avx512
-        && class.length != KeyLength::Aes192;
-    is_enough.then_some(Class { kind: Kind::Avx512Start, ..class })
+    let is_enough = (1..=longest).contains(&len) && class.length != KeyLength::Aes192;
+    is_enough.then_some(Class { kind, ..class })
 }
 
 /// The key as a job carries it: one pointer, and the class says to what.

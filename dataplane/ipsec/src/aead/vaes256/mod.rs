@@ -2,16 +2,19 @@
 //!
 //! - `pairs`: two packets of up to 128 bytes and of as many blocks, one in each half of every register;
 //! - `stitched`: packets of any length one after the other; what of one is not yet hashed is multiplied between the AES rounds of the next;
+//! - where keys are far, `made` before those;
 //! - text of less than a block, or none, and short packets that are left alone go through `aesni`.
 //!
 //! As in `avx512`, no branch or address depends on key, text or tag bytes.
 
+mod made;
 mod pairs;
 mod stitched;
 mod vector;
 
 use super::aesni;
 use super::job::Job;
+pub(super) use made::run as run_far;
 
 /// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds.
 ///
