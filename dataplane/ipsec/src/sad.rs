@@ -29,7 +29,7 @@ pub enum SadError {
     OutOfRange,
 }
 
-/// SAs whose keys stay in the first cache: with more of them a short packet reads one line of its key instead of six.
+/// SAs whose keys stay in the first cache: with more of them a short packet reads one line of its key instead of six, with AVX-512.
 const NEAR_KEYS: usize = 64;
 
 /// SAs beyond which a long packet finds so little of its key in a near cache that making it again takes less time (docs/aead.md).

@@ -25,7 +25,7 @@ pub enum Keys {
     /// In a near cache, or asked for as a whole.
     Near,
     /// Of one that a packet is alone with in its burst only a line is at hand ([`KeyStart`](super::KeyStart)), if the packet has at most 128 bytes of
-    /// text.
+    /// text and the engine is that of AVX-512.
     Far,
     /// Likewise, and however long the packet is.
     Farther,
