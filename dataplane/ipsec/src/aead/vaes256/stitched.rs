@@ -345,6 +345,7 @@ unsafe fn stage<'k, const SEAL: bool, const L: usize, const ENDS: bool, const FU
     pending.aad = aad;
     hash
 }
+
 /// The last vector of a text, which begins at byte `at`, zeros behind.
 ///
 /// # Safety
