@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Two threads, a core each, in turns: one writes 64 lines, the other asks for all of them and reads them. And then what handing over is
-//! with nothing else to do: each copies bursts of short packets into frames, lends half of them to the other, and copies what the other
-//! lends into frames of its own, by the ways and the frames that workers use.
+//! with nothing else to do: each copies bursts of short packets into frames, half of them onto the way to the other, and what comes from
+//! there into their frames, by the ways and the frames that workers use; and the same by turns on one core, where no line has far to go.
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 
 use core::hint::{black_box, spin_loop};
@@ -35,8 +35,11 @@ fn main() -> io::Result<()> {
     print("read", samples.iter().map(|(_, read)| *read).collect());
     println!("\nns a packet that a core receives, of {PACKET} octets");
     for (what, handed) in [("none handed over", 0), ("half of them", BURST / 2)] {
-        let samples: io::Result<Vec<f64>> = (0..SAMPLES).map(|_| exchange(handed)).collect();
-        print(what, samples?);
+        for (on, one_core) in [("", false), (", one core", true)] {
+            let samples: io::Result<Vec<f64>> =
+                (0..SAMPLES).map(|_| exchange(handed, one_core)).collect();
+            print(&format!("{what}{on}"), samples?);
+        }
     }
     Ok(())
 }
@@ -44,7 +47,7 @@ fn main() -> io::Result<()> {
 fn print(what: &str, mut samples: Vec<f64>) {
     samples.sort_by(f64::total_cmp);
     let (least, greatest) = (samples[0], samples[SAMPLES - 1]);
-    println!("{what:16} {:5.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
+    println!("{what:26} {:5.1}   {least:.1} .. {greatest:.1}", samples[SAMPLES / 2]);
 }
 
 /// Nanoseconds a line that was written, and that was read.
@@ -114,18 +117,18 @@ impl Core {
     /// Receives a burst, hands over so many of it and takes what the other has handed over in their place; then all of it is gone.
     fn turn(&mut self, number: usize, handed: usize) {
         let arriving = self.arriving.len().min(BURST as u32);
-        for n in 0..arriving {
-            self.arriving.ask_for(n, PACKET);
-        }
+        self.arriving.packets(0).take(BURST).for_each(|packet| packet.ask_for(PACKET));
         for n in 0..BURST {
             let Some(mut frame) = self.pool.alloc_for(PACKET) else { break };
             let _ = frame.copy_from(&self.source[(number * BURST + n) % PACKETS]);
             self.frames.push(frame);
         }
-        for (n, frame) in (0..).zip(self.frames.iter_mut().take(handed)) {
-            // Without room it is lost.
-            let _ = self.leaving.push(frame, [0; 2]);
-            let _ = self.arriving.copy_to(n, frame);
+        let leaving = self.frames.iter().take(handed);
+        // Without room they are lost.
+        let _ = self.leaving.push_all(leaving.map(|frame| ([0; 2], frame)));
+        let places = self.frames.iter_mut().take(handed);
+        for (packet, frame) in self.arriving.packets(0).take(BURST).zip(places) {
+            let _ = packet.fill(frame);
         }
         self.arriving.give_back(arriving);
         self.leaving.publish();
@@ -136,7 +139,7 @@ impl Core {
 }
 
 /// Nanoseconds a packet that a core receives, where each hands over so many of a burst.
-fn exchange(handed: usize) -> io::Result<f64> {
+fn exchange(handed: usize, one_core: bool) -> io::Result<f64> {
     let ((here, from_here), (there, from_there)) =
         (crossing(8192, 1 << 20), crossing(8192, 1 << 20));
     let config =
@@ -146,7 +149,16 @@ fn exchange(handed: usize) -> io::Result<f64> {
         let source = vec![[0; PACKET]; PACKETS];
         Ok(Core { leaving, arriving, pool: FramePool::new(&config)?, source, frames: Vec::new() })
     });
-    let cores = cores.collect::<io::Result<Vec<_>>>()?;
+    let mut cores = cores.collect::<io::Result<Vec<_>>>()?;
+    let packets = f64::from(TURNS) * BURST as f64;
+    if one_core {
+        benches::pin(0);
+        let begun = Instant::now();
+        for turn in 0..TURNS {
+            cores.iter_mut().for_each(|core| core.turn(turn as usize, handed));
+        }
+        return Ok(begun.elapsed().as_nanos() as f64 / (packets * cores.len() as f64));
+    }
     let barrier = Barrier::new(cores.len());
     let times = std::thread::scope(|scope| {
         let threads = cores.into_iter().enumerate().map(|(index, mut core)| {
@@ -166,5 +178,5 @@ fn exchange(handed: usize) -> io::Result<f64> {
         // A thread that panicked has said so, and its time is missing.
         threads.into_iter().map(|thread| thread.join().unwrap_or_default()).max()
     });
-    Ok(times.unwrap_or_default().as_nanos() as f64 / (f64::from(TURNS) * BURST as f64))
+    Ok(times.unwrap_or_default().as_nanos() as f64 / packets)
 }

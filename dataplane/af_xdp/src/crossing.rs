@@ -1,6 +1,7 @@
 //! Packets of one thread for another to copy, shown to it a burst at a time.
 
-use crate::ring::packets::{GRANULE, Receiver, Sender, packets};
+pub use crate::ring::packets::Arrived;
+use crate::ring::packets::{GRANULE, Leaving, Receiver, Sender, packets};
 use crate::umem::Frame;
 
 /// The end of a crossing that packets are copied into.
@@ -20,9 +21,15 @@ pub fn crossing(most: u32, octets: u32) -> (PacketSender, PacketReceiver) {
 
 impl PacketSender {
     /// Copies a packet in; it is not seen before [`publish`](Self::publish). False when there is no room for it.
-    #[inline(always)]
+    #[inline]
     pub fn push(&mut self, packet: &Frame, mark: [u64; 2]) -> bool {
-        self.0.push(mark, packet.whole(GRANULE), packet.len())
+        self.0.push(&leaving(packet, mark))
+    }
+
+    /// The same with many, in their order; how many there was room for. Not all are asked for where there is none.
+    #[inline(always)]
+    pub fn push_all<'a>(&mut self, packets: impl Iterator<Item = ([u64; 2], &'a Frame)>) -> u32 {
+        self.0.push_all(packets.map(|(mark, packet)| leaving(packet, mark)))
     }
 
     /// Shows the other end what was put in.
@@ -30,6 +37,11 @@ impl PacketSender {
     pub fn publish(&mut self) {
         self.0.publish();
     }
+}
+
+#[inline(always)]
+fn leaving(packet: &Frame, mark: [u64; 2]) -> Leaving<'_> {
+    Leaving { mark, octets: packet.len(), whole: packet.to_end() }
 }
 
 impl PacketReceiver {
@@ -60,39 +72,26 @@ impl PacketReceiver {
         self.0.ask_ahead(packets);
     }
 
-    /// Asks for the first `octets` of the packet that comes `after` others, of those that [`len`](Self::len) has counted.
+    /// The packets from the one that comes `after` others on, of those that [`len`](Self::len) has counted.
     #[inline(always)]
-    pub fn ask_for(&self, after: u32, octets: usize) {
-        self.0.ask_for(after, octets);
-    }
-
-    /// The marks of the packet that comes `after` others,
-    #[inline(always)]
-    #[must_use]
-    pub fn mark(&self, after: u32) -> Option<[u64; 2]> {
-        self.0.mark(after)
-    }
-
-    /// and how many octets it has.
-    #[inline(always)]
-    #[must_use]
-    pub fn octets(&self, after: u32) -> Option<usize> {
-        self.0.octets(after)
-    }
-
-    /// Copies it to where a frame begins, with its marks; `None`, and nothing changed, when it does not fit or is not there.
-    #[inline(always)]
-    pub fn copy_to(&self, after: u32, frame: &mut Frame) -> Option<()> {
-        let octets = self.0.octets(after)?;
-        frame.refill(octets, GRANULE, |to| self.0.copy_to(after, to))?;
-        frame.mark = self.0.mark(after)?;
-        Some(())
+    pub fn packets(&self, after: u32) -> impl Iterator<Item = Arrived<'_>> {
+        self.0.packets(after)
     }
 
     /// Is done with so many packets, the first of those that [`len`](Self::len) has counted.
     #[inline]
     pub fn give_back(&mut self, packets: u32) {
         self.0.give_back(packets);
+    }
+}
+
+impl Arrived<'_> {
+    /// Copies it to where a frame begins, with its marks; `None`, and nothing changed, when it does not fit.
+    #[inline(always)]
+    pub fn fill(&self, frame: &mut Frame) -> Option<()> {
+        self.copy_to(frame.refill(self.octets(), GRANULE)?);
+        frame.mark = self.mark();
+        Some(())
     }
 }
 
@@ -123,12 +122,12 @@ mod tests {
             assert_eq!(receiver.len(), 4);
             for (n, len) in (0..).zip(sizes) {
                 let start = to.headroom();
-                receiver.copy_to(n, &mut to).unwrap();
+                receiver.packets(n).next().unwrap().fill(&mut to).unwrap();
                 assert_eq!((to.headroom(), to.len()), (start, len));
                 assert!(to.data().iter().all(|byte| *byte == round));
                 assert_eq!(to.mark, [n.into(), 7]);
             }
-            assert!(receiver.copy_to(4, &mut to).is_none());
+            assert!(receiver.packets(4).next().is_none());
             receiver.give_back(4);
         }
         // Longer than the other frame: that one stays as it is.
@@ -138,10 +137,10 @@ mod tests {
         sender.publish();
         assert_eq!(receiver.len(), 1);
         let before = (to.len(), to.mark);
-        assert!(receiver.copy_to(0, &mut to).is_none());
+        assert!(receiver.packets(0).next().unwrap().fill(&mut to).is_none());
         assert_eq!((to.len(), to.mark), before);
         let mut jumbo = there.alloc_for(2040).unwrap();
-        assert!(receiver.copy_to(0, &mut jumbo).is_some());
+        assert!(receiver.packets(0).next().unwrap().fill(&mut jumbo).is_some());
         assert_eq!(jumbo.data(), long.data());
     }
 }

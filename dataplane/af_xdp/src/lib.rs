@@ -67,7 +67,7 @@ mod xdp;
 
 pub use bpf::{AttachMode, Rejected};
 #[cfg(not(loom))]
-pub use crossing::{PacketReceiver, PacketSender, crossing};
+pub use crossing::{Arrived, PacketReceiver, PacketSender, crossing};
 pub use device::{Device, Offload};
 #[cfg(not(loom))]
 pub use pool::{FramePool, PoolGauges, Retired};

@@ -54,6 +54,9 @@ impl<T> UnsafeCell<T> {
     }
 }
 
+/// Slots that the other end is asked for at once: those of a burst.
+const FILLED: u32 = 32;
+
 /// One slot of a ring.
 pub(crate) type Slot<T> = UnsafeCell<MaybeUninit<T>>;
 
@@ -138,6 +141,26 @@ impl<T, M: Memory<T>> Producer<T, M> {
         slot.with_mut(|p| unsafe { p.cast::<T>().write(value) });
         self.head = self.head.wrapping_add(1);
         Ok(())
+    }
+
+    /// Fills slots, unpublished, with what `next` makes, until it makes none or there is no slot for more; how many.
+    #[inline(always)]
+    pub(crate) fn fill(&mut self, mut next: impl FnMut() -> Option<T>) -> u32 {
+        let room = self.room(FILLED);
+        let slots = self.memory.slots();
+        let mut head = self.head;
+        let until = head.wrapping_add(room);
+        while head != until
+            && let Some(value) = next()
+        {
+            let slot = &slots[(head as usize) & (slots.len() - 1)];
+            // SAFETY: short of `limit`, as in `push`.
+            slot.with_mut(|p| unsafe { p.cast::<T>().write(value) });
+            head = head.wrapping_add(1);
+        }
+        let count = head.wrapping_sub(self.head);
+        self.head = head;
+        count
     }
 
     /// Shows the consumer end what was pushed.
@@ -230,6 +253,21 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         let slot = &slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)];
         // SAFETY: short of `limit`, as in `pop`, so written and left alone; it is read by nobody else, and stays where it is.
         Some(slot.with(|p| look(unsafe { &*p.cast::<T>() })))
+    }
+
+    /// The values from the one that comes `after` others on, as many as are known to be there. They stay where they are.
+    #[inline(always)]
+    pub(crate) fn values(&self, after: u32) -> impl Iterator<Item = T>
+    where
+        T: Copy,
+    {
+        let slots = self.memory.slots();
+        let known = self.limit.wrapping_sub(self.tail);
+        (after..known).map(move |n| {
+            let slot = &slots[(self.tail.wrapping_add(n) as usize) & (slots.len() - 1)];
+            // SAFETY: as in `peek`.
+            slot.with(|p| unsafe { *p.cast::<T>() })
+        })
     }
 
     /// Gives the producer end back the slots that were emptied.

@@ -527,16 +527,17 @@ mod tests {
                     Op::Refill(n, granule) => {
                         let room = 2048 - start;
                         let whole = n.next_multiple_of(granule).min(room);
-                        let shown = |bytes: &mut [u8]| {
-                            bytes.fill(fill);
-                            assert_eq!(bytes.len(), whole);
-                        };
-                        prop_assert_eq!(frame.refill(n, granule, shown).is_some(), n <= room);
-                        if n <= room {
-                            len = n;
-                            model[start..start + whole].fill(fill);
-                            prop_assert_eq!(frame.whole(granule), &model[start..start + whole]);
+                        match frame.refill(n, granule) {
+                            Some(bytes) => {
+                                prop_assert_eq!(bytes.len(), whole);
+                                bytes.fill(fill);
+                                prop_assert!(n <= room);
+                                len = n;
+                                model[start..start + whole].fill(fill);
+                            }
+                            None => prop_assert!(n > room),
                         }
+                        prop_assert_eq!(frame.to_end(), &model[start..]);
                         let can_hold = start >= HEADROOM && n + TAILROOM <= room;
                         prop_assert_eq!(frame.can_hold(n), can_hold);
                     }

@@ -38,7 +38,6 @@ pub(crate) struct InboundSide {
 #[repr(align(64))]
 pub(crate) struct OutboundSide {
     pub(crate) pair: PairId,
-    pub(crate) generation: u32,
     pub(crate) usage: Arc<SaUsage>,
     /// What an ICMP error or the control thread said of the path; the link's MTU holds as well.
     pub(crate) path_mtu: u16,
@@ -213,7 +212,6 @@ impl Worker {
         *spent = left;
         let side = OutboundSide {
             pair,
-            generation: at.generation,
             usage: Arc::clone(usage),
             path_mtu: u16::MAX,
             hop: NextHop::NoRoute,

@@ -41,6 +41,8 @@ pub(crate) enum Note {
     Other,
     /// It is for the core that owns its SA, with these marks.
     HandOff(CoreId, [u64; 2]),
+    /// It was copied onto the way to another core.
+    Left,
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
     /// It is to take this SA.
@@ -70,7 +72,7 @@ fn add(notes: &mut Notes, note: Note) {
 pub(crate) struct Kinds {
     pub(crate) plain: bool,
     pub(crate) protected: bool,
-    /// A bit for each frame of a port that is for another core.
+    /// A bit for each frame whose packet is for another core, and then for each of these whose place nothing has taken.
     pub(crate) others: u32,
 }
 
@@ -89,7 +91,7 @@ impl Worker {
             self.choose_sas(side, &mut notes, &mut kinds);
         }
         let along = match self.crossings.len() {
-            0 | 1 => 0,
+            0 | 1 if kinds.others == 0 => 0,
             _ => self.exchange(frames, &mut notes, &mut kinds),
         };
         if kinds.plain | kinds.protected | (kinds.others != 0) {
@@ -211,7 +213,8 @@ impl Worker {
             let arrival = HandedOff::arrival(frame.mark, self.core);
             match note {
                 Note::Send(_) => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
-                Note::HandOff(to, marks) => self.hand_off_marked(frame, *to, *marks),
+                Note::Left => self.free(frame),
+                Note::HandOff(..) => self.drop_packet(Packet(frame), WorkerDrop::HandoffFull),
                 Note::Drop(cause) => self.drop_packet(Packet(frame), *cause),
                 Note::Opened(spi, flow, _) => self.opened_otherwise(frame, arrival, *spi, *flow),
                 Note::Entered(..) => {

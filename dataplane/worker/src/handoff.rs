@@ -9,16 +9,15 @@
 //! What is to be done with a packet is in its marks.
 
 use crate::account::WorkerDrop;
-use crate::command::SaRef;
 use crate::config::{Limits, Side};
 use crate::direct::{Kinds, Note, Notes};
 use crate::packet::{Origin, Packet};
 use crate::worker::{BURST, Worker};
-use af_xdp::{Frame, JUMBO, PacketReceiver, PacketSender, crossing};
+use af_xdp::{Arrived, Frame, FramePool, JUMBO, PacketReceiver, PacketSender, crossing};
 use ipsec::drop_cause::DropCause;
 use ipsec::packet::PacketBuffer;
 use ipsec::sa::Spi;
-use ipsec::sad::Slot;
+use ipsec::sad::{OutboundSad, Slot};
 use ipsec::selector::PolicyId;
 use ipsec::spi::CoreId;
 use stats::Worker as Row;
@@ -55,6 +54,15 @@ pub(crate) struct Choice {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) policy: PolicyId,
+}
+
+impl Choice {
+    /// Its slot in the table of its owner, if it is still there.
+    #[inline(always)]
+    fn slot_in(self, sad: &OutboundSad) -> Option<Slot> {
+        let sa = sad.get(Slot(self.slot))?;
+        (sa.generation() == self.generation).then_some(Slot(self.slot))
+    }
 }
 
 /// As the marks of a frame. First word, from the lowest bit on: kind, core of arrival, how it came, 8 bits each; above 32 the slot or SPI.
@@ -179,8 +187,8 @@ impl Crossing {
     /// How many of the next packets, at most so many, go the straight way; none of them after one that does not.
     #[inline]
     fn straight(&self, most: u32) -> u32 {
-        let is_straight = |n: &u32| self.arriving.mark(*n).is_some_and(HandedOff::is_straight);
-        (0..most).take_while(is_straight).count() as u32
+        let packets = self.arriving.packets(0).take(most as usize);
+        packets.take_while(|packet| HandedOff::is_straight(packet.mark())).count() as u32
     }
 
     /// Is done with the next packets.
@@ -192,33 +200,18 @@ impl Crossing {
 }
 
 impl Worker {
-    /// Hands a packet to the core that owns its SA.
+    /// Hands a packet to the core that owns its SA: copies it onto the way there, or drops it without room.
     #[inline]
     pub(crate) fn hand_off(&mut self, packet: Packet, to: CoreId, what: HandedOff) {
-        let mark = packet.0.mark;
-        self.hand_off_marked(packet.0, to, what.note(mark));
-    }
-
-    /// Hands a frame over with the marks of what is to be done.
-    #[inline(always)]
-    pub(crate) fn hand_off_marked(&mut self, frame: Frame, to: CoreId, mark: [u64; 2]) {
-        let handed = self.send_across(&frame, to, mark);
-        self.account.add(Row::HandedOut, handed.into());
-        self.free(frame);
-    }
-
-    /// Copies a packet onto the way to another core; without room there it is dropped. Whether there was.
-    #[inline(always)]
-    fn send_across(&mut self, frame: &Frame, to: CoreId, mark: [u64; 2]) -> bool {
-        let handed = match self.crossings.get_mut(to.index()) {
-            Some(Some(crossing)) => crossing.leaving.push(frame, mark),
-            _ => false,
-        };
+        let frame = packet.0;
+        let mark = what.note(frame.mark);
         self.bells |= 1 << to.index();
-        if !handed {
-            self.account.drop(WorkerDrop::HandoffFull);
+        let crossing = self.crossings.get_mut(to.index()).and_then(Option::as_mut);
+        match crossing.is_some_and(|crossing| crossing.leaving.push(&frame, mark)) {
+            true => self.account.add(Row::HandedOut, 1),
+            false => self.account.drop(WorkerDrop::HandoffFull),
         }
-        handed
+        self.free(frame);
     }
 
     /// Shows the others what was put on the ways to them since the last time, and wakes them.
@@ -248,22 +241,21 @@ impl Worker {
             }
             let first = crossing.asked_for.saturating_sub(crossing.taken);
             crossing.asked_for = crossing.taken + known;
+            let Some(Some(crossing)) = self.crossings.get(from) else { continue };
             let mut run = None;
-            for n in first as u32..known as u32 {
-                let Some(Some(crossing)) = self.crossings.get(from) else { break };
-                let Some(mark) = crossing.arriving.mark(n) else { break };
-                crossing.arriving.ask_for(n, ASKED_FOR);
-                let word = mark[0] >> 32;
+            for packet in crossing.arriving.packets(first as u32).take((known - first) as usize) {
+                packet.ask_for(ASKED_FOR);
+                let word = packet.mark()[0] >> 32;
                 if run == Some(word) {
                     continue;
                 }
                 run = Some(word);
-                match HandedOff::read(mark) {
+                match HandedOff::read(packet.mark()) {
                     (HandedOff::InboundFrame { spi, sequence }, _) => {
                         self.sad.prefetch(spi.get(), sequence);
                     }
                     (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
-                        self.ask_for_outbound(Slot(slot));
+                        self.outbound_sad.prefetch(Slot(slot));
                     }
                     _ => {}
                 }
@@ -272,8 +264,7 @@ impl Worker {
     }
 
     /// Hands over what of a burst other workers own the SAs of, and lets what they have handed over go along with the rest, in its place
-    /// first: a full burst takes hardly longer than half of one. What of it nothing takes the place of stays, to be handed over later.
-    /// How many came along.
+    /// first: a full burst takes hardly longer than half of one. What finds no room stays, to be taken later. How many came along.
     #[inline]
     pub(crate) fn exchange(
         &mut self,
@@ -281,6 +272,9 @@ impl Worker {
         notes: &mut Notes,
         kinds: &mut Kinds,
     ) -> usize {
+        if kinds.others != 0 {
+            self.send_across(frames, notes, kinds.others);
+        }
         let mut along = 0;
         for from in 0..self.crossings.len() {
             let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
@@ -293,8 +287,45 @@ impl Worker {
         along as usize
     }
 
+    /// Copies the packets of a burst that are for other workers, a bit each, onto the ways to them; their frames stay.
+    #[inline(never)]
+    fn send_across(&mut self, frames: &[Frame], notes: &mut Notes, others: u32) {
+        let (mut rest, mut handed) = (others, 0);
+        while let Some(Note::HandOff(to, _)) = notes.get(rest.trailing_zeros() as usize) {
+            let to = *to;
+            self.bells |= 1 << to.index();
+            // First all for one core.
+            let mut later = 0;
+            let mut packets = core::iter::from_fn(|| {
+                while rest != 0 {
+                    let at = rest.trailing_zeros() as usize;
+                    rest &= rest - 1;
+                    let (Some(frame), Some(note)) = (frames.get(at), notes.get_mut(at)) else {
+                        break;
+                    };
+                    match *note {
+                        Note::HandOff(core, mark) if core == to => {
+                            *note = Note::Left;
+                            return Some((mark, frame));
+                        }
+                        _ => later |= 1 << at,
+                    }
+                }
+                None
+            });
+            if let Some(Some(crossing)) = self.crossings.get_mut(to.index()) {
+                handed += crossing.leaving.push_all(&mut packets);
+            }
+            // What there is no room for.
+            packets.for_each(drop);
+            rest = later;
+        }
+        self.account.add(Row::HandedOut, handed.into());
+        self.account.drop_many(WorkerDrop::HandoffFull, (others.count_ones() - handed).into());
+    }
+
     /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into the frames
-    /// of those that are for other workers, as long as there are any, and then into new ones. How many it was.
+    /// of those that have left, as long as there are any, and then into new ones. How many it was.
     #[inline(never)]
     fn bring_over(
         &mut self,
@@ -304,76 +335,35 @@ impl Worker {
         notes: &mut Notes,
         kinds: &mut Kinds,
     ) -> u32 {
-        let (mut count, mut handed) = (0, 0);
-        while count < most {
-            let Some(Some(crossing)) = self.crossings.get(from) else { break };
-            let Some(mark) = crossing.arriving.mark(count) else { break };
+        let Self { crossings, pool, outbound_sad, account, .. } = self;
+        let Some(Some(crossing)) = crossings.get_mut(from) else { return 0 };
+        let mut count = 0;
+        let mut places = kinds.others;
+        for packet in crossing.arriving.packets(0).take(most as usize) {
+            let mark = packet.mark();
             if !HandedOff::is_straight(mark) {
                 break;
             }
-            let at = kinds.others.trailing_zeros() as usize;
+            count += 1;
+            let at = places.trailing_zeros() as usize;
             if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
-                kinds.others &= kinds.others - 1;
-                if let Note::HandOff(to, marks) = *note {
-                    handed += u64::from(self.send_across(frame, to, marks));
-                }
-                *note = match self.refill(from, count, frame) {
-                    Some(()) => self.note_handed(mark, kinds),
+                places &= places - 1;
+                *note = match refill(&packet, frame, pool) {
+                    Some(()) => note_handed(mark, outbound_sad, kinds),
                     None => Note::Drop(WorkerDrop::UmemEmpty.into()),
                 };
-            } else if let Some(own) = self.copy_handed(from, count) {
+            } else if let Some(own) = copied(&packet, pool) {
                 frames.push(own);
                 // There is room for a burst.
-                let _ = notes.try_push(self.note_handed(mark, kinds));
+                let _ = notes.try_push(note_handed(mark, outbound_sad, kinds));
             } else {
-                self.account.drop(WorkerDrop::UmemEmpty);
+                account.drop(WorkerDrop::UmemEmpty);
             }
-            count += 1;
         }
-        self.account.add(Row::HandedOut, handed);
-        let Some(Some(crossing)) = self.crossings.get_mut(from) else { return 0 };
+        kinds.others = places;
         crossing.give_back(count);
-        self.account.add(Row::HandedIn, u64::from(count));
+        account.add(Row::HandedIn, u64::from(count));
         count
-    }
-
-    /// Copies the packet that comes `after` others into a frame whose own packet is gone, or into another where that one is too small;
-    /// `None` without one.
-    #[inline(always)]
-    fn refill(&mut self, from: usize, after: u32, frame: &mut Frame) -> Option<()> {
-        let Some(Some(crossing)) = self.crossings.get(from) else { return None };
-        if frame.can_hold(crossing.arriving.octets(after)?) {
-            return crossing.arriving.copy_to(after, frame);
-        }
-        let own = self.copy_handed(from, after)?;
-        self.free(core::mem::replace(frame, own));
-        Some(())
-    }
-
-    /// A copy of the packet that comes `after` others; `None` without a frame.
-    #[inline]
-    fn copy_handed(&mut self, from: usize, after: u32) -> Option<Frame> {
-        let Some(Some(crossing)) = self.crossings.get(from) else { return None };
-        let mut own = self.pool.alloc_for(crossing.arriving.octets(after)?)?;
-        // It was asked for with this length.
-        let _ = crossing.arriving.copy_to(after, &mut own);
-        Some(own)
-    }
-
-    /// What its sender found out about a frame that goes the straight way.
-    #[inline]
-    fn note_handed(&self, mark: [u64; 2], kinds: &mut Kinds) -> Note {
-        match HandedOff::read(mark) {
-            (HandedOff::InboundFrame { spi, .. }, _) => {
-                kinds.protected = true;
-                Note::Protected(spi)
-            }
-            (HandedOff::OutboundFrame(choice), _) => {
-                kinds.plain = true;
-                self.chosen(choice).map_or(Note::Other, Note::Seal)
-            }
-            _ => Note::Other,
-        }
     }
 
     /// Works on what no burst of this worker's own had room for, or did not go the straight way, and takes this worker's own frames
@@ -450,7 +440,7 @@ impl Worker {
         if crossing.straight(1) > 0 {
             return false;
         }
-        let copied = self.copy_handed(from, 0);
+        let copied = crossing.arriving.packets(0).next().and_then(|it| copied(&it, &mut self.pool));
         if let Some(Some(crossing)) = self.crossings.get_mut(from) {
             crossing.give_back(1);
         }
@@ -469,16 +459,10 @@ impl Worker {
     }
 
     fn seal_handed(&mut self, packet: Packet, choice: Choice) {
-        match self.chosen(choice) {
+        match choice.slot_in(&self.outbound_sad) {
             Some(slot) => self.seal_with(packet, slot),
             None => self.protect_again(packet, choice.policy),
         }
-    }
-
-    /// The outbound SA of this worker that another one has found, if it is still there.
-    #[inline]
-    fn chosen(&self, Choice { slot, generation, .. }: Choice) -> Option<Slot> {
-        self.owned_slot(SaRef { core: self.core, slot, generation })
     }
 
     /// A copy in a frame of this worker; without one it is dropped.
@@ -493,6 +477,43 @@ impl Worker {
             return None;
         }
         Some(Packet(frame))
+    }
+}
+
+/// Copies a packet into a frame whose own packet is gone, or into another where that one is too small; `None` without one.
+#[inline(always)]
+fn refill(packet: &Arrived<'_>, frame: &mut Frame, pool: &mut FramePool) -> Option<()> {
+    if frame.can_hold(packet.octets()) {
+        return packet.fill(frame);
+    }
+    let own = copied(packet, pool)?;
+    // Every frame in a worker's hands is its own.
+    let _ = pool.free(core::mem::replace(frame, own));
+    Some(())
+}
+
+/// A copy of a packet; `None` without a frame.
+#[inline(never)]
+fn copied(packet: &Arrived<'_>, pool: &mut FramePool) -> Option<Frame> {
+    let mut own = pool.alloc_for(packet.octets())?;
+    // It was asked for with this length.
+    let _ = packet.fill(&mut own);
+    Some(own)
+}
+
+/// What its sender found out about a frame that goes the straight way.
+#[inline(always)]
+fn note_handed(mark: [u64; 2], sad: &OutboundSad, kinds: &mut Kinds) -> Note {
+    match HandedOff::read(mark) {
+        (HandedOff::InboundFrame { spi, .. }, _) => {
+            kinds.protected = true;
+            Note::Protected(spi)
+        }
+        (HandedOff::OutboundFrame(choice), _) => {
+            kinds.plain = true;
+            choice.slot_in(sad).map_or(Note::Other, Note::Seal)
+        }
+        _ => Note::Other,
     }
 }
 

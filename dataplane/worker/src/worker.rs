@@ -561,8 +561,8 @@ impl Worker {
 
     /// The outbound SA that a reference names, if it is still there.
     pub(crate) fn owned_slot(&self, sa: SaRef) -> Option<Slot> {
-        let side = self.outbound.get(sa.slot as usize)?.as_ref()?;
-        (sa.core == self.core && side.generation == sa.generation).then_some(Slot(sa.slot))
+        let there = self.outbound_sad.get(Slot(sa.slot))?;
+        (sa.core == self.core && there.generation() == sa.generation).then_some(Slot(sa.slot))
     }
 }
 

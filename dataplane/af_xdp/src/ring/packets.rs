@@ -30,7 +30,7 @@ const LEAST: usize = JUMBO / GRANULE;
 const CHUNKS: std::ops::RangeInclusive<usize> = 4..=64;
 
 /// What a slot says of a packet.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     mark: [u64; 2],
     /// Its first granule.
@@ -81,6 +81,15 @@ pub(crate) struct Sender {
     given_back: u32,
 }
 
+/// A packet that is to be copied in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leaving<'a> {
+    pub(crate) mark: [u64; 2],
+    pub(crate) octets: usize,
+    /// Its octets and whatever is behind them, which is copied up to the end of a granule, so that there is no rest; or no more than they.
+    pub(crate) whole: &'a [u8],
+}
+
 /// The end where they are looked at.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -127,10 +136,45 @@ fn packets_from(
 }
 
 impl Sender {
-    /// Copies a packet of `octets` octets in, not shown yet; false when there is no room for it. What comes behind them in `whole`, up to
-    /// the end of a granule, is copied with them, so that there is no rest.
+    /// Copies packets in, not shown yet, in their order and with their marks; how many there was room for. What all of them need is at
+    /// hand for all, and of short ones more is copied than they have, so that few lengths decide anything.
     #[inline(always)]
-    pub(crate) fn push(&mut self, mark: [u64; 2], whole: &[u8], octets: usize) -> bool {
+    pub(crate) fn push_all<'a>(&mut self, mut packets: impl Iterator<Item = Leaving<'a>>) -> u32 {
+        let mut pushed = 0;
+        loop {
+            let mut other = None;
+            let mut next = self.next;
+            let current = next as usize..self.end as usize;
+            let mut room = self.granules.0.get(current).unwrap_or_default();
+            pushed += self.slots.fill(|| {
+                let packet = packets.next()?;
+                let granules = packet.octets.div_ceil(GRANULE);
+                let copied = match granules {
+                    0..=3 => copy_short::<3>(packet.whole, room),
+                    4..=5 => copy_short::<5>(packet.whole, room),
+                    _ => None,
+                };
+                if copied.is_none() {
+                    other = Some(packet);
+                    return None;
+                }
+                let place = Place { mark: packet.mark, first: next, octets: packet.octets as u32 };
+                next += granules as u32;
+                room = room.get(granules..).unwrap_or_default();
+                Some(place)
+            });
+            self.next = next;
+            let Some(packet) = other else { return pushed };
+            pushed += u32::from(self.push(&packet));
+        }
+    }
+
+    /// Copies one packet of any length in; false when there is no room for it.
+    #[inline(never)]
+    pub(crate) fn push(&mut self, &Leaving { mark, octets, whole }: &Leaving<'_>) -> bool {
+        if self.slots.room(1) == 0 {
+            return false;
+        }
         let Some(first) = self.room_for(octets) else { return false };
         let place = Place { mark, first, octets: octets as u32 };
         if self.slots.push(place).is_err() {
@@ -229,46 +273,11 @@ impl Receiver {
         self.slots.ask_ahead(count);
     }
 
-    /// Asks for the first `most` octets of the packet that comes `after` others.
-    #[cfg(not(loom))]
+    /// The packets from the one that comes `after` others on, of those that [`ready`](Self::ready) has found.
     #[inline(always)]
-    pub(crate) fn ask_for(&self, after: u32, most: usize) {
-        let _ = self.slots.peek(after, |place| {
-            let granules = self.granules.at(place.first, most.min(place.octets as usize));
-            // Two to a line, and the first one may be the second of its.
-            granules.iter().step_by(2).chain(granules.last()).for_each(super::ask);
-        });
-    }
-
-    /// The marks of the packet that comes `after` others, of those that [`ready`](Self::ready) has found.
-    #[inline(always)]
-    pub(crate) fn mark(&self, after: u32) -> Option<[u64; 2]> {
-        self.slots.peek(after, |place| place.mark)
-    }
-
-    /// And how many octets it has.
-    #[inline(always)]
-    pub(crate) fn octets(&self, after: u32) -> Option<usize> {
-        self.slots.peek(after, |place| place.octets as usize)
-    }
-
-    /// Copies it to the front of `to`, as far as there is room, with whatever is behind it up to the end of a granule.
-    #[inline(always)]
-    pub(crate) fn copy_to(&self, after: u32, to: &mut [u8]) {
-        let _ = self.slots.peek(after, |place| {
-            let from = self.granules.at(place.first, place.octets as usize);
-            let (to, rest) = to.as_chunks_mut::<GRANULE>();
-            for (to, from) in to.iter_mut().zip(from) {
-                // SAFETY: the sender has written it before it published the slot, which `peek` has seen with Acquire, and leaves it
-                // alone until the slot is released, which takes this end mutably.
-                from.0.with(|from| unsafe { *to = *from });
-            }
-            if let Some(from) = from.get(to.len()) {
-                // SAFETY: as above.
-                let last = from.0.with(|from| unsafe { *from });
-                rest.copy_from_slice(&last[..rest.len()]);
-            }
-        });
+    pub(crate) fn packets(&self, after: u32) -> impl Iterator<Item = Arrived<'_>> {
+        let granules = &*self.granules;
+        self.slots.values(after).map(move |place| Arrived { place, granules })
     }
 
     /// Is done with so many, of those that [`ready`](Self::ready) has found.
@@ -276,6 +285,67 @@ impl Receiver {
     pub(crate) fn give_back(&mut self, count: u32) {
         self.slots.tail = self.slots.tail.wrapping_add(count.min(self.counted()));
         self.slots.release();
+    }
+}
+
+/// Copies so many granules, if there are so many on both sides.
+#[inline(always)]
+fn copy_short<const COUNT: usize>(from: &[u8], to: &[Granule]) -> Option<()> {
+    let (from, to) =
+        (from.as_chunks::<GRANULE>().0.first_chunk::<COUNT>()?, to.first_chunk::<COUNT>()?);
+    for (to, from) in to.iter().zip(from) {
+        // SAFETY: they are behind `next` in the chunk that is being filled, as in `Sender::push`.
+        to.0.with_mut(|to| unsafe { *to = *from });
+    }
+    Some(())
+}
+
+/// A packet on the way, which its sender has shown and leaves alone until it is given back.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    place: Place,
+    granules: &'a Granules,
+}
+
+impl Arrived<'_> {
+    /// Its marks,
+    #[inline(always)]
+    #[must_use]
+    pub fn mark(&self) -> [u64; 2] {
+        self.place.mark
+    }
+
+    /// and how many octets it has.
+    #[inline(always)]
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        self.place.octets as usize
+    }
+
+    /// Asks for its first octets, `most` at most.
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub fn ask_for(&self, most: usize) {
+        let granules = self.granules.at(self.place.first, most.min(self.octets()));
+        // Two to a line, and the first one may be the second of its.
+        granules.iter().step_by(2).chain(granules.last()).for_each(super::ask);
+    }
+
+    /// Copies it to the front of `to`, as far as there is room, with whatever is behind it up to the end of a granule.
+    #[inline(always)]
+    pub(crate) fn copy_to(&self, to: &mut [u8]) {
+        let granules = self.granules.at(self.place.first, self.octets());
+        let (to, rest) = to.as_chunks_mut::<GRANULE>();
+        for (to, from) in to.iter_mut().zip(granules) {
+            // SAFETY: the sender has written it before it published the slot, which `values` has seen with Acquire, and leaves it alone
+            // until the slot is released, which takes the receiver mutably, of which this is a loan.
+            from.0.with(|from| unsafe { *to = *from });
+        }
+        if let Some(from) = granules.get(to.len()) {
+            // SAFETY: as above.
+            let last = from.0.with(|from| unsafe { *from });
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
     }
 }
 
@@ -310,18 +380,30 @@ mod tests {
 
     /// As a frame with so many octets behind the packet would show it.
     fn followed(packet: &[u8], behind: usize) -> Vec<u8> {
-        let whole = packet.len().next_multiple_of(GRANULE).min(packet.len() + behind);
-        [packet, &vec![0xee; whole - packet.len()]].concat()
+        [packet, &vec![0xee; behind]].concat()
+    }
+
+    impl Sender {
+        fn put(&mut self, mark: [u64; 2], whole: &[u8], octets: usize) -> bool {
+            self.push(&Leaving { mark, octets, whole })
+        }
+
+        fn put_all(&mut self, packets: &[([u64; 2], Vec<u8>, usize)]) -> u32 {
+            let all = packets.iter();
+            self.push_all(all.map(|&(mark, ref whole, octets)| Leaving { mark, octets, whole }))
+        }
     }
 
     fn seen(receiver: &Receiver, after: u32) -> Option<([u64; 2], Vec<u8>)> {
-        let octets = receiver.octets(after)?;
+        let packet = receiver.packets(after).next()?;
+        let octets = packet.octets();
         // Room for no more than the packet, or for whole granules.
         let room = if after.is_multiple_of(2) { octets } else { octets.next_multiple_of(GRANULE) };
         let mut bytes = vec![0; room];
-        receiver.copy_to(after, &mut bytes);
+        packet.ask_for(256);
+        packet.copy_to(&mut bytes);
         bytes.truncate(octets);
-        Some((receiver.mark(after)?, bytes))
+        Some((packet.mark(), bytes))
     }
 
     proptest! {
@@ -349,10 +431,13 @@ mod tests {
                         let stays = place + granules <= (current + 1) * chunk;
                         let fits = there().count() < 1 << log && granules <= chunk;
                         let packet = packet(next, octets);
-                        let followed = followed(&packet, next as usize % 40);
-                        let pushed = sender.push([next, !next], &followed, octets);
+                        let followed = followed(&packet, next as usize * 7 % 200);
+                        let pushed = match next % 3 == 0 {
+                            true => sender.put([next, !next], &followed, octets),
+                            false => sender.put_all(&[([next, !next], followed, octets)]) == 1,
+                        };
                         let free: Vec<usize> = (0..chunks).filter(is_free).collect();
-                        if !stays && granules <= chunk {
+                        if !stays && fits {
                             prop_assert_eq!(sender.current as usize == current, free.is_empty());
                             let is_near = free.first().is_none_or(|least| *least >= near)
                                 || (sender.current as usize) < near;
@@ -386,11 +471,44 @@ mod tests {
                 prop_assert_eq!(receiver.has_any(), !shown.is_empty() || !found.is_empty());
                 prop_assert_eq!(receiver.counted() as usize, found.len());
                 for (after, (number, octets, ..)) in (0..).zip(&found) {
-                    receiver.ask_for(after, 256);
                     let expected = ([*number, !number], packet(*number, *octets));
                     prop_assert_eq!(seen(&receiver, after), Some(expected));
                 }
                 prop_assert_eq!(seen(&receiver, found.len() as u32), None);
+            }
+        }
+    }
+
+    proptest! {
+        /// Many at once find the same room as one after the other.
+        #[test]
+        fn many_are_as_one_after_the_other(
+            log in 0u32..7,
+            chunk in 1usize..40,
+            chunks in 2usize..6,
+            bursts in proptest::collection::vec(
+                (proptest::collection::vec((0usize..300, 0usize..200), 0..70), 0u32..70),
+                1..20,
+            ),
+        ) {
+            let ((mut one, mut from_one), (mut all, mut from_all)) =
+                (packets_from(1 << log, chunk, chunks, 2, 0), packets_from(1 << log, chunk, chunks, 2, 0));
+            let mut number = 0;
+            for (burst, back) in bursts {
+                let burst: Vec<_> = burst.into_iter().map(|(octets, behind)| {
+                    number += 1;
+                    ([number, !number], followed(&packet(number, octets), behind), octets)
+                }).collect();
+                let room = burst.iter().filter(|(mark, whole, octets)| one.put(*mark, whole, *octets));
+                prop_assert_eq!(room.count() as u32, all.put_all(&burst));
+                one.publish();
+                all.publish();
+                prop_assert_eq!(from_one.ready(), from_all.ready());
+                for after in 0..=from_one.counted() {
+                    prop_assert_eq!(seen(&from_one, after), seen(&from_all, after));
+                }
+                from_one.give_back(back);
+                from_all.give_back(back);
             }
         }
     }
@@ -402,7 +520,7 @@ mod tests {
         let far = (2 << 20) / GRANULE as u32;
         let mut last = 0;
         for n in 0..20_000 {
-            assert!(sender.push([n, 0], &[1; 1440], 1440));
+            assert!(sender.put([n, 0], &[1; 1440], 1440));
             last = last.max(sender.next);
             sender.publish();
             let there = receiver.ready();
@@ -410,7 +528,7 @@ mod tests {
         }
         assert!(last < far, "{last}");
         let mut count = 0;
-        while sender.push([0; 2], &[1; 1440], 1440) {
+        while sender.put([0; 2], &[1; 1440], 1440) {
             count += 1;
         }
         assert!(count * 1440 > 7_700_000, "{count}");
@@ -421,12 +539,12 @@ mod tests {
         let (mut sender, mut receiver) = packets(8, 0);
         for n in 0..200 {
             let octets = if n % 3 == 0 { 61 * n } else { JUMBO };
-            assert!(sender.push([0; 2], &vec![7; octets], octets), "{n}");
+            assert!(sender.put([0; 2], &vec![7; octets], octets), "{n}");
             sender.publish();
             assert_eq!(receiver.ready(), 1);
             receiver.give_back(1);
         }
-        assert!(!sender.push([0; 2], &vec![7; JUMBO + 1], JUMBO + 1), "longer than any");
+        assert!(!sender.put([0; 2], &vec![7; JUMBO + 1], JUMBO + 1), "longer than any");
     }
 
     #[test]
@@ -435,12 +553,12 @@ mod tests {
         for (most, chunk) in [(16, 4), (8, 100)] {
             let (mut sender, receiver) = packets_from(most, chunk, 2, 2, 0);
             for n in 0..8 {
-                assert!(sender.push([n, 0], &[1; 32], 32));
+                assert!(sender.put([n, 0], &[1; 32], 32));
             }
             sender.publish();
             for word in [9, 17, 1 << 31, u32::MAX] {
                 receiver.slots.memory().consumer().store(word, Ordering::Release);
-                assert!(!sender.push([0; 2], &[2; 32], 32), "{word}: eight were shown");
+                assert!(!sender.put([0; 2], &[2; 32], 32), "{word}: eight were shown");
             }
         }
     }
@@ -455,7 +573,7 @@ mod tests {
             while next < N {
                 for _ in 0..next % 5 + 1 {
                     let packet = packet(next, octets(next));
-                    if next < N && sender.push([next, 0], &followed(&packet, 40), packet.len()) {
+                    if next < N && sender.put([next, 0], &followed(&packet, 40), packet.len()) {
                         next += 1;
                     }
                 }
@@ -486,14 +604,14 @@ mod interleavings {
 
     /// Every interleaving of both ends on a ring that is full and empty in turn: each packet is seen once, whole and in order, and loom's
     /// cells see no slot and no granule touched by both ends.
-    #[test]
-    fn a_packet_is_left_alone_until_it_is_given_back() {
-        loom::model(|| {
-            let (mut sender, mut receiver) = packets_from(2, 1, 2, 2, u32::MAX);
+    fn model(chunk: usize, push: fn(&mut Sender, &Leaving<'_>) -> bool) {
+        loom::model(move || {
+            let (mut sender, mut receiver) = packets_from(2, chunk, 2, 2, u32::MAX);
             let thread = loom::thread::spawn(move || {
                 let mut next = 0;
                 while next < 2 {
-                    if sender.push([next, 0], &[next as u8; 5], 5) {
+                    let whole = [next as u8; 3 * GRANULE];
+                    if push(&mut sender, &Leaving { mark: [next, 0], octets: 5, whole: &whole }) {
                         next += 1;
                         sender.publish();
                     } else {
@@ -508,12 +626,24 @@ mod interleavings {
                     continue;
                 }
                 let mut bytes = [0xff; 5];
-                receiver.copy_to(0, &mut bytes);
-                assert_eq!((receiver.mark(0), bytes), (Some([expected, 0]), [expected as u8; 5]));
+                let packet = receiver.packets(0).next().unwrap();
+                packet.copy_to(&mut bytes);
+                assert_eq!((packet.mark(), bytes), ([expected, 0], [expected as u8; 5]));
                 expected += 1;
                 receiver.give_back(1);
             }
             thread.join().unwrap();
         });
+    }
+
+    #[test]
+    fn a_packet_is_left_alone_until_it_is_given_back() {
+        model(1, |sender, packet| sender.push(packet));
+    }
+
+    /// Of which the second one is copied over what is behind the first.
+    #[test]
+    fn a_short_packet_is_left_alone_until_it_is_given_back() {
+        model(4, |sender, packet| sender.push_all([*packet].into_iter()) == 1);
     }
 }

@@ -221,33 +221,28 @@ impl Frame {
         self.headroom() >= HEADROOM && len <= room && room - len >= TAILROOM
     }
 
-    /// The packet and what is behind it in its chunk, up to a whole number of granules; only the packet at the end of the chunk.
+    /// The packet and all that is behind it in its chunk.
     #[inline(always)]
-    pub(crate) fn whole(&self, granule: usize) -> &[u8] {
-        let whole = self.len().next_multiple_of(granule).min(self.size() - self.headroom());
-        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good, and only
-        // this frame names it.
-        unsafe { slice::from_raw_parts(self.pointer(), whole) }
+    pub(crate) fn to_end(&self) -> &[u8] {
+        // SAFETY: all octets from where the packet begins to the end of its chunk, mapped and initialised for good, and only this frame
+        // names it.
+        unsafe { slice::from_raw_parts(self.pointer(), self.size() - self.headroom()) }
     }
 
-    /// Replaces the packet by one of `len` octets, where the frame starts now, that `fill` writes; it is shown a whole number of granules,
-    /// as far as the chunk has them. `None`, and nothing changed, when it does not fit.
+    /// Makes the packet `len` octets long, where the frame starts now, and returns them to be written, with what is behind them up to a
+    /// whole number of granules, as far as the chunk has them. `None`, and nothing changed, when it does not fit.
     #[inline(always)]
-    pub(crate) fn refill(
-        &mut self,
-        len: usize,
-        granule: usize,
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Option<()> {
+    pub(crate) fn refill(&mut self, len: usize, granule: usize) -> Option<&mut [u8]> {
         let room = self.size() - self.headroom();
         if len > room {
             return None;
         }
-        // Both at most `size`, a u16.
-        self.resize(len.next_multiple_of(granule).min(room) as u16);
-        fill(self.data_mut());
+        // At most `size`, a u16.
         self.resize(len as u16);
-        Some(())
+        let whole = len.next_multiple_of(granule).min(room);
+        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good; `&mut self`
+        // makes the borrow exclusive.
+        Some(unsafe { slice::from_raw_parts_mut(self.pointer(), whole) })
     }
 
     /// Octets of the chunk.

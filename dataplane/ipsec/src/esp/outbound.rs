@@ -69,6 +69,8 @@ pub struct OutboundSa {
     sequence: Cell<u64>,
     last_sequence: u64,
     mark: Mark,
+    /// Which of the SAs it is that were in its slot.
+    generation: u32,
     usage: Usage,
     contribution: Contribution,
     headers: HeaderRules,
@@ -156,6 +158,7 @@ impl OutboundSa {
             is_linked: false,
             start: KeyStart::EMPTY,
             mark: Mark::Live,
+            generation: 0,
             lodger: None,
             suite,
             sequence: Cell::new(0),
@@ -215,6 +218,17 @@ impl OutboundSa {
     #[inline]
     pub fn pair(&self) -> PairId {
         self.pair
+    }
+
+    /// Which of the SAs it is that are in its slot one after the other, as its owner counts them; 0 unless it was said.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Says which.
+    pub fn set_generation(&mut self, generation: u32) {
+        self.generation = generation;
     }
 
     /// Outer addresses, ours first.

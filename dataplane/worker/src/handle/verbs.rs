@@ -103,12 +103,13 @@ impl Dataplane {
         }
         let core = pair.inbound.core();
         self.room(Some(core))?;
-        let sa = Some(OutboundSa::new(parameters)?);
+        let mut sa = OutboundSa::new(parameters)?;
         let slots = self.slots.get_mut(core.index()).ok_or(Refusal::UnknownWorker)?;
         let (slot, generation) = slots.take().ok_or(Refusal::TooManySas)?;
         if let Some(ahead) = self.tables_ahead.get_mut(core.index()) {
             ahead.outbound.reach(slot as usize);
         }
+        sa.set_generation(generation);
         let at = SaRef { core, slot, generation };
         let usage = Arc::new(SaUsage::default());
         let selectors = parameters.selectors.as_slice().into();
@@ -120,7 +121,7 @@ impl Dataplane {
                 later_fragments: parameters.later_fragments,
             });
         }
-        let new = NewOutbound { pair: id, at, sa, spent: None, usage };
+        let new = NewOutbound { pair: id, at, sa: Some(sa), spent: None, usage };
         Ok(self.send(core, Command::AddOutbound(Box::new(new))))
     }
 

@@ -1,7 +1,8 @@
 //! Packets that land on another core than the one that owns their SA.
 
 use super::bed::*;
-use crate::handoff::TURNS;
+use crate::handoff::{Choice, HandedOff, TURNS};
+use crate::packet::Packet;
 use crate::worker::BURST;
 use crate::{Activation, Event, Limits, WorkerDrop};
 use ipsec::drop_cause::DropCause;
@@ -57,15 +58,18 @@ fn a_full_handoff_ring_drops_and_counts() {
     bed.policies(Action::Protect);
     bed.install(1, Outer::V4, 1, 1);
     bed.force_queue(0);
-    for n in 0..30 {
-        bed.send_a(false, n, 100);
+    // The first one asks for the flow, all others know it.
+    for round in 1..=3 {
+        for n in 0..30 {
+            bed.send_a(false, n, 100);
+        }
+        // The owner does not turn.
+        bed.a.workers[0].turn(bed.now);
+        assert!(bed.a.workers[0].account().balances());
+        assert_eq!(bed.a.drops(WorkerDrop::HandoffFull), 14 * round);
+        bed.steps(4);
+        assert_eq!(received(&mut bed.host_b).len(), 16);
     }
-    // The owner does not turn.
-    bed.a.workers[0].turn(bed.now);
-    assert!(bed.a.workers[0].account().balances());
-    assert_eq!(bed.a.drops(WorkerDrop::HandoffFull), 14);
-    bed.steps(4);
-    assert_eq!(received(&mut bed.host_b).len(), 16);
     bed.steps(1);
     bed.a.assert_no_frame_is_missing();
 }
@@ -298,6 +302,71 @@ fn what_two_workers_exchange_keeps_its_order() {
         assert_eq!(gateway.all_drops(), 0);
         gateway.assert_no_frame_is_missing();
     }
+}
+
+/// What its sender has found is taken only if it is the same SA that is in the slot still; else its policy is asked.
+#[test]
+fn a_slot_that_another_sa_has_now_is_not_taken() {
+    let mut bed = Bed::new(BedConfig { workers: 2, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 1);
+    let (slot, generation) = {
+        let (slot, sa) = bed.a.workers[1].outbound_sad.iter().next().unwrap();
+        (slot.0, sa.generation())
+    };
+    for (number, generation, straight) in [(0, generation, 1), (1, generation.wrapping_sub(1), 0)] {
+        let before = bed.a.workers[1].went_straight;
+        let worker = &mut bed.a.workers[0];
+        let packet = datagram(ip(A.host4), ip(B.host4), number, 100);
+        let mut own = worker.pool.alloc().unwrap();
+        own.copy_from(&frame(A.host_mac, A.lan_mac, &packet)).unwrap();
+        worker.account.add(Row::Received, 1);
+        let choice = Choice { slot, generation, policy: PolicyId(1) };
+        worker.hand_off(Packet(own), core(1), HandedOff::OutboundFrame(choice));
+        worker.ring_bells();
+        bed.steps(3);
+        assert_eq!(bed.a.workers[1].went_straight - before, straight);
+        assert_eq!(received(&mut bed.host_b).len(), 1);
+    }
+    bed.steps(1);
+    bed.a.assert_no_frame_is_missing();
+}
+
+/// A burst whose packets belong to two other workers in turns.
+#[test]
+fn a_burst_goes_to_several_owners() {
+    let mut bed = Bed::new(BedConfig { workers: 3, ..Default::default() });
+    bed.policies(Action::Protect);
+    bed.install(1, Outer::V4, 1, 0);
+    let (spi_a, spi_b) = bed.allocate(2, 0);
+    bed.add(2, Outer::V4, spi_a, spi_b);
+    bed.force_queue(0);
+    let (mut sent, mut at_a) = (0, Vec::new());
+    for _ in 0..20 {
+        for pair in [2, 1, 2, 1] {
+            bed.b.dataplane.bind(PolicyId(1), PairId(pair), Activation::Now).unwrap();
+            bed.b.step(bed.now);
+            bed.b.step(bed.now);
+            for _ in 0..7 {
+                bed.send_b(false, sent, 100);
+                sent += 1;
+            }
+            bed.b.step(bed.now);
+        }
+        let received_before = bed.a.workers[0].account().get(Row::Bursts);
+        bed.a.workers[0].turn(bed.now);
+        assert_eq!(bed.a.workers[0].account().get(Row::Bursts), received_before + 1);
+        bed.steps(4);
+        at_a.extend(received(&mut bed.host_a).iter().map(|packet| number(packet)));
+    }
+    at_a.sort_unstable();
+    assert!(at_a.iter().copied().eq(0..sent), "{} of {sent}", at_a.len());
+    let handed = |worker: usize, row| bed.a.workers[worker].account().get(row);
+    assert_eq!(handed(0, Row::HandedOut), u64::from(sent));
+    assert_eq!([handed(1, Row::HandedIn), handed(2, Row::HandedIn)], [u64::from(sent) / 2; 2]);
+    assert_eq!(bed.a.all_drops(), 0);
+    bed.steps(1);
+    bed.a.assert_no_frame_is_missing();
 }
 
 /// What arrives where there is no frame for it is dropped, and what it would have taken the place of is handed over all the same.
