@@ -80,7 +80,7 @@ pub struct PoolGauges {
     pub fill: u32,
     /// In a transmit ring, a device or a completion ring.
     pub transmit: u32,
-    /// [`Frame`]s somewhere: with the worker, with another worker, or lost.
+    /// [`Frame`]s somewhere: with the worker, or lost.
     pub out: u32,
 }
 

@@ -90,7 +90,7 @@ impl Default for UmemConfig {
 
 impl UmemConfig {
     /// Enough for so many ports: what each has lent to receive into and to send, and a burst or two of each in the
-    /// worker's hands and in other workers'. With less, ports take chunks from each other.
+    /// worker's hands. With less, ports take chunks from each other.
     pub fn for_ports(ports: u32, receive_ring: u32, transmit_ring: u32) -> Self {
         let lent = receive_ring.saturating_add(transmit_ring).saturating_mul(ports);
         Self { chunks: lent.saturating_add(2048), ..Self::default() }

@@ -186,7 +186,7 @@ impl Account {
         }
     }
 
-    /// Counts packets that were dropped without ever being a worker's; no quick mode row goes with such a cause.
+    /// Counts packets that were dropped for a cause that no quick mode row goes with.
     pub(crate) fn drop_many(&mut self, cause: WorkerDrop, packets: u64) {
         self.drops[Drop::Worker(cause).index()] += packets;
     }

@@ -90,11 +90,13 @@ impl Worker {
         if kinds.plain {
             self.choose_sas(side, &mut notes, &mut kinds);
         }
+        // Even if all that came in their place was dropped.
+        let some_left = kinds.others != 0;
         let along = match self.crossings.len() {
-            0 | 1 if kinds.others == 0 => 0,
+            0 | 1 if !some_left => 0,
             _ => self.exchange(frames, &mut notes, &mut kinds),
         };
-        if kinds.plain | kinds.protected | (kinds.others != 0) {
+        if kinds.plain | kinds.protected | some_left {
             self.go_straight(frames, &mut notes, &kinds);
         }
         along
@@ -178,7 +180,7 @@ impl Worker {
         kinds
     }
 
-    /// To the transmit rings, or to other cores.
+    /// To the transmit rings; what has left or goes no further, home.
     #[inline(never)]
     fn send_direct(&mut self, frames: &mut Vec<Frame>, notes: &mut Notes) {
         #[cfg(test)]

@@ -243,7 +243,9 @@ impl Worker {
             crossing.asked_for = crossing.taken + known;
             let Some(Some(crossing)) = self.crossings.get(from) else { continue };
             let mut run = None;
-            for packet in crossing.arriving.packets(first as u32).take((known - first) as usize) {
+            for packet in
+                crossing.arriving.packets(first as u32).take(known.saturating_sub(first) as usize)
+            {
                 packet.ask_for(ASKED_FOR);
                 let word = packet.mark()[0] >> 32;
                 if run == Some(word) {
@@ -290,7 +292,7 @@ impl Worker {
     /// Copies the packets of a burst that are for other workers, a bit each, onto the ways to them; their frames stay.
     #[inline(never)]
     fn send_across(&mut self, frames: &[Frame], notes: &mut Notes, others: u32) {
-        let (mut rest, mut handed) = (others, 0);
+        let (mut rest, mut left, mut handed) = (others, 0, 0);
         while let Some(Note::HandOff(to, _)) = notes.get(rest.trailing_zeros() as usize) {
             let to = *to;
             self.bells |= 1 << to.index();
@@ -306,6 +308,7 @@ impl Worker {
                     match *note {
                         Note::HandOff(core, mark) if core == to => {
                             *note = Note::Left;
+                            left += 1;
                             return Some((mark, frame));
                         }
                         _ => later |= 1 << at,
@@ -321,7 +324,7 @@ impl Worker {
             rest = later;
         }
         self.account.add(Row::HandedOut, handed.into());
-        self.account.drop_many(WorkerDrop::HandoffFull, (others.count_ones() - handed).into());
+        self.account.drop_many(WorkerDrop::HandoffFull, u64::from(left - handed));
     }
 
     /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into the frames
@@ -366,8 +369,7 @@ impl Worker {
         count
     }
 
-    /// Works on what no burst of this worker's own had room for, or did not go the straight way, and takes this worker's own frames
-    /// home. What finds room in the next [`TURNS`] waits for it, unless this turn had `none`.
+    /// Works on what no burst of this worker's own had room for, or did not go the straight way. What finds room in the next [`TURNS`] waits for it, unless this turn had `none`.
     #[inline]
     pub(crate) fn take_handed(&mut self, none: bool) -> usize {
         let mut count = 0;

@@ -114,11 +114,13 @@ fn what_crosses_gets_a_frame_that_it_fits() {
         while is_short_of_frames && let Some(frame) = bed.a.workers[1].pool.alloc_for(9000) {
             taken.push(frame);
         }
+        // One of a burst, or all of it, so that nothing else of it goes the straight way.
+        let is_long = |n: u32, k: u32| (n + k).is_multiple_of(5) || n.is_multiple_of(7);
         let (mut sent, mut came) = (0, Vec::new());
         for n in 0..300u32 {
             for k in 0..4 {
                 bed.force_queue(0);
-                bed.send_a(false, 2 * sent, if (n + k).is_multiple_of(5) { 3800 } else { 90 });
+                bed.send_a(false, 2 * sent, if is_long(n, k) { 3800 } else { 90 });
                 // What of it comes to gateway a has its SA at the other worker too.
                 bed.force_queue(1);
                 bed.send_b(false, 2 * sent + 1, 90);
