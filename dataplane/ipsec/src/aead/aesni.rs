@@ -19,6 +19,9 @@ use super::text::{Text, finish, first_bytes};
 /// Blocks in a group.
 pub(super) const GROUP: usize = 8;
 
+/// The highest power of H that a packet takes: of the AAD in front of a tail of a whole group, with the length block behind.
+pub(super) const HIGHEST: usize = GROUP + 2;
+
 /// Seals (`SEAL`) or opens a run of jobs of `R` AES rounds.
 ///
 /// # Safety

@@ -25,9 +25,9 @@ pub enum Keys {
     /// In a near cache, or asked for as a whole.
     Near,
     /// Of one that a packet is alone with in its burst only a line is at hand ([`KeyStart`](super::KeyStart)), if the packet has at most 128 bytes of
-    /// text and the engine is that of AVX-512.
+    /// text, the engine is that of AVX-512 and the key not of 192 bits.
     Far,
-    /// Likewise, and however long the packet is.
+    /// Likewise, and however long the packet is; and with VAES on 256-bit registers too.
     Farther,
 }
 

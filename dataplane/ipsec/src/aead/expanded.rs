@@ -172,11 +172,11 @@ impl ExpandedKey {
         self.blocks.zeroize();
     }
 
-    /// Asks for the cache lines that a packet of `len` bytes will need.
+    /// Asks for the cache lines that a packet of `len` bytes will need where no power of H above `highest` is taken.
     #[inline(always)]
-    pub(super) fn prefetch(&self, len: usize, rounds: usize) {
+    pub(super) fn prefetch(&self, len: usize, rounds: usize, highest: usize) {
         let start = core::ptr::from_ref(self).cast::<i8>();
-        for line in first_line(len)..=line_of_round(rounds) {
+        for line in first_line(len, highest)..=line_of_round(rounds) {
             // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(64 * line)) };
         }
@@ -197,8 +197,9 @@ impl ExpandedKey {
 
 /// The first line that a packet of `len` bytes needs: that of its highest power.
 #[inline(always)]
-fn first_line(len: usize) -> usize {
-    ((POWERS - ExpandedKey::powers_for(len)) * size_of::<u128>() / 64).min(START)
+fn first_line(len: usize, highest: usize) -> usize {
+    let power = ExpandedKey::powers_for(len).min(highest);
+    ((POWERS - power) * size_of::<u128>() / 64).min(START)
 }
 
 /// The line of a round key.

@@ -422,8 +422,8 @@ impl<'a> Job<'a> {
     /// Tells keys apart.
     #[inline]
     pub(super) fn key_address(&self) -> *const u8 {
-        // SAFETY: both members are references, so either is the address of the key.
-        unsafe { self.key.portable as *const PortableKey }.cast()
+        // SAFETY: all other members are references, of which this is the address.
+        unsafe { self.key.address }
     }
 
     /// Bytes of text.

@@ -176,7 +176,8 @@ impl Lodging {
     pub fn prefetch(&self, len: usize, keys: Keys, lodged: Lodged) {
         #[cfg(target_arch = "x86_64")]
         if of_start(len, keys, lodged.class).is_none() {
-            self.expanded.prefetch(len, lodged.class.length.rounds());
+            let class = lodged.class;
+            self.expanded.prefetch(len, class.length.rounds(), highest_power(class.kind));
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (len, keys, lodged);
@@ -204,9 +205,23 @@ fn of_start(len: usize, keys: Keys, class: Class) -> Option<Class> {
     is_enough.then_some(Class { kind, ..class })
 }
 
+/// The highest power of H that the kernels of an engine take.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+fn highest_power(kind: Kind) -> usize {
+    match kind {
+        Kind::Aesni => super::aesni::HIGHEST,
+        Kind::Vaes256 | Kind::Vaes256Start => super::vaes256::HIGHEST,
+        _ => super::expanded::POWERS,
+    }
+}
+
 /// The key as a job carries it: one pointer, and the class says to what.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(super) union KeyRef<'a> {
+    /// Whichever of the others it is.
+    pub(super) address: *const u8,
     #[cfg(target_arch = "x86_64")]
     pub(super) expanded: &'a ExpandedKey,
     /// The line that the others can be made from.
@@ -269,7 +284,9 @@ impl GcmKey {
     pub fn prefetch(&self, len: usize) {
         match &self.body {
             #[cfg(target_arch = "x86_64")]
-            Body::Expanded(key) => key.prefetch(len, self.class.length.rounds()),
+            Body::Expanded(key) => {
+                key.prefetch(len, self.class.length.rounds(), highest_power(self.class.kind));
+            }
             Body::Portable(_) => {}
         }
     }

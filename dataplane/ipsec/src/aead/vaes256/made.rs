@@ -1,10 +1,11 @@
 //! Packets whose keys are far and met once in a burst: the keys are made again, each from one line of it, four at a time, as far as the texts
-//! need them. The other lines, of which a packet of 64 bytes takes five and one of 1420 bytes ten, would have to come from memory.
+//! need them. The other lines, of which a packet of 64 bytes takes five and one of 1420 bytes seven, would have to come from memory.
 
 use core::arch::x86_64::*;
 
 use super::super::expanded::ExpandedKey;
 use super::super::job::Job;
+use super::stitched::HIGHEST;
 use super::vector::*;
 use arrayvec::ArrayVec;
 
@@ -13,9 +14,6 @@ const TOGETHER: usize = 4;
 
 /// Jobs whose keys there is room for on the stack: packets of one length go by pairs, one pair hashed beside the next.
 const ROOMS: usize = 2 * TOGETHER;
-
-/// The highest power of H that a group takes, with AAD in front.
-const HIGHEST: usize = 18;
 
 /// And the highest that long AAD takes, in `aesni`.
 const LONG_AAD: usize = 8;

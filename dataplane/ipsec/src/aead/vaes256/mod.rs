@@ -15,6 +15,7 @@ mod vector;
 use super::aesni;
 use super::job::Job;
 pub(super) use made::run as run_far;
+pub(super) use stitched::HIGHEST;
 
 /// Seals (`SEAL`) or opens a run of jobs, all of this engine and of `R` AES rounds.
 ///

@@ -27,7 +27,7 @@ const BLOCKS: usize = 2 * GROUP;
 const POWERS: usize = BLOCKS + 3;
 
 /// The highest of those, of the AAD in front of a last group that is full.
-const HIGHEST: usize = BLOCKS + 2;
+pub(in super::super) const HIGHEST: usize = BLOCKS + 2;
 
 /// A group whose ciphertext is there and whose hash is not yet.
 ///
