@@ -146,21 +146,28 @@ impl<T, M: Memory<T>> Producer<T, M> {
     /// Fills slots, unpublished, with what `next` makes, until it makes none or there is no slot for more; how many.
     #[inline(always)]
     pub(crate) fn fill(&mut self, mut next: impl FnMut() -> Option<T>) -> u32 {
-        let room = self.room(FILLED);
-        let slots = self.memory.slots();
-        let mut head = self.head;
-        let until = head.wrapping_add(room);
-        while head != until
-            && let Some(value) = next()
-        {
-            let slot = &slots[(head as usize) & (slots.len() - 1)];
-            // SAFETY: short of `limit`, as in `push`.
-            slot.with_mut(|p| unsafe { p.cast::<T>().write(value) });
-            head = head.wrapping_add(1);
+        let mut count = 0;
+        loop {
+            // Asked again at its end: there may be more by now than was known.
+            let room = self.room(FILLED);
+            let slots = self.memory.slots();
+            let first = self.head;
+            let mut head = first;
+            while head.wrapping_sub(first) != room
+                && let Some(value) = next()
+            {
+                let slot = &slots[(head as usize) & (slots.len() - 1)];
+                // SAFETY: short of `limit`, as in `push`.
+                slot.with_mut(|p| unsafe { p.cast::<T>().write(value) });
+                head = head.wrapping_add(1);
+            }
+            let filled = head.wrapping_sub(first);
+            self.head = head;
+            count += filled;
+            if filled == 0 || filled < room {
+                return count;
+            }
         }
-        let count = head.wrapping_sub(self.head);
-        self.head = head;
-        count
     }
 
     /// Shows the consumer end what was pushed.

@@ -484,10 +484,13 @@ mod tests {
         #[test]
         fn many_are_as_one_after_the_other(
             log in 0u32..7,
-            chunk in 1usize..40,
+            chunk in prop_oneof![1usize..40, 100usize..200],
             chunks in 2usize..6,
             bursts in proptest::collection::vec(
-                (proptest::collection::vec((0usize..300, 0usize..200), 0..70), 0u32..70),
+                (
+                    proptest::collection::vec((prop_oneof![0usize..33, 0usize..300], 0usize..200), 0..90),
+                    0u32..90,
+                ),
                 1..20,
             ),
         ) {
@@ -511,6 +514,19 @@ mod tests {
                 from_all.give_back(back);
             }
         }
+    }
+
+    /// What was given back since the other end was asked last is found by a burst that takes more than was known.
+    #[test]
+    fn a_burst_finds_all_the_room_there_is() {
+        let (mut sender, mut receiver) = packets(64, 1 << 20);
+        let burst =
+            |count: u64| -> Vec<_> { (0..count).map(|n| ([n, 0], vec![1; 200], 60)).collect() };
+        assert_eq!(sender.put_all(&burst(20)), 20);
+        sender.publish();
+        assert_eq!(receiver.ready(), 20);
+        receiver.give_back(20);
+        assert_eq!(sender.put_all(&burst(70)), 64);
     }
 
     /// Every octet is of use if the receiver does not turn, but for what is left at the ends of chunks; and only those near if it does.
