@@ -342,8 +342,8 @@ impl Bed {
         caught
     }
 
-    /// A pass of which every output is caught and looked into, and then one packet of every SA, so that a change of
-    /// routes is forgotten; how many were looked into.
+    /// A pass of which every output is caught and looked into, and then two packets of every SA, so that a change of
+    /// routes is forgotten: by its flow with the first, by the SA with the second. How many were looked into.
     pub(crate) fn verify(&mut self) -> Result<u64, Error> {
         self.tunnels.lead_to(CATCHER, &mut self.lanes)?;
         self.prepare()?;
@@ -354,7 +354,7 @@ impl Bed {
         let verified = check_all(&self.tunnels.shape, nexts, &outputs)?;
         self.tunnels.lead_to(SINK, &mut self.lanes)?;
         let longest = self.lanes.iter().map(|lane| lane.stream.round()).max().unwrap_or(0);
-        for _ in 0..longest.div_ceil(self.per_pass) {
+        for _ in 0..(2 * longest).div_ceil(self.per_pass) {
             self.pass()?;
         }
         Ok(verified)

@@ -109,7 +109,8 @@ impl Tunnels {
                 // The peer's SPI is the peer's to choose: here, the same.
                 self.dataplane.add_outbound(&parameters)?;
                 self.dataplane.bind(PolicyId(sa as u32 + 1), pair, Activation::Now)?;
-                self.sas[index].push((spi.get(), 0));
+                let begun = self.begun(sa);
+                self.sas[index].push((spi.get(), begun));
                 if n % INSTALLED_AT_ONCE == INSTALLED_AT_ONCE - 1 {
                     self.settle(workers);
                 }
@@ -139,6 +140,14 @@ impl Tunnels {
             later_fragments: false,
             lifetime: Lifetime::default(),
             headers: HeaderRules::default(),
+        }
+    }
+
+    /// The last number that an SA has had. A peer's are as far as they happen to be, so that they lie all over their windows.
+    fn begun(&self, sa: usize) -> u64 {
+        match self.shape.direction {
+            Direction::In => sa as u64 * 613 % 2048,
+            Direction::Out => 0,
         }
     }
 

@@ -1,4 +1,5 @@
-//! What memory itself costs: a million items in random order, 32 at a time, some lines of each asked for and then read.
+//! What memory itself costs: a million items in random order, 32 at a time, some lines of each asked for and then read; and what becomes of
+//! prefetches when there are many.
 //!
 //! ```text
 //! cargo bench -p ipsec --bench lines
@@ -11,10 +12,10 @@
 
 use core::hint::black_box;
 use std::hash::BuildHasher;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipsec::large_pages;
-use ipsec::prefetch::prefetch;
+use ipsec::prefetch::{bring, prefetch};
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -27,8 +28,9 @@ const SAMPLES: usize = 5;
 /// Lines of an outbound SA without its key, and those that a packet needs of it.
 const SA: usize = 6;
 const NEEDED: usize = 3;
-/// Lines of an inbound one.
+/// Lines of an inbound one, and those that a packet needs of it.
 const INBOUND_SA: usize = 10;
+const NEEDED_INBOUND: [usize; 5] = [0, 1, 3, 6, 7];
 
 /// Packets of a pass, and bytes of each: an inner packet of 1420 bytes and what ESP adds to it.
 const PASS: usize = 8192;
@@ -67,6 +69,41 @@ fn main() {
     let mut items = self::items::<INBOUND_SA>();
     added("an inbound SA", &mut |burst| inbound(&mut items, burst));
     print("the packets themselves", alone);
+
+    println!(
+        "\n{} lines of an inbound SA, asked for and, a microsecond later, read one after the other",
+        NEEDED_INBOUND.len()
+    );
+    for burst in [2, 4, 8, 16, BURST] {
+        let prefetched = (0..SAMPLES).map(|_| later(&items, &order, burst, prefetch));
+        print(&format!("prefetched, {burst} SAs at a time"), prefetched.collect());
+        let brought = (0..SAMPLES).map(|_| later(&items, &order, burst, bring));
+        print(&format!("brought, {burst} SAs at a time"), brought.collect());
+    }
+}
+
+/// Asks for some SAs, lets a microsecond go by and reads them, each address being known only when the line before has come. Nanoseconds an SA without
+/// that microsecond: what is not there by then was forgotten.
+fn later(items: &[[Line; INBOUND_SA]], order: &[usize], burst: usize, ask: impl Fn(&Line)) -> f64 {
+    const MEANWHILE: Duration = Duration::from_micros(1);
+    let (mut time, mut last) = (Duration::ZERO, 0);
+    for burst in order.chunks(burst) {
+        let begun = Instant::now();
+        for &at in burst {
+            NEEDED_INBOUND.iter().for_each(|line| ask(&items[at][*line]));
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < MEANWHILE {}
+        let met = Instant::now();
+        for &at in burst {
+            for line in NEEDED_INBOUND {
+                // What is read is 1.
+                last = black_box(items[at + last / 2][line].0[0] as usize);
+            }
+        }
+        time += met.elapsed() + (asked - begun);
+    }
+    time.as_nanos() as f64 / order.len() as f64
 }
 
 /// Packets in memory, and the frames that they are copied to, a burst at a time.
@@ -133,11 +170,11 @@ fn outbound(flows: &[[Line; 2]], items: &mut [[Line; SA]], order: &[usize]) -> f
     let mut sum = 0u64;
     for burst in order.chunks(BURST) {
         for &at in burst {
-            prefetch(&flows[2 * at]);
+            bring(&flows[2 * at]);
         }
         for &at in burst {
             let slot = flows[2 * at][0].0[0] as usize;
-            items[slot][..NEEDED].iter().for_each(prefetch);
+            items[slot][..NEEDED].iter().for_each(bring);
         }
         for &at in burst {
             let item = &mut items[flows[2 * at][0].0[0] as usize];
@@ -152,7 +189,7 @@ fn outbound(flows: &[[Line; 2]], items: &mut [[Line; SA]], order: &[usize]) -> f
 /// What a packet out of a tunnel meets of its SA: five lines, of which three are written.
 fn inbound(items: &mut [[Line; INBOUND_SA]], burst: &[usize]) {
     for &at in burst {
-        [0, 1, 3, 6, 7].iter().for_each(|line| prefetch(&items[at][*line]));
+        NEEDED_INBOUND.iter().for_each(|line| bring(&items[at][*line]));
     }
     let mut sum = 0u64;
     for &at in burst {
@@ -169,7 +206,7 @@ fn pass<const LINES: usize>(items: &[[Line; LINES]], order: &[usize], lines: usi
     let mut sum = 0u64;
     for burst in order.chunks(BURST) {
         for &at in burst {
-            items[at][..lines].iter().for_each(prefetch);
+            items[at][..lines].iter().for_each(bring);
         }
         for &at in burst {
             sum += items[at][..lines].iter().map(|line| black_box(line.0[0])).sum::<u64>();

@@ -2,6 +2,9 @@
 //!
 //! A burst of packets of many SAs needs lines that no cache has. Asked for one stage ahead they come side by side; met one by one,
 //! each costs a whole trip to memory.
+//!
+//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (24 on a Zen 3), so a few lines now and then are
+//! prefetched. What a whole burst needs is read: it waits for room, and as nothing depends on what was read, for no more than that.
 
 /// Asks for all lines of something. It is a hint: nothing is read, and nothing can fail.
 #[inline]
@@ -23,4 +26,44 @@ pub(crate) fn prefetch_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     let _ = (what, lines);
 }
 
+/// Reads a word of each line of something, and uses none.
+#[inline]
+pub fn bring<T>(what: &T) {
+    bring_lines(what, 0..usize::MAX);
+}
+
+/// The same for some lines, by their numbers.
+///
+/// Lines that `what` does not have are left out.
+#[inline(always)]
+pub(crate) fn bring_lines<T>(what: &T, lines: core::ops::Range<usize>) {
+    type Word = core::mem::MaybeUninit<u64>;
+    const { assert!(size_of::<T>() == 0 || align_of::<T>() >= align_of::<Word>()) };
+    for line in lines.start..lines.end.min(size_of::<T>().div_ceil(LINE)) {
+        let word = core::ptr::from_ref(what).wrapping_byte_add(line * LINE).cast::<Word>();
+        // SAFETY: it is aligned as `what` is and within it: such a size is a multiple of a word's, and the line begins before its end. Any bytes
+        // make such a word, padding too. Who has a reference may read.
+        let _ = unsafe { word.read_volatile() };
+    }
+}
+
 const LINE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line and a part of one, with padding.
+    #[repr(C)]
+    struct Uneven([u64; 8], u8, u64);
+
+    #[test]
+    fn what_is_brought_is_only_what_is_there() {
+        let two = [Uneven([1; 8], 2, 3), Uneven([4; 8], 5, 6)];
+        // Miri sees what is read.
+        bring(&two[1]);
+        bring_lines(&two[0], 1..7);
+        bring(&());
+        assert_eq!(two.map(|one| (one.0, one.1, one.2)), [([1; 8], 2, 3), ([4; 8], 5, 6)]);
+    }
+}

@@ -104,9 +104,7 @@ impl ReplayWindow {
     pub fn resume(size: u32, extended: bool, highest: u64) -> Result<Self, WindowSize> {
         let words = match size {
             0 => 0,
-            MIN_WINDOW..=MAX_WINDOW => {
-                (u64::from(size).div_ceil(WORD_BITS) + 1).next_power_of_two() as usize
-            }
+            MIN_WINDOW..=MAX_WINDOW => words_for(size) as usize,
             _ => return Err(WindowSize(size)),
         };
         let far = if words > NEAR { vec![0; words].into() } else { Box::default() };
@@ -183,6 +181,12 @@ impl ReplayWindow {
         }
     }
 
+    /// How many words it has, without looking at the line that says so of far ones.
+    #[inline(always)]
+    fn words(&self) -> u64 {
+        words_for(self.size).max(NEAR as u64)
+    }
+
     /// Whether it has more words than are part of the SA; the same as whether there are far ones, without looking at them.
     #[inline(always)]
     fn is_far(&self) -> bool {
@@ -213,9 +217,8 @@ impl ReplayWindow {
 
     #[inline]
     fn advance(&mut self, sequence: u64) {
-        let words = if self.is_far() { self.far.len() } else { NEAR };
         let (from, to) = (self.highest / WORD_BITS, sequence / WORD_BITS);
-        for step in 1..=(to - from).min(words as u64) {
+        for step in 1..=(to - from).min(self.words()) {
             *self.word_mut(from + step) = 0;
         }
         self.highest = sequence;
@@ -239,6 +242,12 @@ impl ReplayWindow {
         let epoch = epoch.filter(|&epoch| epoch < EPOCH).ok_or(Replayed::TooOld)?;
         Ok(epoch * EPOCH + low)
     }
+}
+
+/// Words that a window of `size` packets takes.
+#[inline(always)]
+fn words_for(size: u32) -> u64 {
+    (u64::from(size).div_ceil(WORD_BITS) + 1).next_power_of_two()
 }
 
 /// The bit of a number in its word.

@@ -175,8 +175,8 @@ impl Worker {
                 _ => add(notes, Note::Other),
             }
         }
-        places.iter().for_each(|place| self.flows.ask_for(*place));
-        spis.iter().for_each(|(spi, low)| self.sad.prefetch(spi.get(), *low));
+        places.iter().for_each(|place| self.flows.bring(*place));
+        spis.iter().for_each(|(spi, low)| self.sad.bring(spi.get(), *low));
         kinds
     }
 

@@ -279,7 +279,7 @@ impl Worker {
     /// Asks for what sealing with an SA needs first.
     #[inline]
     pub(crate) fn ask_for_outbound(&self, slot: Slot) {
-        self.outbound_sad.prefetch(slot);
+        self.outbound_sad.bring(slot);
         if let Some(side) = self.outbound.get(slot.0 as usize) {
             prefetch(side);
         }

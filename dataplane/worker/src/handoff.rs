@@ -254,10 +254,10 @@ impl Worker {
                 run = Some(word);
                 match HandedOff::read(packet.mark()) {
                     (HandedOff::InboundFrame { spi, sequence }, _) => {
-                        self.sad.prefetch(spi.get(), sequence);
+                        self.sad.bring(spi.get(), sequence);
                     }
                     (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
-                        self.outbound_sad.prefetch(Slot(slot));
+                        self.outbound_sad.bring(Slot(slot));
                     }
                     _ => {}
                 }

@@ -15,7 +15,7 @@ use crate::flow::{FlowId, FlowIdV4, QuickV4};
 use crate::fragments::admitted;
 use crate::icmp_error::answered_traffic;
 use crate::packet::PacketBuffer;
-use crate::prefetch::prefetch_lines;
+use crate::prefetch::{bring_lines, prefetch_lines};
 use crate::replay::{Candidate, Order, ReplayWindow};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
 use crate::sad::Mark;
@@ -263,15 +263,15 @@ impl InboundSa {
         self.onward = Onward { flow, version, hop };
     }
 
-    /// Asks for what a packet with this number on the wire needs first. Nothing of the SA, if there is one, is read for
-    /// it: an entry of a table lies as the SA in it.
+    /// Asks for what a packet with this number on the wire needs first. Whether there is an SA does not matter: an entry of a table lies
+    /// as the SA in it.
     #[inline(always)]
-    pub(crate) fn prefetch_in<T>(entry: &T, low: u32) {
+    pub(crate) fn bring_in<T>(entry: &T, low: u32) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
-        prefetch_lines(entry, 0..core::mem::offset_of!(Self, onward) / 64 + 1);
+        bring_lines(entry, 0..core::mem::offset_of!(Self, onward) / 64 + 1);
         let word = core::mem::offset_of!(Self, replay) + ReplayWindow::near_at(low);
-        prefetch_lines(entry, word / 64..word / 64 + 1);
-        prefetch_lines(entry, Self::HOT);
+        bring_lines(entry, word / 64..word / 64 + 1);
+        bring_lines(entry, Self::HOT);
     }
 
     /// Asks for what it has carried.

@@ -17,7 +17,7 @@ use crate::drop_cause::DropCause;
 use crate::flow::FlowKey;
 use crate::fragments::admitted;
 use crate::packet::PacketBuffer;
-use crate::prefetch::prefetch_lines;
+use crate::prefetch::{bring_lines, prefetch_lines};
 use crate::sa::{
     DfRule, DscpRule, HeaderRules, Lifetime, PairId, SaError, SaParameters, Spi, TfcRule, UdpEncap,
 };
@@ -360,10 +360,10 @@ impl OutboundSa {
             && matches!(self.suite, Suite::Gcm { .. });
     }
 
-    /// Asks for what a packet needs first. Nothing of the SA, if there is one, is read for it.
+    /// Asks for what a packet needs first. Whether there is an SA does not matter.
     #[inline(always)]
-    pub(crate) fn prefetch_in(entry: &Option<Self>) {
-        prefetch_lines(entry, 0..Self::HOT.end);
+    pub(crate) fn bring_in(entry: &Option<Self>) {
+        bring_lines(entry, 0..Self::HOT.end);
     }
 
     /// Asks for what it has carried.

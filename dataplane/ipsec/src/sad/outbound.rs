@@ -92,11 +92,11 @@ impl OutboundSad {
         true
     }
 
-    /// Asks for what a packet needs of the SA in `slot`. Nothing is read for it.
+    /// Asks for what a packet needs of the SA in `slot`. Nothing has to be known of it.
     #[inline(always)]
-    pub fn prefetch(&self, slot: Slot) {
+    pub fn bring(&self, slot: Slot) {
         if let Some(entry) = self.entries.get(slot.0 as usize) {
-            OutboundSa::prefetch_in(entry);
+            OutboundSa::bring_in(entry);
         }
     }
 

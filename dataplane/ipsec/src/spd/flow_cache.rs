@@ -2,7 +2,7 @@
 
 use crate::flow::{FlowId, FlowIdV4};
 use crate::large_pages;
-use crate::prefetch::prefetch;
+use crate::prefetch::{bring, prefetch};
 use core::hash::BuildHasher;
 
 /// A bounded cache of what was found out about flows, one per worker. It never grows: a flow has two buckets of two places, and where
@@ -84,11 +84,17 @@ impl<V: Copy + Default> FlowCache<V> {
 
     /// Asks for the memory of a place.
     #[inline]
-    pub fn ask_for(&self, place: Place) {
+    pub fn prefetch(&self, place: Place) {
         prefetch(&self.buckets[self.indices(place)[0]]);
     }
 
-    /// As [`FlowCache::get`], as far as that was asked for by [`FlowCache::ask_for`]. Where that is nothing, it asks for the rest.
+    /// The same for one of many.
+    #[inline]
+    pub fn bring(&self, place: Place) {
+        bring(&self.buckets[self.indices(place)[0]]);
+    }
+
+    /// As [`FlowCache::get`], as far as that was asked for by [`FlowCache::bring`]. Where that is nothing, it asks for the rest.
     #[inline]
     pub fn get_near_v4(
         &self,

@@ -83,7 +83,7 @@ impl Worker {
                         Some((run, place)) if run == flow => place,
                         _ => {
                             let place = self.flows.place_v4(flow);
-                            self.flows.ask_for(place);
+                            self.flows.prefetch(place);
                             place
                         }
                     };
