@@ -75,6 +75,8 @@ fn main() {
         NEEDED_INBOUND.len()
     );
     for burst in [2, 4, 8, 16, BURST] {
+        let unasked = (0..SAMPLES).map(|_| later(&items, &order, burst, |_| ()));
+        print(&format!("not asked for, {burst} SAs at a time"), unasked.collect());
         let prefetched = (0..SAMPLES).map(|_| later(&items, &order, burst, prefetch));
         print(&format!("prefetched, {burst} SAs at a time"), prefetched.collect());
         let brought = (0..SAMPLES).map(|_| later(&items, &order, burst, bring));

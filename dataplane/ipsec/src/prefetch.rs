@@ -3,8 +3,8 @@
 //! A burst of packets of many SAs needs lines that no cache has. Asked for one stage ahead they come side by side; met one by one,
 //! each costs a whole trip to memory.
 //!
-//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (24 on a Zen 3), so a few lines now and then are
-//! prefetched. What a whole burst needs is read: it waits for room, and as nothing depends on what was read, for no more than that.
+//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/benchmarking.md), so only a few lines now
+//! and then are prefetched. What a whole burst needs is read: it waits for room, and as nothing depends on what was read, for no more than that.
 
 /// Asks for all lines of something. It is a hint: nothing is read, and nothing can fail.
 #[inline]
