@@ -72,6 +72,9 @@ pub struct IsAlone(pub bool);
 /// What is around the text of most packets: headers, IV and ICV of 16 bytes.
 const AROUND_TEXT: usize = ipv4::MIN_HEADER_LEN + esp::HEADER_LEN + GCM_IV_LEN + 16;
 
+/// Where ESP begins in a frame of the straight way.
+const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
+
 /// Frames that go the straight way: an untagged one for us with ESP over IPv4 without options. What takes it is opened by
 /// [`Opener::finish`], all SAs together, and concluded by [`Leaving`].
 pub struct Opener<'a> {
@@ -87,8 +90,8 @@ impl<'a> Opener<'a> {
         Self { sad, jobs: ArrayVec::new(), keys: sad.keys() }
     }
 
-    /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA asks for what of its key was not asked
-    /// for: it says whether it is alone in it.
+    /// Takes a frame; `None` where it does not go the straight way. The first of a run of one SA asks for the key and for what follows
+    /// decryption: it says whether it is alone in it.
     #[inline(always)]
     pub fn take(
         &mut self,
@@ -104,6 +107,7 @@ impl<'a> Opener<'a> {
         if first.is_some() {
             let len = frame.len().saturating_sub(ethernet::HEADER_LEN + AROUND_TEXT);
             settled.prefetch_key(len, keys);
+            settled.sa.prefetch_leaving(esp::sequence_at(frame, ESP_AT));
         }
         settled.enter(frame, keys, &mut self.jobs)
     }
@@ -218,7 +222,7 @@ fn ask_ahead<B: PacketBuffer>(sad: &InboundSad, packets: &[InboundPacket<B>]) ->
             let data = first.buffer.data();
             let keys = sad.keys().of_one(rest.is_empty());
             settled.prefetch_key(data.len().saturating_sub(AROUND_TEXT), keys);
-            settled.sa.prefetch_window(first.header.low_sequence(data));
+            settled.sa.prefetch_leaving(first.header.low_sequence(data));
         }
     }
     alone

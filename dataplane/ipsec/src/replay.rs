@@ -150,19 +150,10 @@ impl ReplayWindow {
         Ok(order)
     }
 
-    /// Where the word of a number on the wire is, if it is part of the SA. The high half does not matter: words are found by the low bits.
+    /// Asks for the word of a number on the wire. The high half does not matter: words are found by the low bits.
     #[inline(always)]
-    pub(crate) fn near_at(low: u32) -> usize {
-        let place = (u64::from(low) / WORD_BITS) as usize & (NEAR - 1);
-        core::mem::offset_of!(Self, near) + place * size_of::<u64>()
-    }
-
-    /// Asks for it if it is not.
-    #[inline(always)]
-    pub(crate) fn prefetch_far(&self, low: u32) {
-        if self.is_far() {
-            prefetch(self.word(u64::from(low) / WORD_BITS));
-        }
+    pub(crate) fn prefetch(&self, low: u32) {
+        prefetch(self.word(u64::from(low) / WORD_BITS));
     }
 
     #[inline]

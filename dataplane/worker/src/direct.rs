@@ -30,10 +30,7 @@ use ipsec::sad::Slot;
 use ipsec::spd::Place;
 use ipsec::spi::CoreId;
 use wire::ethernet::{self, Mac};
-use wire::{esp, ipv4, protocol};
-
-/// Where ESP begins in a frame that is [`ethernet::plain_ipv4`].
-const ESP_AT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
+use wire::{ipv4, protocol};
 
 /// What is known of a frame.
 pub(crate) enum Note {
@@ -124,7 +121,8 @@ impl Worker {
     fn note(&self, frames: &[Frame], station: Mac, notes: &mut Notes) -> Kinds {
         let mut kinds = Kinds::default();
         let (mut flows, mut ours) = (None, None);
-        let (mut places, mut spis) = (ArrayVec::<Place, BURST>::new(), ArrayVec::<_, BURST>::new());
+        let (mut places, mut spis) =
+            (ArrayVec::<Place, BURST>::new(), ArrayVec::<Spi, BURST>::new());
         for (n, frame) in frames.iter().enumerate() {
             let Some(header) = ethernet::plain_ipv4(frame.data(), station) else {
                 add(notes, Note::Other);
@@ -160,14 +158,13 @@ impl Worker {
                         continue;
                     };
                     if spi.core() != self.core && spi.core().index() < self.shared.len() {
-                        let sequence = esp::sequence_at(frame.data(), ESP_AT);
-                        let what = HandedOff::InboundFrame { spi, sequence };
+                        let what = HandedOff::InboundFrame(spi);
                         kinds.others |= 1 << n;
                         add(notes, Note::HandOff(spi.core(), what.marks(self.core)));
                         continue;
                     }
-                    if spis.last().is_none_or(|(last, _)| *last != spi) {
-                        let _ = spis.try_push((spi, esp::sequence_at(frame.data(), ESP_AT)));
+                    if spis.last() != Some(&spi) {
+                        let _ = spis.try_push(spi);
                     }
                     kinds.protected = true;
                     add(notes, Note::Protected(spi));
@@ -176,7 +173,7 @@ impl Worker {
             }
         }
         places.iter().for_each(|place| self.flows.bring(*place));
-        spis.iter().for_each(|(spi, low)| self.sad.bring(spi.get(), *low));
+        spis.iter().for_each(|spi| self.sad.bring(spi.get()));
         kinds
     }
 

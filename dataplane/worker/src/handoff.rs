@@ -41,7 +41,7 @@ pub(crate) enum HandedOff {
     /// Opens it: an IP packet addressed to us that carries ESP or AH.
     Inbound,
     /// The same with a frame that goes the straight way.
-    InboundFrame { spi: Spi, sequence: u32 },
+    InboundFrame(Spi),
     /// Seals it: a plain IP packet that its policy was found for, its TTL taken care of.
     Outbound(Choice),
     /// The same with a frame that goes the straight way, its TTL as it came.
@@ -66,7 +66,7 @@ impl Choice {
 }
 
 /// As the marks of a frame. First word, from the lowest bit on: kind, core of arrival, how it came, 8 bits each; above 32 the slot or SPI.
-/// Second word: policy or sequence number, and above 32 the generation.
+/// Second word: policy, and above 32 the generation.
 impl HandedOff {
     const INBOUND: u64 = 0;
     const OUTBOUND: u64 = 1;
@@ -78,7 +78,7 @@ impl HandedOff {
     fn note(self, mark: [u64; 2]) -> [u64; 2] {
         let (kind, word, [high, low]) = match self {
             Self::Inbound => (Self::INBOUND, 0, [0, 0]),
-            Self::InboundFrame { spi, sequence } => (Self::INBOUND_FRAME, spi.get(), [0, sequence]),
+            Self::InboundFrame(spi) => (Self::INBOUND_FRAME, spi.get(), [0, 0]),
             Self::Outbound(sa) => (Self::OUTBOUND, sa.slot, [sa.generation, sa.policy.0]),
             Self::OutboundFrame(sa) => {
                 (Self::OUTBOUND_FRAME, sa.slot, [sa.generation, sa.policy.0])
@@ -109,7 +109,7 @@ impl HandedOff {
         let what = match (first & 0xff, Spi::new(word)) {
             (Self::OUTBOUND, _) => Self::Outbound(choice),
             (Self::OUTBOUND_FRAME, _) => Self::OutboundFrame(choice),
-            (Self::INBOUND_FRAME, Some(spi)) => Self::InboundFrame { spi, sequence: low },
+            (Self::INBOUND_FRAME, Some(spi)) => Self::InboundFrame(spi),
             _ => Self::Inbound,
         };
         (what, [first >> 8 & 0xff, first >> 16 & 0xff])
@@ -253,9 +253,7 @@ impl Worker {
                 }
                 run = Some(word);
                 match HandedOff::read(packet.mark()) {
-                    (HandedOff::InboundFrame { spi, sequence }, _) => {
-                        self.sad.bring(spi.get(), sequence);
-                    }
+                    (HandedOff::InboundFrame(spi), _) => self.sad.bring(spi.get()),
                     (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
                         self.outbound_sad.bring(Slot(slot));
                     }
@@ -507,7 +505,7 @@ fn copied(packet: &Arrived<'_>, pool: &mut FramePool) -> Option<Frame> {
 #[inline(always)]
 fn note_handed(mark: [u64; 2], sad: &OutboundSad, kinds: &mut Kinds) -> Note {
     match HandedOff::read(mark) {
-        (HandedOff::InboundFrame { spi, .. }, _) => {
+        (HandedOff::InboundFrame(spi), _) => {
             kinds.protected = true;
             Note::Protected(spi)
         }
@@ -533,7 +531,7 @@ mod tests {
             let what = match kind {
                 0 => HandedOff::Inbound,
                 1 => HandedOff::Outbound(choice),
-                2 => HandedOff::InboundFrame { spi, sequence: policy },
+                2 => HandedOff::InboundFrame(spi),
                 _ => HandedOff::OutboundFrame(choice),
             };
             let mark = what.note([core, way]);

@@ -313,7 +313,7 @@ impl Worker {
     #[inline]
     fn take_protected(&mut self, packet: Packet, header: Protected) -> &mut Packet {
         if self.opening.last().is_none_or(|last| last.header.spi != header.spi) {
-            self.sad.bring(header.spi, header.low_sequence(&packet));
+            self.sad.bring(header.spi);
             if let Some(side) = self.inbound.get(Spi::for_known_answer(header.spi).slot()) {
                 prefetch(side);
             }

@@ -7,6 +7,8 @@ use super::engine::{Engine, Kind};
 use super::expanded::ExpandedKey;
 use super::portable::PortableKey;
 #[cfg(target_arch = "x86_64")]
+use crate::prefetch::prefetch;
+#[cfg(target_arch = "x86_64")]
 use zeroize::Zeroize;
 
 /// An AES-GCM key expanded for one engine.
@@ -171,16 +173,18 @@ impl Lodging {
         match lodged.never {}
     }
 
-    /// Asks for the lines that such a packet needs beside [`KeyStart`], if any.
+    /// Asks for the lines that such a packet needs.
     #[inline(always)]
-    pub fn prefetch(&self, len: usize, keys: Keys, lodged: Lodged) {
+    pub fn prefetch(&self, start: &KeyStart, lodged: Lodged, len: usize, keys: Keys) {
         #[cfg(target_arch = "x86_64")]
-        if of_start(len, keys, lodged.class).is_none() {
-            let class = lodged.class;
-            self.expanded.prefetch(len, class.length.rounds(), highest_power(class.kind));
+        match (of_start(len, keys, lodged.class), lodged.class) {
+            (Some(_), _) => prefetch(start),
+            (None, class) => {
+                self.expanded.prefetch(len, class.length.rounds(), highest_power(class.kind));
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (len, keys, lodged);
+        let _ = (start, lodged, len, keys);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::flow::{FlowId, FlowIdV4, QuickV4};
 use crate::fragments::admitted;
 use crate::icmp_error::answered_traffic;
 use crate::packet::PacketBuffer;
-use crate::prefetch::{bring_lines, prefetch_lines};
+use crate::prefetch::{bring_lines, prefetch, prefetch_lines};
 use crate::replay::{Candidate, Order, ReplayWindow};
 use crate::sa::{DscpRule, HeaderRules, Lifetime, PairId, Protocol, SaError, SaParameters, Spi};
 use crate::sad::Mark;
@@ -263,27 +263,24 @@ impl InboundSa {
         self.onward = Onward { flow, version, hop };
     }
 
-    /// Asks for what a packet with this number on the wire needs first. Whether there is an SA does not matter: an entry of a table lies
-    /// as the SA in it.
+    /// Asks for what a packet needs first. Whether there is an SA does not matter: an entry of a table lies as the SA in it.
     #[inline(always)]
-    pub(crate) fn bring_in<T>(entry: &T, low: u32) {
+    pub(crate) fn bring_in<T>(entry: &T) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
-        bring_lines(entry, 0..core::mem::offset_of!(Self, onward) / 64 + 1);
-        let word = core::mem::offset_of!(Self, replay) + ReplayWindow::near_at(low);
-        bring_lines(entry, word / 64..word / 64 + 1);
         bring_lines(entry, Self::HOT);
+    }
+
+    /// Asks for what the packet with this number on the wire needs when it is decrypted.
+    #[inline(always)]
+    pub(crate) fn prefetch_leaving(&self, low: u32) {
+        prefetch(&self.onward);
+        self.replay.prefetch(low);
     }
 
     /// Asks for what it has carried.
     pub(crate) fn prefetch_usage_in<T>(entry: &T) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
         prefetch_lines(entry, Self::HOT);
-    }
-
-    /// Asks for the word of a large window.
-    #[inline]
-    pub(crate) fn prefetch_window(&self, low: u32) {
-        self.replay.prefetch_far(low);
     }
 
     /// Whether a packet that arrived is traffic of the SA (RFC 4301 §5.2 step 4).

@@ -363,7 +363,7 @@ impl OutboundSa {
     /// Asks for what a packet needs first. Whether there is an SA does not matter.
     #[inline(always)]
     pub(crate) fn bring_in(entry: &Option<Self>) {
-        bring_lines(entry, 0..Self::HOT.end);
+        bring_lines(entry, Self::HOT);
     }
 
     /// Asks for what it has carried.

@@ -91,11 +91,11 @@ impl<T> Clone for Settled<'_, T> {
 impl<T> Copy for Settled<'_, T> {}
 
 impl<'a, T: Keyed> Settled<'a, T> {
-    /// Asks for the lines of the key that such a packet needs beside the one in its SA.
+    /// Asks for the lines of the key that such a packet needs.
     #[inline(always)]
     pub(crate) fn prefetch_key(self, len: usize, keys: Keys) {
-        if let (_, Some(lodger), _) = self.sa.keying() {
-            self.lodging.prefetch(len, keys, lodger.key);
+        if let (start, Some(lodger), _) = self.sa.keying() {
+            self.lodging.prefetch(start, lodger.key, len, keys);
         }
     }
 

@@ -138,11 +138,11 @@ impl InboundSad {
         is_it && is_live
     }
 
-    /// Asks for what a packet needs of the SA that its SPI and number on the wire stand for. Nothing has to be known of it.
+    /// Asks for what a packet needs first of the SA that its SPI stands for. Nothing has to be known of it.
     #[inline(always)]
-    pub fn bring(&self, spi: u32, low: u32) {
+    pub fn bring(&self, spi: u32) {
         if let Some(entry) = self.entries.get(self.place(Spi::for_known_answer(spi))) {
-            InboundSa::bring_in(entry, low);
+            InboundSa::bring_in(entry);
         }
     }
 

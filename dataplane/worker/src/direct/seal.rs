@@ -24,16 +24,18 @@ impl Worker {
             }
         }
         let mut run = None;
-        for n in later {
-            if let Some(note) = notes.get_mut(n) {
-                self.choose_sa::<false>(side, note, &mut run, (kinds, n));
-            }
-        }
-        let mut run = None;
         for note in notes.iter() {
             if let Note::Seal(slot) = *note
                 && run.replace(slot) != Some(slot)
             {
+                self.outbound_sad.bring(slot);
+            }
+        }
+        let mut run = None;
+        for n in later {
+            let Some(note) = notes.get_mut(n) else { continue };
+            self.choose_sa::<false>(side, note, &mut run, (kinds, n));
+            if let Note::Seal(slot) = *note {
                 self.outbound_sad.bring(slot);
             }
         }
