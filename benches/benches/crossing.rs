@@ -117,7 +117,6 @@ impl Core {
     /// Receives a burst, hands over so many of it and takes what the other has handed over in their place; then all of it is gone.
     fn turn(&mut self, number: usize, handed: usize) {
         let arriving = self.arriving.len().min(BURST as u32);
-        self.arriving.packets(0).take(BURST).for_each(|packet| packet.ask_for(PACKET));
         for n in 0..BURST {
             let Some(mut frame) = self.pool.alloc_for(PACKET) else { break };
             let _ = frame.copy_from(&self.source[(number * BURST + n) % PACKETS]);

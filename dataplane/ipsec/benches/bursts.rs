@@ -128,7 +128,7 @@ impl Node {
         let mut frame = [0; FRAME];
         frame[Plan::FRONT..][..self.plain.len()].copy_from_slice(&self.plain);
         let mut sealer = Sealer::new(&self.outbound);
-        let plan = sealer.plan(Slot(0), &frame[Plan::FRONT..]).expect("the straight way");
+        let plan = sealer.plan(Slot(0), 0, &frame[Plan::FRONT..]).expect("the straight way");
         let len = plan.frame_len();
         assert!(sealer.take(&plan, &mut frame[..len], true));
         sealer.finish();
@@ -174,7 +174,7 @@ impl Node {
             let (mut first, alone) = (true, frames.len() == 1);
             for frame in frames {
                 let given = &frame[Plan::FRONT..][..ethernet::HEADER_LEN + SIZE];
-                let plan = sealer.plan(Slot(0), given).expect("the straight way");
+                let plan = sealer.plan(Slot(0), 0, given).expect("the straight way");
                 if core::mem::take(&mut first) {
                     sealer.prefetch_key(&plan, alone);
                 }

@@ -83,13 +83,14 @@ impl<'a> Sealer<'a> {
         Self { sad, jobs: ArrayVec::new(), keys: sad.keys(), packets: 0, bytes: 0 }
     }
 
-    /// Whether a frame goes the straight way with this SA, and how long it will be then. Nothing changes.
+    /// Whether a frame goes the straight way with this SA, and how long it will be then. Nothing changes. `generation` says which of the SAs
+    /// it is that were in the slot.
     #[inline(always)]
-    pub fn plan(&self, slot: Slot, frame: &[u8]) -> Option<Plan<'a>> {
+    pub fn plan(&self, slot: Slot, generation: u32, frame: &[u8]) -> Option<Plan<'a>> {
         if self.jobs.is_full() {
             return None;
         }
-        self.sad.settled(slot)?.plan_frame(frame)
+        self.sad.settled(slot)?.plan_frame(generation, frame)
     }
 
     /// Asks for what the frame of this plan needs of the key and was not asked for, `alone` or one of several in a row with its SA.

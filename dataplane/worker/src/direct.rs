@@ -42,8 +42,8 @@ pub(crate) enum Note {
     Left,
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
-    /// It is to take this SA.
-    Seal(Slot),
+    /// It is to take this SA, if it is still that one of those that were in its slot.
+    Seal(Slot, u32),
     /// ESP for this core.
     Protected(Spi),
     /// It went into the cipher; whether that found it authentic.
@@ -226,7 +226,7 @@ impl Worker {
                 _ if HandedOff::is_straight(frame.mark) => {
                     self.take_handed_otherwise(Packet(frame));
                 }
-                Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(_) => {
+                Note::Other | Note::Plain(..) | Note::Protected(_) | Note::Seal(..) => {
                     frames.push(frame);
                 }
             }

@@ -65,8 +65,8 @@ pub(crate) struct Question {
 /// The SA that a packet takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
-    /// One of this core.
-    Here(Slot),
+    /// One of this core, and which of those that were in its slot.
+    Here(Slot, u32),
     /// One of another core.
     There(CoreId, Choice),
 }
@@ -175,7 +175,7 @@ impl Worker {
                 }
                 let SaRef { core, slot, generation } = sa;
                 Some(match core == self.core {
-                    true => Taken::Here(Slot(slot)),
+                    true => Taken::Here(Slot(slot), generation),
                     false => Taken::There(core, Choice { slot, generation, policy }),
                 })
             }

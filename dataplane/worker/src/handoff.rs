@@ -24,9 +24,6 @@ use stats::Worker as Row;
 use wire::ethernet;
 use wire::ip::Ip;
 
-/// Octets of a packet that are asked for ahead; the processor itself goes on from there.
-const ASKED_FOR: usize = 256;
-
 /// Handed packets wait for room in this worker's own bursts while that takes so many turns at most, as many finding room in each as in
 /// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only part of a burst was let wait,
 /// four in ten were not (docs/benchmarking.md).
@@ -131,10 +128,8 @@ pub(crate) struct Crossing {
     arriving: PacketReceiver,
     /// Packets taken so far,
     taken: u64,
-    /// at the beginning of this turn,
+    /// and at the beginning of this turn.
     began: u64,
-    /// and those whose bytes and SAs were asked for.
-    asked_for: u64,
     /// Packets that may wait at most: half of those that the way has room for, were they as long as can be.
     most: u32,
 }
@@ -164,8 +159,7 @@ impl Crossing {
         let (leaving, there_arriving) = crossing(packets, octets);
         let (there_leaving, arriving) = crossing(packets, octets);
         let most = packets.min(octets / JUMBO as u32) / 2;
-        let one =
-            |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, asked_for: 0, most };
+        let one = |leaving, arriving| Self { leaving, arriving, taken: 0, began: 0, most };
         (one(leaving, arriving), one(there_leaving, there_arriving))
     }
 
@@ -228,38 +222,12 @@ impl Worker {
         }
     }
 
-    /// Asks for the bytes and SAs of what other workers hand over, which are far away: they come while this worker's own packets are
-    /// worked on.
+    /// Looks for what other workers have handed over by now.
     #[inline]
-    pub(crate) fn ask_for_handed(&mut self) {
-        for from in 0..self.crossings.len() {
-            let Some(Some(crossing)) = self.crossings.get_mut(from) else { continue };
+    pub(crate) fn look_for_handed(&mut self) {
+        for crossing in self.crossings.iter_mut().flatten() {
             crossing.began = crossing.taken;
-            let known = u64::from(crossing.arriving.len().min(BURST as u32));
-            if known == 0 {
-                continue;
-            }
-            let first = crossing.asked_for.saturating_sub(crossing.taken);
-            crossing.asked_for = crossing.taken + known;
-            let Some(Some(crossing)) = self.crossings.get(from) else { continue };
-            let mut run = None;
-            for packet in
-                crossing.arriving.packets(first as u32).take(known.saturating_sub(first) as usize)
-            {
-                packet.ask_for(ASKED_FOR);
-                let word = packet.mark()[0] >> 32;
-                if run == Some(word) {
-                    continue;
-                }
-                run = Some(word);
-                match HandedOff::read(packet.mark()) {
-                    (HandedOff::InboundFrame(spi), _) => self.sad.bring(spi.get()),
-                    (HandedOff::OutboundFrame(Choice { slot, .. }), _) => {
-                        self.outbound_sad.bring(Slot(slot));
-                    }
-                    _ => {}
-                }
-            }
+            let _ = crossing.arriving.len();
         }
     }
 
@@ -326,7 +294,7 @@ impl Worker {
     }
 
     /// Copies the next packets of another worker, at most so many and up to the first that does not go the straight way, into the frames
-    /// of those that have left, as long as there are any, and then into new ones. How many it was.
+    /// of those that have left, as long as there are any, and then into new ones; then asks for their SAs in one row. How many it was.
     #[inline(never)]
     fn bring_over(
         &mut self,
@@ -336,7 +304,7 @@ impl Worker {
         notes: &mut Notes,
         kinds: &mut Kinds,
     ) -> u32 {
-        let Self { crossings, pool, outbound_sad, account, .. } = self;
+        let Self { crossings, pool, account, sad, outbound_sad, .. } = self;
         let Some(Some(crossing)) = crossings.get_mut(from) else { return 0 };
         let mut count = 0;
         let mut places = kinds.others;
@@ -350,18 +318,30 @@ impl Worker {
             if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
                 places &= places - 1;
                 *note = match refill(&packet, frame, pool) {
-                    Some(()) => note_handed(mark, outbound_sad, kinds),
+                    Some(()) => note_handed(mark, kinds),
                     None => Note::Drop(WorkerDrop::UmemEmpty.into()),
                 };
             } else if let Some(own) = copied(&packet, pool) {
                 frames.push(own);
                 // There is room for a burst.
-                let _ = notes.try_push(note_handed(mark, outbound_sad, kinds));
+                let _ = notes.try_push(note_handed(mark, kinds));
             } else {
                 account.drop(WorkerDrop::UmemEmpty);
             }
         }
         kinds.others = places;
+        let mut run = None;
+        for packet in crossing.arriving.packets(0).take(count as usize) {
+            let (what, _) = HandedOff::read(packet.mark());
+            if run.replace(what) == Some(what) {
+                continue;
+            }
+            match what {
+                HandedOff::InboundFrame(spi) => sad.bring(spi.get()),
+                HandedOff::OutboundFrame(choice) => outbound_sad.bring(Slot(choice.slot)),
+                _ => {}
+            }
+        }
         crossing.give_back(count);
         account.add(Row::HandedIn, u64::from(count));
         count
@@ -503,7 +483,7 @@ fn copied(packet: &Arrived<'_>, pool: &mut FramePool) -> Option<Frame> {
 
 /// What its sender found out about a frame that goes the straight way.
 #[inline(always)]
-fn note_handed(mark: [u64; 2], sad: &OutboundSad, kinds: &mut Kinds) -> Note {
+fn note_handed(mark: [u64; 2], kinds: &mut Kinds) -> Note {
     match HandedOff::read(mark) {
         (HandedOff::InboundFrame(spi), _) => {
             kinds.protected = true;
@@ -511,7 +491,7 @@ fn note_handed(mark: [u64; 2], sad: &OutboundSad, kinds: &mut Kinds) -> Note {
         }
         (HandedOff::OutboundFrame(choice), _) => {
             kinds.plain = true;
-            choice.slot_in(sad).map_or(Note::Other, Note::Seal)
+            Note::Seal(Slot(choice.slot), choice.generation)
         }
         _ => Note::Other,
     }

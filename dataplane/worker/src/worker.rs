@@ -367,7 +367,7 @@ impl Worker {
         let ticked = now != self.now;
         self.now = now;
         self.begin_commands(self.was_idle);
-        self.ask_for_handed();
+        self.look_for_handed();
         let mut packets = 0;
         let mut frames = core::mem::take(&mut self.frames);
         for port in 0..self.ports.len() {

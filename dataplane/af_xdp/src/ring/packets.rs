@@ -322,15 +322,6 @@ impl Arrived<'_> {
         self.place.octets as usize
     }
 
-    /// Asks for its first octets, `most` at most.
-    #[cfg(not(loom))]
-    #[inline(always)]
-    pub fn ask_for(&self, most: usize) {
-        let granules = self.granules.at(self.place.first, most.min(self.octets()));
-        // Two to a line, and the first one may be the second of its.
-        granules.iter().step_by(2).chain(granules.last()).for_each(super::ask);
-    }
-
     /// Copies it to the front of `to`, as far as there is room, with whatever is behind it up to the end of a granule.
     #[inline(always)]
     pub(crate) fn copy_to(&self, to: &mut [u8]) {
@@ -400,7 +391,6 @@ mod tests {
         // Room for no more than the packet, or for whole granules.
         let room = if after.is_multiple_of(2) { octets } else { octets.next_multiple_of(GRANULE) };
         let mut bytes = vec![0; room];
-        packet.ask_for(256);
         packet.copy_to(&mut bytes);
         bytes.truncate(octets);
         Some((packet.mark(), bytes))

@@ -24,18 +24,16 @@ impl Worker {
             }
         }
         let mut run = None;
-        for note in notes.iter() {
-            if let Note::Seal(slot) = *note
-                && run.replace(slot) != Some(slot)
-            {
-                self.outbound_sad.bring(slot);
+        for n in later {
+            if let Some(note) = notes.get_mut(n) {
+                self.choose_sa::<false>(side, note, &mut run, (kinds, n));
             }
         }
         let mut run = None;
-        for n in later {
-            let Some(note) = notes.get_mut(n) else { continue };
-            self.choose_sa::<false>(side, note, &mut run, (kinds, n));
-            if let Note::Seal(slot) = *note {
+        for note in notes.iter() {
+            if let Note::Seal(slot, _) = *note
+                && run.replace(slot) != Some(slot)
+            {
                 self.outbound_sad.bring(slot);
             }
         }
@@ -60,7 +58,7 @@ impl Worker {
             }
         };
         *note = match taken {
-            Some(Taken::Here(slot)) => Note::Seal(slot),
+            Some(Taken::Here(slot, generation)) => Note::Seal(slot, generation),
             Some(Taken::There(core, choice)) => {
                 kinds.others |= 1 << n;
                 Note::HandOff(core, HandedOff::OutboundFrame(choice).marks(self.core))
@@ -78,15 +76,15 @@ impl Worker {
         let (mut run, mut rest) = (None, notes.iter_mut());
         for frame in frames {
             let Some(note) = rest.next() else { break };
-            let Note::Seal(slot) = *note else { continue };
+            let Note::Seal(slot, generation) = *note else { continue };
             *note = Note::Other;
-            let Some(plan) = sealer.plan(slot, frame.data()) else { continue };
+            let Some(plan) = sealer.plan(slot, generation, frame.data()) else { continue };
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
             let mut alone = false;
             if run != Some(slot) {
                 run = Some(slot);
                 let next = rest.as_slice().first();
-                alone = !matches!(next, Some(Note::Seal(next)) if *next == slot);
+                alone = !matches!(next, Some(Note::Seal(next, _)) if *next == slot);
                 sealer.prefetch_key(&plan, alone);
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));

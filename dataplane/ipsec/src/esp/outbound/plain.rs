@@ -251,7 +251,7 @@ impl<'a> Plan<'a> {
 impl<'a> Settled<'a, OutboundSa> {
     /// Whether this frame, an untagged one for us with an IPv4 packet that is to be forwarded, goes the straight way. Nothing changes.
     #[inline(always)]
-    pub(crate) fn plan_frame(self, frame: &[u8]) -> Option<Plan<'a>> {
+    pub(crate) fn plan_frame(self, generation: u32, frame: &[u8]) -> Option<Plan<'a>> {
         let sa = self.sa;
         let inner: &[u8; ipv4::MIN_HEADER_LEN] =
             frame.get(ethernet::HEADER_LEN..)?.first_chunk()?;
@@ -259,6 +259,7 @@ impl<'a> Settled<'a, OutboundSa> {
         let text_len = (len + esp::TRAILER_LEN + GCM_ALIGN - 1) & !(GCM_ALIGN - 1);
         let outer_len = PLAIN_HEADERS + text_len + usize::from(sa.sizes.icv);
         let is_plain = sa.is_straight
+            && sa.generation == generation
             && inner[0] == V4_WITHOUT_OPTIONS
             // One goes off before the packet enters the tunnel, and zero is never sent.
             && inner[8] > 1
