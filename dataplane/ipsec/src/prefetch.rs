@@ -4,7 +4,7 @@
 //! each costs a whole trip to memory.
 //!
 //! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/benchmarking.md), so only a few lines now
-//! and then are prefetched. What a whole burst needs is read: it waits for room, and as nothing depends on what was read, for no more than that.
+//! and then are prefetched. What is looked at first of a whole burst is read: it waits for room, and as nothing depends on what was read, for no more than that.
 
 /// Asks for all lines of something. It is a hint: nothing is read, and nothing can fail.
 #[inline]
