@@ -65,7 +65,7 @@ pub enum Order {
     Late,
 }
 
-/// Words of a window that is part of its SA, so that the one of a number can be asked for before anything of the SA is read.
+/// Words of a window that is part of its SA, in the same page: no other has to be found to reach one.
 const NEAR: usize = 32;
 
 /// The receive window of one SA.
