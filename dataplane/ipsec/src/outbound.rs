@@ -93,7 +93,7 @@ impl<'a> Sealer<'a> {
         self.sad.settled(slot)?.plan_frame(generation, frame)
     }
 
-    /// Asks for what the frame of this plan needs of the key and was not asked for, `alone` or one of several in a row with its SA.
+    /// Asks for what the frame of this plan needs of the key, `alone` or one of several in a row with its SA.
     #[inline(always)]
     pub fn prefetch_key(&self, plan: &Plan<'a>, alone: bool) {
         plan.prefetch_key(self.keys.of_one(alone));

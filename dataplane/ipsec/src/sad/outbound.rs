@@ -92,7 +92,7 @@ impl OutboundSad {
         true
     }
 
-    /// Asks for what a packet needs of the SA in `slot`. Nothing has to be known of it.
+    /// Asks for what a packet needs first of the SA in `slot`. Nothing has to be known of it.
     #[inline(always)]
     pub fn bring(&self, slot: Slot) {
         if let Some(entry) = self.entries.get(slot.0 as usize) {
