@@ -124,10 +124,10 @@ impl Core {
         }
         let leaving = self.frames.iter().take(handed);
         // Without room they are lost.
-        let _ = self.leaving.push_all(leaving.map(|frame| ([0; 2], frame)));
+        let _ = self.leaving.push_all(0, leaving.map(|frame| ([0; 2], frame)));
         let places = self.frames.iter_mut().take(handed);
         for (packet, frame) in self.arriving.packets(0).take(BURST).zip(places) {
-            let _ = packet.fill(frame);
+            let _ = packet.fill(frame, 0);
         }
         self.arriving.give_back(arriving);
         self.leaving.publish();

@@ -23,13 +23,18 @@ impl PacketSender {
     /// Copies a packet in; it is not seen before [`publish`](Self::publish). False when there is no room for it.
     #[inline]
     pub fn push(&mut self, packet: &Frame, mark: [u64; 2]) -> bool {
-        self.0.push(&leaving(packet, mark))
+        self.0.push(&leaving(packet, 0, mark))
     }
 
-    /// The same with many, in their order; how many there was room for. Not all are asked for where there is none.
+    /// The same with many, in their order, each without the first `front` octets; how many there was room for. Not all are asked for
+    /// where there is none.
     #[inline(always)]
-    pub fn push_all<'a>(&mut self, packets: impl Iterator<Item = ([u64; 2], &'a Frame)>) -> u32 {
-        self.0.push_all(packets.map(|(mark, packet)| leaving(packet, mark)))
+    pub fn push_all<'a>(
+        &mut self,
+        front: usize,
+        packets: impl Iterator<Item = ([u64; 2], &'a Frame)>,
+    ) -> u32 {
+        self.0.push_all(packets.map(|(mark, packet)| leaving(packet, front, mark)))
     }
 
     /// Shows the other end what was put in.
@@ -40,8 +45,9 @@ impl PacketSender {
 }
 
 #[inline(always)]
-fn leaving(packet: &Frame, mark: [u64; 2]) -> Leaving<'_> {
-    Leaving { mark, octets: packet.len(), whole: packet.to_end() }
+fn leaving(packet: &Frame, front: usize, mark: [u64; 2]) -> Leaving<'_> {
+    let (octets, whole) = (packet.len().saturating_sub(front), packet.to_end());
+    Leaving { mark, octets, whole: whole.get(front..).unwrap_or_default() }
 }
 
 impl PacketReceiver {
@@ -86,10 +92,11 @@ impl PacketReceiver {
 }
 
 impl Arrived<'_> {
-    /// Copies it to where a frame begins, with its marks; `None`, and nothing changed, when it does not fit.
+    /// Copies it behind the first `front` octets of a frame, which stay what they are, with its marks; `None`, and nothing changed,
+    /// when it does not fit.
     #[inline(always)]
-    pub fn fill(&self, frame: &mut Frame) -> Option<()> {
-        self.copy_to(frame.refill(self.octets(), GRANULE)?);
+    pub fn fill(&self, frame: &mut Frame, front: usize) -> Option<()> {
+        self.copy_to(frame.refill(front, self.octets(), GRANULE)?);
         frame.mark = self.mark();
         Some(())
     }
@@ -122,13 +129,24 @@ mod tests {
             assert_eq!(receiver.len(), 4);
             for (n, len) in (0..).zip(sizes) {
                 let start = to.headroom();
-                receiver.packets(n).next().unwrap().fill(&mut to).unwrap();
+                receiver.packets(n).next().unwrap().fill(&mut to, 0).unwrap();
                 assert_eq!((to.headroom(), to.len()), (start, len));
                 assert!(to.data().iter().all(|byte| *byte == round));
                 assert_eq!(to.mark, [n.into(), 7]);
             }
             assert!(receiver.packets(4).next().is_none());
             receiver.give_back(4);
+            // Without what it begins with, and behind what the other frame begins with.
+            from.set_len(90).unwrap();
+            from.data_mut().copy_from_slice(&[[round; 45], [!round; 45]].concat());
+            to.set_len(30).unwrap();
+            to.data_mut().fill(0x55);
+            assert_eq!(sender.push_all(45, [([9, 9], &from)].into_iter()), 1);
+            sender.publish();
+            assert_eq!(receiver.len(), 1);
+            receiver.packets(0).next().unwrap().fill(&mut to, 30).unwrap();
+            assert_eq!(to.data(), [&[0x55; 30][..], &[!round; 45]].concat());
+            receiver.give_back(1);
         }
         // Longer than the other frame: that one stays as it is.
         let mut long = here.alloc_for(2040).unwrap();
@@ -137,10 +155,10 @@ mod tests {
         sender.publish();
         assert_eq!(receiver.len(), 1);
         let before = (to.len(), to.mark);
-        assert!(receiver.packets(0).next().unwrap().fill(&mut to).is_none());
+        assert!(receiver.packets(0).next().unwrap().fill(&mut to, 0).is_none());
         assert_eq!((to.len(), to.mark), before);
         let mut jumbo = there.alloc_for(2040).unwrap();
-        assert!(receiver.packets(0).next().unwrap().fill(&mut jumbo).is_some());
+        assert!(receiver.packets(0).next().unwrap().fill(&mut jumbo, 0).is_some());
         assert_eq!(jumbo.data(), long.data());
     }
 }

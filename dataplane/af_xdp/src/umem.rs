@@ -451,7 +451,7 @@ mod tests {
         SetLen(usize),
         Reset(usize),
         Copy(usize),
-        Refill(usize, usize),
+        Refill(usize, usize, usize),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -464,7 +464,7 @@ mod tests {
             4 => Op::SetLen(n),
             5 => Op::Reset(n),
             6 => Op::Copy(n.min(6000)),
-            _ => Op::Refill(n.min(6000), 1 << (at % 8)),
+            _ => Op::Refill(at % 40, n.min(6000), 1 << (at % 8)),
         })
     }
 
@@ -524,18 +524,19 @@ mod tests {
                         prop_assert_eq!(frame.copy_from(&bytes).is_some(), ok);
                         if ok { len = n; model[start..start + n].copy_from_slice(&bytes); }
                     }
-                    Op::Refill(n, granule) => {
+                    Op::Refill(front, n, granule) => {
                         let room = 2048 - start;
-                        let whole = n.next_multiple_of(granule).min(room);
-                        match frame.refill(n, granule) {
+                        match frame.refill(front, n, granule) {
                             Some(bytes) => {
+                                let room = room - front;
+                                let whole = n.next_multiple_of(granule).min(room);
                                 prop_assert_eq!(bytes.len(), whole);
                                 bytes.fill(fill);
                                 prop_assert!(n <= room);
-                                len = n;
-                                model[start..start + whole].fill(fill);
+                                len = front + n;
+                                model[start + front..start + front + whole].fill(fill);
                             }
-                            None => prop_assert!(n > room),
+                            None => prop_assert!(front + n > room),
                         }
                         prop_assert_eq!(frame.to_end(), &model[start..]);
                         let can_hold = start >= HEADROOM && n + TAILROOM <= room;

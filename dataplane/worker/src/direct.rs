@@ -18,7 +18,7 @@ mod seal;
 
 use crate::account::{Drop, WorkerDrop};
 use crate::config::{PortId, Side};
-use crate::handoff::HandedOff;
+use crate::handoff::{Choice, HandedOff};
 use crate::packet::Packet;
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -26,7 +26,6 @@ use arrayvec::ArrayVec;
 use ipsec::flow::FlowIdV4;
 use ipsec::inbound::Entered;
 use ipsec::sa::Spi;
-use ipsec::sad::Slot;
 use ipsec::spd::Place;
 use ipsec::spi::CoreId;
 use wire::ethernet::{self, Mac};
@@ -36,15 +35,13 @@ use wire::{ipv4, protocol};
 pub(crate) enum Note {
     /// Not for here.
     Other,
-    /// It is for the core that owns its SA, with these marks.
-    HandOff(CoreId, [u64; 2]),
     /// It was copied onto the way to another core.
     Left,
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
-    /// It is to take this SA, if it is still that one of those that were in its slot.
-    Seal(Slot, u32),
-    /// ESP for this core.
+    /// It is to take this SA of that core, if it is still that one of those that were in its slot.
+    Seal(CoreId, Choice),
+    /// ESP, for the core that its SPI names.
     Protected(Spi),
     /// It went into the cipher; whether that found it authentic.
     Entered(Spi, Entered, bool),
@@ -158,12 +155,8 @@ impl Worker {
                         continue;
                     };
                     if spi.core() != self.core && spi.core().index() < self.shared.len() {
-                        let what = HandedOff::InboundFrame(spi);
                         kinds.others |= 1 << n;
-                        add(notes, Note::HandOff(spi.core(), what.marks(self.core)));
-                        continue;
-                    }
-                    if spis.last() != Some(&spi) {
+                    } else if spis.last() != Some(&spi) {
                         let _ = spis.try_push(spi);
                     }
                     kinds.protected = true;
@@ -213,7 +206,6 @@ impl Worker {
             match note {
                 Note::Send(_) => self.drop_packet(Packet(frame), WorkerDrop::NoRoute),
                 Note::Left => self.free(frame),
-                Note::HandOff(..) => self.drop_packet(Packet(frame), WorkerDrop::HandoffFull),
                 Note::Drop(cause) => self.drop_packet(Packet(frame), *cause),
                 Note::Opened(spi, flow, _) => self.opened_otherwise(frame, arrival, *spi, *flow),
                 Note::Entered(..) => {

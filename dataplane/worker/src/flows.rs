@@ -62,15 +62,6 @@ pub(crate) struct Question {
     context: Context,
 }
 
-/// The SA that a packet takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// One of this core, and which of those that were in its slot.
-    Here(Slot, u32),
-    /// One of another core.
-    There(CoreId, Choice),
-}
-
 /// What came out of a tunnel.
 const DECAPSULATED: Context = Context(3);
 
@@ -152,7 +143,7 @@ impl Worker {
         }
     }
 
-    /// The SA that packets of a flow from a port take, if that was decided and still holds or follows. What is `NEAR` alone is looked at
+    /// The SA that packets of a flow from a port take and its core, if that was decided and still holds or follows. What is `NEAR` alone is looked at
     /// where that was asked for, and the rest asked for.
     #[inline]
     pub(crate) fn sa_of<const NEAR: bool>(
@@ -160,7 +151,7 @@ impl Worker {
         flow: FlowIdV4,
         place: Place,
         side: Side,
-    ) -> Option<Taken> {
+    ) -> Option<(CoreId, Choice)> {
         let context = context(Origin::Port, side);
         let found = match NEAR {
             true => self.flows.get_near_v4(place, flow, context, self.decisions),
@@ -174,10 +165,7 @@ impl Worker {
                     sa = self.renew(sa, policy, epoch, Question { flow, place, context })?;
                 }
                 let SaRef { core, slot, generation } = sa;
-                Some(match core == self.core {
-                    true => Taken::Here(Slot(slot), generation),
-                    false => Taken::There(core, Choice { slot, generation, policy }),
-                })
+                Some((core, Choice { slot, generation, policy }))
             }
             _ => None,
         }

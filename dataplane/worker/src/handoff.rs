@@ -6,7 +6,8 @@
 //!
 //! A way of its own for each two workers in each direction, so that neither waits for a third, and what a burst puts on it is shown to
 //! the other core at once, when the burst ends. Packets cross and frames do not: the frame of one that leaves takes one that arrives.
-//! What is to be done with a packet is in its marks.
+//! It is IP packets that cross, and what is to be done with one is in its marks. On the straight way a frame begins with an Ethernet
+//! header, for which there is room then: what it holds is looked at nowhere.
 
 use crate::account::WorkerDrop;
 use crate::config::{Limits, Side};
@@ -37,11 +38,11 @@ const WAY: usize = 64 << 10;
 pub(crate) enum HandedOff {
     /// Opens it: an IP packet addressed to us that carries ESP or AH.
     Inbound,
-    /// The same with a frame that goes the straight way.
+    /// The same, and it goes the straight way.
     InboundFrame(Spi),
     /// Seals it: a plain IP packet that its policy was found for, its TTL taken care of.
     Outbound(Choice),
-    /// The same with a frame that goes the straight way, its TTL as it came.
+    /// The same, and it goes the straight way, its TTL as it came.
     OutboundFrame(Choice),
 }
 
@@ -259,8 +260,8 @@ impl Worker {
     #[inline(never)]
     fn send_across(&mut self, frames: &[Frame], notes: &mut Notes, others: u32) {
         let (mut rest, mut left, mut handed) = (others, 0, 0);
-        while let Some(Note::HandOff(to, _)) = notes.get(rest.trailing_zeros() as usize) {
-            let to = *to;
+        let here = self.core;
+        while let Some((to, _)) = notes.get(rest.trailing_zeros() as usize).and_then(owner) {
             self.bells |= 1 << to.index();
             // First all for one core.
             let mut later = 0;
@@ -271,11 +272,11 @@ impl Worker {
                     let (Some(frame), Some(note)) = (frames.get(at), notes.get_mut(at)) else {
                         break;
                     };
-                    match *note {
-                        Note::HandOff(core, mark) if core == to => {
+                    match owner(note) {
+                        Some((core, what)) if core == to => {
                             *note = Note::Left;
                             left += 1;
-                            return Some((mark, frame));
+                            return Some((what.marks(here), frame));
                         }
                         _ => later |= 1 << at,
                     }
@@ -283,7 +284,7 @@ impl Worker {
                 None
             });
             if let Some(Some(crossing)) = self.crossings.get_mut(to.index()) {
-                handed += crossing.leaving.push_all(&mut packets);
+                handed += crossing.leaving.push_all(ethernet::HEADER_LEN, &mut packets);
             }
             // What there is no room for.
             packets.for_each(drop);
@@ -304,32 +305,29 @@ impl Worker {
         notes: &mut Notes,
         kinds: &mut Kinds,
     ) -> u32 {
-        let Self { crossings, pool, account, sad, outbound_sad, .. } = self;
+        let Self { core, crossings, pool, account, sad, outbound_sad, .. } = self;
         let Some(Some(crossing)) = crossings.get_mut(from) else { return 0 };
-        let mut count = 0;
-        let mut places = kinds.others;
-        for packet in crossing.arriving.packets(0).take(most as usize) {
-            let mark = packet.mark();
-            if !HandedOff::is_straight(mark) {
-                break;
-            }
-            count += 1;
-            let at = places.trailing_zeros() as usize;
-            if let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at)) {
-                places &= places - 1;
-                *note = match refill(&packet, frame, pool) {
-                    Some(()) => note_handed(mark, kinds),
-                    None => Note::Drop(WorkerDrop::UmemEmpty.into()),
-                };
-            } else if let Some(own) = copied(&packet, pool) {
+        let count = crossing.straight(most);
+        let mut arrived = crossing.arriving.packets(0).take(count as usize);
+        while let at = kinds.others.trailing_zeros() as usize
+            && let (Some(frame), Some(note)) = (frames.get_mut(at), notes.get_mut(at))
+            && let Some(packet) = arrived.next()
+        {
+            kinds.others &= kinds.others - 1;
+            *note = match refill(packet, frame, pool) {
+                Some(()) => note_handed(packet.mark(), *core, kinds),
+                None => Note::Drop(WorkerDrop::UmemEmpty.into()),
+            };
+        }
+        for packet in arrived {
+            if let Some(own) = copied(packet, ethernet::HEADER_LEN, pool) {
                 frames.push(own);
                 // There is room for a burst.
-                let _ = notes.try_push(note_handed(mark, kinds));
+                let _ = notes.try_push(note_handed(packet.mark(), *core, kinds));
             } else {
                 account.drop(WorkerDrop::UmemEmpty);
             }
         }
-        kinds.others = places;
         let mut run = None;
         for packet in crossing.arriving.packets(0).take(count as usize) {
             let (what, _) = HandedOff::read(packet.mark());
@@ -357,9 +355,8 @@ impl Worker {
             let known = counted.min(BURST as u32);
             if known > 0 {
                 let took = crossing.taken - crossing.began;
-                let waits = u64::from(counted) <= TURNS * took
-                    && counted <= crossing.most
-                    && crossing.straight(known) == known;
+                // None is taken of those that do not go the straight way.
+                let waits = u64::from(counted) <= TURNS * took && counted <= crossing.most;
                 if none || !waits {
                     count += self.take_burst_of(from, known);
                 }
@@ -420,7 +417,8 @@ impl Worker {
         if crossing.straight(1) > 0 {
             return false;
         }
-        let copied = crossing.arriving.packets(0).next().and_then(|it| copied(&it, &mut self.pool));
+        let copied =
+            crossing.arriving.packets(0).next().and_then(|it| copied(it, 0, &mut self.pool));
         if let Some(Some(crossing)) = self.crossings.get_mut(from) {
             crossing.give_back(1);
         }
@@ -462,11 +460,17 @@ impl Worker {
 
 /// Copies a packet into a frame whose own packet is gone, or into another where that one is too small; `None` without one.
 #[inline(always)]
-fn refill(packet: &Arrived<'_>, frame: &mut Frame, pool: &mut FramePool) -> Option<()> {
-    if frame.can_hold(packet.octets()) {
-        return packet.fill(frame);
+fn refill(packet: Arrived<'_>, frame: &mut Frame, pool: &mut FramePool) -> Option<()> {
+    if frame.can_hold(ethernet::HEADER_LEN + packet.octets()) {
+        return packet.fill(frame, ethernet::HEADER_LEN);
     }
-    let own = copied(packet, pool)?;
+    replace(packet, frame, pool)
+}
+
+#[cold]
+#[inline(never)]
+fn replace(packet: Arrived<'_>, frame: &mut Frame, pool: &mut FramePool) -> Option<()> {
+    let own = copied(packet, ethernet::HEADER_LEN, pool)?;
     // Every frame in a worker's hands is its own.
     let _ = pool.free(core::mem::replace(frame, own));
     Some(())
@@ -474,16 +478,26 @@ fn refill(packet: &Arrived<'_>, frame: &mut Frame, pool: &mut FramePool) -> Opti
 
 /// A copy of a packet; `None` without a frame.
 #[inline(never)]
-fn copied(packet: &Arrived<'_>, pool: &mut FramePool) -> Option<Frame> {
-    let mut own = pool.alloc_for(packet.octets())?;
+fn copied(packet: Arrived<'_>, front: usize, pool: &mut FramePool) -> Option<Frame> {
+    let mut own = pool.alloc_for(front + packet.octets())?;
     // It was asked for with this length.
-    let _ = packet.fill(&mut own);
+    let _ = packet.fill(&mut own, front);
     Some(own)
+}
+
+/// Who owns the SA of a frame, and what is to be done with it there.
+#[inline(always)]
+fn owner(note: &Note) -> Option<(CoreId, HandedOff)> {
+    match *note {
+        Note::Seal(core, choice) => Some((core, HandedOff::OutboundFrame(choice))),
+        Note::Protected(spi) => Some((spi.core(), HandedOff::InboundFrame(spi))),
+        _ => None,
+    }
 }
 
 /// What its sender found out about a frame that goes the straight way.
 #[inline(always)]
-fn note_handed(mark: [u64; 2], kinds: &mut Kinds) -> Note {
+fn note_handed(mark: [u64; 2], here: CoreId, kinds: &mut Kinds) -> Note {
     match HandedOff::read(mark) {
         (HandedOff::InboundFrame(spi), _) => {
             kinds.protected = true;
@@ -491,7 +505,7 @@ fn note_handed(mark: [u64; 2], kinds: &mut Kinds) -> Note {
         }
         (HandedOff::OutboundFrame(choice), _) => {
             kinds.plain = true;
-            Note::Seal(Slot(choice.slot), choice.generation)
+            Note::Seal(here, choice)
         }
         _ => Note::Other,
     }

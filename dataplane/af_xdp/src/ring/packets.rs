@@ -17,8 +17,8 @@ use super::{Arc, Consumer, Heap, Memory, Ordering, Producer, UnsafeCell, heap_fr
 use crate::umem::JUMBO;
 use std::collections::VecDeque;
 
-/// Octets that packets begin at a multiple of, and that are copied at a time: two to a line of the cache, none over its end.
-pub(crate) const GRANULE: usize = 32;
+/// Octets that packets begin at a multiple of, and that are copied at a time: a line of the cache. An inner packet of 64 octets is one.
+pub(crate) const GRANULE: usize = 64;
 
 /// Octets that are used as long as they are enough (docs/benchmarking.md).
 const NEAR: usize = 1 << 20;
@@ -39,7 +39,7 @@ struct Place {
 }
 
 #[derive(Debug)]
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 struct Granule(UnsafeCell<[u8; GRANULE]>);
 
 /// Where packets lie.
@@ -150,8 +150,8 @@ impl Sender {
                 let packet = packets.next()?;
                 let granules = packet.octets.div_ceil(GRANULE);
                 let copied = match granules {
-                    0..=3 => copy_short::<3>(packet.whole, room),
-                    4..=5 => copy_short::<5>(packet.whole, room),
+                    0..=1 => copy_short::<1>(packet.whole, room),
+                    2 => copy_short::<2>(packet.whole, room),
                     _ => None,
                 };
                 if copied.is_none() {
@@ -301,7 +301,7 @@ fn copy_short<const COUNT: usize>(from: &[u8], to: &[Granule]) -> Option<()> {
 }
 
 /// A packet on the way, which its sender has shown and leaves alone until it is given back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
     place: Place,
     granules: &'a Granules,

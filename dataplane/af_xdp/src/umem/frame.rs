@@ -229,20 +229,22 @@ impl Frame {
         unsafe { slice::from_raw_parts(self.pointer(), self.size() - self.headroom()) }
     }
 
-    /// Makes the packet `len` octets long, where the frame starts now, and returns them to be written, with what is behind them up to a
-    /// whole number of granules, as far as the chunk has them. `None`, and nothing changed, when it does not fit.
+    /// Makes the packet `len` octets long behind `front` that stay what they are, where the frame starts now, and returns the former to
+    /// be written, with what is behind them up to a whole number of granules, as far as the chunk has them. `None`, and nothing changed,
+    /// when it does not fit.
     #[inline(always)]
-    pub(crate) fn refill(&mut self, len: usize, granule: usize) -> Option<&mut [u8]> {
-        let room = self.size() - self.headroom();
+    pub(crate) fn refill(&mut self, front: usize, len: usize, granule: usize) -> Option<&mut [u8]> {
+        let room = (self.size() - self.headroom()).checked_sub(front)?;
         if len > room {
             return None;
         }
-        // At most `size`, a u16.
-        self.resize(len as u16);
+        // Together at most `size`, a u16.
+        self.resize((front + len) as u16);
         let whole = len.next_multiple_of(granule).min(room);
-        // SAFETY: `whole` octets from where the packet begins are in its chunk (just seen), mapped and initialised for good; `&mut self`
-        // makes the borrow exclusive.
-        Some(unsafe { slice::from_raw_parts_mut(self.pointer(), whole) })
+        let to = self.pointer().wrapping_add(front);
+        // SAFETY: `front` octets from where the packet begins and `whole` behind them are in its chunk (just seen), mapped and
+        // initialised for good; `&mut self` makes the borrow exclusive.
+        Some(unsafe { slice::from_raw_parts_mut(to, whole) })
     }
 
     /// Octets of the chunk.

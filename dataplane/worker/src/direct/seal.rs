@@ -2,8 +2,7 @@
 
 use super::{Kinds, Note, Notes};
 use crate::config::{PortId, Side};
-use crate::flows::Taken;
-use crate::handoff::HandedOff;
+use crate::handoff::Choice;
 use crate::sa_usage::Due;
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
@@ -11,32 +10,46 @@ use arrayvec::ArrayVec;
 use ipsec::drop_cause::DropCause;
 use ipsec::flow::FlowIdV4;
 use ipsec::outbound::{Plan, Sealer};
+use ipsec::sad::Slot;
+use ipsec::spi::CoreId;
+
+/// SAs that are to be asked for in one row.
+struct Wanted {
+    slots: [u32; BURST],
+    count: usize,
+}
+
+impl Wanted {
+    /// Adds one, or leaves it out. Whose SA the next packet takes cannot be foreseen, so that this decides how far to count, and not what to do.
+    #[inline(always)]
+    fn add(&mut self, slot: u32, is_own: bool) {
+        if let Some(room) = self.slots.get_mut(self.count) {
+            *room = slot;
+            self.count += usize::from(is_own);
+        }
+    }
+}
 
 impl Worker {
     /// Finds the SAs of the flows, first of those that are where flows are looked for first, as nearly all are; then asks for them in one row.
     #[inline(never)]
     pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes, kinds: &mut Kinds) {
         let mut later = ArrayVec::<usize, BURST>::new();
+        let mut wanted = Wanted { slots: [0; BURST], count: 0 };
         let mut run = None;
         for (n, note) in notes.iter_mut().enumerate() {
-            if !self.choose_sa::<true>(side, note, &mut run, (kinds, n)) {
+            if !self.choose_sa::<true>(side, note, &mut run, (kinds, &mut wanted, n)) {
                 let _ = later.try_push(n);
             }
         }
         let mut run = None;
         for n in later {
             if let Some(note) = notes.get_mut(n) {
-                self.choose_sa::<false>(side, note, &mut run, (kinds, n));
+                self.choose_sa::<false>(side, note, &mut run, (kinds, &mut wanted, n));
             }
         }
-        let mut run = None;
-        for note in notes.iter() {
-            if let Note::Seal(slot, _) = *note
-                && run.replace(slot) != Some(slot)
-            {
-                self.outbound_sad.bring(slot);
-            }
-        }
+        let wanted = wanted.slots.iter().take(wanted.count);
+        wanted.for_each(|slot| self.outbound_sad.bring(Slot(*slot)));
     }
 
     /// That of a flow that is `NEAR`, or wherever it is; false where it may be elsewhere. Of a run of packets of one flow it is looked for once.
@@ -45,23 +58,25 @@ impl Worker {
         &mut self,
         side: Side,
         note: &mut Note,
-        run: &mut Option<(FlowIdV4, Option<Taken>)>,
-        (kinds, n): (&mut Kinds, usize),
+        run: &mut Option<(FlowIdV4, Option<(CoreId, Choice)>)>,
+        (kinds, wanted, n): (&mut Kinds, &mut Wanted, usize),
     ) -> bool {
         let Note::Plain(flow, place) = *note else { return true };
         let taken = match *run {
             Some((last, taken)) if last == flow => taken,
             _ => {
                 let taken = self.sa_of::<NEAR>(flow, place, side);
+                if let Some((core, choice)) = taken {
+                    wanted.add(choice.slot, core == self.core);
+                }
                 *run = Some((flow, taken));
                 taken
             }
         };
         *note = match taken {
-            Some(Taken::Here(slot, generation)) => Note::Seal(slot, generation),
-            Some(Taken::There(core, choice)) => {
-                kinds.others |= 1 << n;
-                Note::HandOff(core, HandedOff::OutboundFrame(choice).marks(self.core))
+            Some((core, choice)) => {
+                kinds.others |= u32::from(core != self.core) << n;
+                Note::Seal(core, choice)
             }
             None if NEAR => return false,
             None => Note::Other,
@@ -76,7 +91,8 @@ impl Worker {
         let (mut run, mut rest) = (None, notes.iter_mut());
         for frame in frames {
             let Some(note) = rest.next() else { break };
-            let Note::Seal(slot, generation) = *note else { continue };
+            let Note::Seal(_, Choice { slot, generation, .. }) = *note else { continue };
+            let slot = Slot(slot);
             *note = Note::Other;
             let Some(plan) = sealer.plan(slot, generation, frame.data()) else { continue };
             let Some(bytes) = frame.reshape(Plan::FRONT, plan.frame_len()) else { continue };
@@ -84,7 +100,7 @@ impl Worker {
             if run != Some(slot) {
                 run = Some(slot);
                 let next = rest.as_slice().first();
-                alone = !matches!(next, Some(Note::Seal(next, _)) if *next == slot);
+                alone = !matches!(next, Some(Note::Seal(_, next)) if next.slot == slot.0);
                 sealer.prefetch_key(&plan, alone);
                 if plan.fall_due() {
                     self.due.push_back(Due::Outbound(slot));

@@ -321,7 +321,7 @@ fn a_slot_that_another_sa_has_now_is_not_taken() {
         let worker = &mut bed.a.workers[0];
         let packet = datagram(ip(A.host4), ip(B.host4), number, 100);
         let mut own = worker.pool.alloc().unwrap();
-        own.copy_from(&frame(A.host_mac, A.lan_mac, &packet)).unwrap();
+        own.copy_from(&packet).unwrap();
         worker.account.add(Row::Received, 1);
         let choice = Choice { slot, generation, policy: PolicyId(1) };
         worker.hand_off(Packet(own), core(1), HandedOff::OutboundFrame(choice));
