@@ -99,8 +99,10 @@ fn sample() -> (f64, f64) {
 }
 
 const BURST: usize = 32;
-/// An Ethernet frame with an inner packet of 64 octets.
-const PACKET: usize = 78;
+/// What is before an IP packet and stays behind,
+const LINK: usize = 14;
+/// and a frame with an inner packet of 64 octets.
+const PACKET: usize = LINK + 64;
 const PACKETS: usize = 8192;
 const TURNS: u32 = 40_000;
 
@@ -124,10 +126,10 @@ impl Core {
         }
         let leaving = self.frames.iter().take(handed);
         // Without room they are lost.
-        let _ = self.leaving.push_all(0, leaving.map(|frame| ([0; 2], frame)));
+        let _ = self.leaving.push_all(LINK, leaving.map(|frame| ([0; 2], frame)));
         let places = self.frames.iter_mut().take(handed);
         for (packet, frame) in self.arriving.packets(0).take(BURST).zip(places) {
-            let _ = packet.fill(frame, 0);
+            let _ = packet.fill(frame, LINK);
         }
         self.arriving.give_back(arriving);
         self.leaving.publish();

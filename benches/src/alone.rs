@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, KeyInit, consts::U12};
 use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm, aes::Aes192};
-use af_xdp::memory::{Generator, MemoryPort};
+use af_xdp::memory::{Feed, Generator};
 use af_xdp::{Frame, FramePool};
 use arrayvec::ArrayVec;
 use ipsec::aead::{Aad, GcmKey, OpenJob, SealJob, open_burst, seal_burst};
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use wire::ethernet;
 
 use crate::Error;
-use crate::gateway::{BLOCK, Bed, Feeder, pool};
+use crate::gateway::{BLOCK, Bed, give, pool};
 use crate::plan::{Direction, MAX_PATH_BURST, Plan, Size, Suite};
 use crate::report::median;
 use crate::traffic::{ICV_LEN, TEXT_AT, frame_len, keying, text_len};
@@ -31,16 +31,16 @@ const ROUND: usize = 128;
 
 const REFUSED: Error = Error::Wrong { number: 0, what: "a cipher refuses its own packet" };
 
-/// The wire and the sink of a gateway, with nothing in between, or with a cipher alone. Its packets are written and go on the wire in the
-/// gateway's own memory, so that they are as near as a gateway's are.
+/// The source and the sink of a gateway, with nothing in between, or with a cipher alone. Its packets are written in the gateway's own
+/// memory, so that they are as near as a gateway's are.
 pub(crate) struct Device {
     cipher: Option<GcmKey>,
     direction: Direction,
     texts: Vec<usize>,
     lens: Vec<usize>,
     stride: usize,
-    feeder: Feeder,
-    near: MemoryPort,
+    feed: Feed,
+    source: Generator,
     pool: FramePool,
     sink: Generator,
     queue: Vec<Frame>,
@@ -54,7 +54,7 @@ impl Device {
         burst: usize,
         with_cipher: bool,
     ) -> Result<Self, Error> {
-        let (feeder, near) = Feeder::new(plan.frames)?;
+        let (feed, source) = Generator::source();
         let sizes = (0..plan.frames as u64).map(|n| size.of(n));
         Ok(Self {
             cipher: with_cipher.then(|| ours(plan.suite, direction)).transpose()?,
@@ -62,46 +62,44 @@ impl Device {
             texts: sizes.clone().map(text_len).collect(),
             lens: sizes.map(|size| frame_len(direction, size)).collect(),
             stride: frame_len(direction, size.longest()),
-            feeder,
-            near,
+            feed,
+            source,
             pool: pool(burst as u32)?,
-            sink: Generator::new(&[[0u8; 0]; 0], 0),
+            sink: Generator::sink(),
             queue: Vec::with_capacity(MAX_PATH_BURST),
         })
     }
 
     /// Nanoseconds a packet.
     pub(crate) fn sample(&mut self, time: Duration, bed: &mut Bed) -> Result<f64, Error> {
-        let Some((frames, wire)) = bed.lend() else { return Ok(f64::NAN) };
+        let Some(frames) = bed.lend() else { return Ok(f64::NAN) };
         let mut timed = Duration::ZERO;
         let mut blocks = Vec::new();
         while timed < time {
             self.write(frames);
-            let mut left = self.feeder.feed(wire, frames, self.stride, self.lens.iter().copied());
+            let mut left = give(&mut self.feed, frames, self.stride, self.lens.iter().copied());
             if left != self.lens.len() {
-                return Err(Error::Plan("the wire does not hold a pass"));
+                return Err(Error::Plan("the device does not take a pass"));
             }
             let mut texts = self.texts.iter().enumerate();
             while left > 0 {
                 let (start, mut moved) = (Instant::now(), 0);
                 while moved < BLOCK && left > 0 {
-                    self.near.complete(&mut self.pool);
-                    let taken = self.near.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
+                    let taken =
+                        self.source.receive(&mut self.pool, &mut self.queue, MAX_PATH_BURST);
                     if taken == 0 {
-                        return Err(Error::Plan("the wire is empty too early"));
+                        return Err(Error::Plan("the device is empty too early"));
                     }
                     if let Some(key) = &self.cipher {
                         run(key, self.direction, &mut self.queue, &mut texts).ok_or(REFUSED)?;
                     }
                     moved += self.sink.transmit(&mut self.pool, &mut self.queue);
-                    self.near.kick();
                     left = left.saturating_sub(taken);
                 }
                 let took = start.elapsed();
                 timed += took;
                 blocks.push(took.as_nanos() as f64 / moved as f64);
             }
-            self.feeder.take_back(wire);
         }
         Ok(median(blocks))
     }

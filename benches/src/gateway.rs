@@ -1,7 +1,7 @@
 //! A gateway of one worker or two, with SAs, policies and routes as the daemon installs them, fed and turned by hand.
 //!
 //! ```text
-//!   Feeder ══ wire ══► port 0   worker   port 1 ──► sink      (timed)
+//!           feed ───► port 0   worker   port 1 ──► sink      (timed)
 //!                                        port 2 ══► catcher   (verified: the route leads there)
 //! ```
 //!
@@ -12,8 +12,8 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use af_xdp::memory::{Generator, LinkConfig, MemoryPort, link};
-use af_xdp::{ChunkSize, Frame, FramePool, Port, UmemConfig};
+use af_xdp::memory::{Feed, Generator, LinkConfig, MemoryPort, link};
+use af_xdp::{ChunkSize, FramePool, Port, UmemConfig};
 use hdrhistogram::Histogram;
 use stats::Worker as Row;
 use worker::{Clock, HostPort, PortId, Side, Worker, WorkerParts, WorkerPort};
@@ -33,43 +33,14 @@ const PATIENCE: u32 = 1000;
 /// Packets whose time is taken together: some ten microseconds, in which another process seldom gets the core.
 pub(crate) const BLOCK: usize = 256;
 
-/// Takes frames from the bench to a port of a worker.
-pub(crate) struct Feeder {
-    port: MemoryPort,
-    queue: Vec<Frame>,
-}
-
-impl Feeder {
-    /// And the port's end of the wire, which holds `frames`.
-    pub(crate) fn new(frames: usize) -> io::Result<(Self, MemoryPort)> {
-        let (port, near) = wire(frames as u32)?;
-        Ok((Self { port, queue: Vec::new() }, near))
-    }
-
-    /// Puts frames on the wire that lie `stride` bytes apart; how many fit.
-    pub(crate) fn feed(
-        &mut self,
-        pool: &mut FramePool,
-        frames: &[u8],
-        stride: usize,
-        lens: impl Iterator<Item = usize>,
-    ) -> usize {
-        self.take_back(pool);
-        for (bytes, len) in frames.chunks_exact(stride).zip(lens) {
-            let Some(mut frame) = pool.alloc() else { break };
-            if frame.copy_from(&bytes[..len]).is_some() {
-                self.queue.push(frame);
-            }
-        }
-        let fed = self.port.transmit(pool, &mut self.queue);
-        self.port.kick();
-        fed
-    }
-
-    /// Frames that came home.
-    pub(crate) fn take_back(&mut self, pool: &mut FramePool) {
-        self.port.complete(pool);
-    }
+/// Gives a device frames that lie `stride` bytes apart; how many.
+pub(crate) fn give(
+    feed: &mut Feed,
+    frames: &[u8],
+    stride: usize,
+    lens: impl Iterator<Item = usize>,
+) -> usize {
+    feed.give(frames.chunks_exact(stride).zip(lens).map(|(bytes, len)| &bytes[..len]))
 }
 
 pub(crate) fn pool(chunks: u32) -> io::Result<FramePool> {
@@ -91,8 +62,7 @@ fn wire(ring: u32) -> io::Result<(MemoryPort, MemoryPort)> {
 /// One worker and what is around it.
 struct Lane {
     worker: Worker,
-    feeder: Feeder,
-    wire_pool: FramePool,
+    feed: Feed,
     catcher: MemoryPort,
     catcher_pool: FramePool,
     stream: Stream,
@@ -132,14 +102,14 @@ impl Bed {
         let mut parts = Vec::new();
         let mut ends = Vec::new();
         for _ in 0..plan.workers {
-            let (feeder, near) = Feeder::new(plan.frames)?;
+            let (feed, source) = Generator::source();
             let (out, catcher) = wire(64)?;
-            ends.push((feeder, pool(plan.frames as u32)?, catcher, pool(256)?));
-            let sink = Port::Generator(Generator::new(&[[0u8; 0]; 0], 0));
+            ends.push((feed, catcher, pool(256)?));
+            let [source, sink] = [source, Generator::sink()].map(Port::Generator);
             parts.push(WorkerParts {
                 // What is handed over needs frames beside those of a worker's own packets.
                 pool: pool(if plan.handoff > 0 { 4 * burst as u32 } else { burst as u32 })?,
-                ports: [Port::Memory(near), sink, Port::Memory(out)]
+                ports: [source, sink, Port::Memory(out)]
                     .map(|port| WorkerPort { port, side: Side::Either, vlan: None })
                     .into(),
                 host: HostPort::None,
@@ -151,10 +121,9 @@ impl Bed {
         let (mut tunnels, workers) = Tunnels::new(plan, shape, sas, &macs, parts)?;
         let lanes = workers.into_iter().zip(ends).enumerate();
         let lanes = lanes.map(|(index, (worker, end))| (index, worker, end));
-        let lanes = lanes.map(|(index, worker, (feeder, wire_pool, catcher, catcher_pool))| Lane {
+        let lanes = lanes.map(|(index, worker, (feed, catcher, catcher_pool))| Lane {
             worker,
-            feeder,
-            wire_pool,
+            feed,
             catcher,
             catcher_pool,
             stream: Stream::new(plan, &shape, index, sas),
@@ -173,15 +142,14 @@ impl Bed {
         }
     }
 
-    /// Writes the next packets and puts them on the wires.
+    /// Writes the next packets and gives them to the devices.
     fn prepare(&mut self) -> Result<(), Error> {
         self.write();
         for lane in &mut self.lanes {
             let (stream, shape) = (&lane.stream, &self.tunnels.shape);
             let lens = stream.pass.iter().map(|next| shape.frame_len(next));
-            let fed = lane.feeder.feed(&mut lane.wire_pool, &stream.frames, shape.stride(), lens);
-            if fed != self.per_pass {
-                return Err(Error::Plan("the wire does not hold a pass"));
+            if give(&mut lane.feed, &stream.frames, shape.stride(), lens) != self.per_pass {
+                return Err(Error::Plan("the device does not take a pass"));
             }
         }
         Ok(())
@@ -283,11 +251,9 @@ impl Bed {
         self.lanes.first().map_or(0.0, |lane| lane.nanoseconds_a_cycle)
     }
 
-    /// Where the first worker's packets are written, and the memory of their wire, for whatever else is measured with the same memory.
-    pub(crate) fn lend(&mut self) -> Option<(&mut [u8], &mut FramePool)> {
-        let lane = self.lanes.first_mut()?;
-        lane.feeder.take_back(&mut lane.wire_pool);
-        Some((&mut lane.stream.frames, &mut lane.wire_pool))
+    /// Where the first worker's packets are written, for whatever else is measured with the same memory.
+    pub(crate) fn lend(&mut self) -> Option<&mut [u8]> {
+        Some(&mut self.lanes.first_mut()?.stream.frames)
     }
 
     /// A frame of the pass that was written last, of the first worker.
@@ -303,14 +269,9 @@ impl Bed {
         }
     }
 
-    /// Puts a frame on the first worker's wire.
-    pub(crate) fn feed(&mut self, frame: &[u8]) -> Result<(), Error> {
-        let len = frame.len();
-        let fed = self
-            .lanes
-            .first_mut()
-            .map(|lane| lane.feeder.feed(&mut lane.wire_pool, frame, len, core::iter::once(len)));
-        if fed == Some(1) { Ok(()) } else { Err(Error::Plan("the wire does not hold a burst")) }
+    /// Gives the first worker's device frames; how many it took.
+    pub(crate) fn feed<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> usize {
+        self.lanes.first_mut().map_or(0, |lane| lane.feed.give(frames))
     }
 
     /// Turns the first worker once: packets, and cycles that they took.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            untimed                       timed                        untimed
-//!  rayon ─► frames ─► wire ─► │ receive ─► worker.turn() ─► sink │ ─► account balances
+//!  rayon ─► frames ─► feed ─► │ receive ─► worker.turn() ─► sink │ ─► account balances
 //!                             │                         └► wire  │ ─► every output opened and compared
 //! ```
 //!

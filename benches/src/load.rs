@@ -1,6 +1,6 @@
 //! Latency and loss under a chosen load.
 //!
-//! Packets arrive evenly on a clock of its own. What has arrived by then is put on the wire, untimed; the worker's turn is timed, and its
+//! Packets arrive evenly on a clock of its own. What has arrived by then is given to the device, untimed; the worker's turn is timed, and its
 //! time moves the clock on. So the sender takes nothing of the core, whatever the load, and every time that a packet waits is a time
 //! that turns took.
 //!
@@ -76,8 +76,9 @@ pub(crate) fn measure(
                 now = now.max(next);
             }
             let count = waiting.frames.len().min(most);
-            for (_, frame) in waiting.frames.iter().take(count) {
-                bed.feed(frame)?;
+            let frames = waiting.frames.iter().take(count).map(|(_, frame)| frame.as_slice());
+            if bed.feed(frames) != count {
+                return Err(Error::Plan("the device does not take a burst"));
             }
             let (packets, cycles) = bed.turn(&mut clock);
             now += cycles as f64 * scale;

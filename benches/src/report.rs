@@ -49,7 +49,7 @@ pub struct Point {
 pub struct Path {
     /// Nanoseconds a packet, the in-memory device included; of all workers together.
     pub gateway: Figure,
-    /// The device alone: the same frames from wire to sink without a gateway.
+    /// The device alone: the same frames from source to sink without a gateway.
     pub device: Figure,
     /// The device with the cipher, and no gateway around it.
     pub device_and_cipher: Figure,

@@ -102,7 +102,7 @@ impl Bed {
         let (Some(port), Some(near)) = (ends.a.pop(), ends.b.pop()) else {
             return Err("a wire without ends".into());
         };
-        let sink = Port::Generator(Generator::new(&[[0u8; 0]; 0], 0));
+        let sink = Port::Generator(Generator::sink());
         let ports = [Port::Memory(near), sink].map(|port| WorkerPort {
             port,
             side: Side::Either,

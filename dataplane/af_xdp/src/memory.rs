@@ -26,7 +26,7 @@ mod generator;
 mod station;
 
 pub use faults::{FaultCounts, Faults, PartsPerMillion};
-pub use generator::Generator;
+pub use generator::{Feed, Generator};
 pub use station::Station;
 
 use faults::{Fate, Fortune};

@@ -70,6 +70,29 @@ pub(crate) struct Kinds {
     pub(crate) others: u32,
 }
 
+/// SAs that are to be asked for in one row: slots, or SPIs.
+#[derive(Default)]
+struct Wanted {
+    sas: [u32; BURST],
+    count: usize,
+}
+
+impl Wanted {
+    /// Adds one, or leaves it out. Whose SA the next packet takes cannot be foreseen, so that this decides how far to count, and not what to do.
+    #[inline(always)]
+    fn add(&mut self, sa: u32, is_own: bool) {
+        if let Some(room) = self.sas.get_mut(self.count) {
+            *room = sa;
+            self.count += usize::from(is_own);
+        }
+    }
+
+    #[inline(always)]
+    fn all(&self) -> impl Iterator<Item = u32> {
+        self.sas.iter().take(self.count).copied()
+    }
+}
+
 impl Worker {
     /// Takes of a burst what goes the straight way, and some of what other workers have handed over along with it; the rest stays, in
     /// its order. How many more than it had went through.
@@ -118,8 +141,8 @@ impl Worker {
     fn note(&self, frames: &[Frame], station: Mac, notes: &mut Notes) -> Kinds {
         let mut kinds = Kinds::default();
         let (mut flows, mut ours) = (None, None);
-        let (mut places, mut spis) =
-            (ArrayVec::<Place, BURST>::new(), ArrayVec::<Spi, BURST>::new());
+        let mut places = ArrayVec::<Place, BURST>::new();
+        let (mut spis, mut run) = (Wanted::default(), None);
         for (n, frame) in frames.iter().enumerate() {
             let Some(header) = ethernet::plain_ipv4(frame.data(), station) else {
                 add(notes, Note::Other);
@@ -154,10 +177,11 @@ impl Worker {
                         add(notes, Note::Other);
                         continue;
                     };
-                    if spi.core() != self.core && spi.core().index() < self.shared.len() {
-                        kinds.others |= 1 << n;
-                    } else if spis.last() != Some(&spi) {
-                        let _ = spis.try_push(spi);
+                    let is_others =
+                        spi.core() != self.core && spi.core().index() < self.shared.len();
+                    kinds.others |= u32::from(is_others) << n;
+                    if run.replace(spi) != Some(spi) {
+                        spis.add(spi.get(), !is_others);
                     }
                     kinds.protected = true;
                     add(notes, Note::Protected(spi));
@@ -166,7 +190,7 @@ impl Worker {
             }
         }
         places.iter().for_each(|place| self.flows.bring(*place));
-        spis.iter().for_each(|spi| self.sad.bring(spi.get()));
+        spis.all().for_each(|spi| self.sad.bring(spi));
         kinds
     }
 

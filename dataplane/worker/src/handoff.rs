@@ -330,11 +330,11 @@ impl Worker {
         }
         let mut run = None;
         for packet in crossing.arriving.packets(0).take(count as usize) {
-            let (what, _) = HandedOff::read(packet.mark());
-            if run.replace(what) == Some(what) {
+            let mark = packet.mark();
+            if run.replace(mark) == Some(mark) {
                 continue;
             }
-            match what {
+            match HandedOff::read(mark).0 {
                 HandedOff::InboundFrame(spi) => sad.bring(spi.get()),
                 HandedOff::OutboundFrame(choice) => outbound_sad.bring(Slot(choice.slot)),
                 _ => {}

@@ -1,6 +1,6 @@
 //! Into a tunnel.
 
-use super::{Kinds, Note, Notes};
+use super::{Kinds, Note, Notes, Wanted};
 use crate::config::{PortId, Side};
 use crate::handoff::Choice;
 use crate::sa_usage::Due;
@@ -13,29 +13,12 @@ use ipsec::outbound::{Plan, Sealer};
 use ipsec::sad::Slot;
 use ipsec::spi::CoreId;
 
-/// SAs that are to be asked for in one row.
-struct Wanted {
-    slots: [u32; BURST],
-    count: usize,
-}
-
-impl Wanted {
-    /// Adds one, or leaves it out. Whose SA the next packet takes cannot be foreseen, so that this decides how far to count, and not what to do.
-    #[inline(always)]
-    fn add(&mut self, slot: u32, is_own: bool) {
-        if let Some(room) = self.slots.get_mut(self.count) {
-            *room = slot;
-            self.count += usize::from(is_own);
-        }
-    }
-}
-
 impl Worker {
     /// Finds the SAs of the flows, first of those that are where flows are looked for first, as nearly all are; then asks for them in one row.
     #[inline(never)]
     pub(super) fn choose_sas(&mut self, side: Side, notes: &mut Notes, kinds: &mut Kinds) {
         let mut later = ArrayVec::<usize, BURST>::new();
-        let mut wanted = Wanted { slots: [0; BURST], count: 0 };
+        let mut wanted = Wanted::default();
         let mut run = None;
         for (n, note) in notes.iter_mut().enumerate() {
             if !self.choose_sa::<true>(side, note, &mut run, (kinds, &mut wanted, n)) {
@@ -48,8 +31,7 @@ impl Worker {
                 self.choose_sa::<false>(side, note, &mut run, (kinds, &mut wanted, n));
             }
         }
-        let wanted = wanted.slots.iter().take(wanted.count);
-        wanted.for_each(|slot| self.outbound_sad.bring(Slot(*slot)));
+        wanted.all().for_each(|slot| self.outbound_sad.bring(Slot(slot)));
     }
 
     /// That of a flow that is `NEAR`, or wherever it is; false where it may be elsewhere. Of a run of packets of one flow it is looked for once.
