@@ -39,7 +39,8 @@ pub(crate) enum Note {
     Left,
     /// A packet of a flow, and where that would be remembered.
     Plain(FlowIdV4, Place),
-    /// It is to take this SA of that core, if it is still that one of those that were in its slot.
+    /// It is to take this SA of that core, if it is still that one of those that were in its slot. Of other cores there are none left when
+    /// the burst was exchanged.
     Seal(CoreId, Choice),
     /// ESP, for the core that its SPI names.
     Protected(Spi),

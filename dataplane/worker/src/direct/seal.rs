@@ -73,7 +73,8 @@ impl Worker {
         let (mut run, mut rest) = (None, notes.iter_mut());
         for frame in frames {
             let Some(note) = rest.next() else { break };
-            let Note::Seal(_, Choice { slot, generation, .. }) = *note else { continue };
+            let Note::Seal(core, Choice { slot, generation, .. }) = *note else { continue };
+            debug_assert!(core == self.core, "an SA of another core");
             let slot = Slot(slot);
             *note = Note::Other;
             let Some(plan) = sealer.plan(slot, generation, frame.data()) else { continue };
