@@ -3,8 +3,9 @@
 //! A burst of packets of many SAs needs lines that no cache has. Asked for one stage ahead they come side by side; met one by one,
 //! each costs a whole trip to memory.
 //!
-//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/benchmarking.md), so only a few lines now
-//! and then are prefetched. What is looked at first of a whole burst is read: it waits for room, and as nothing depends on what was read, for no more than that.
+//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/benchmarking.md): an older one at some twenty,
+//! so that only a few lines now and then are prefetched there, and what is looked at first of a whole burst is read: that waits for room, and as nothing depends
+//! on what was read, for no more than that. A newer one keeps all of a burst, and does not wait.
 
 /// Asks for all lines of something. It is a hint: nothing is read, and nothing can fail.
 #[inline]
@@ -26,17 +27,41 @@ pub(crate) fn prefetch_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     let _ = (what, lines);
 }
 
+/// Asks for all lines of something, as one of a whole burst.
+#[inline(always)]
+pub fn bring<T>(what: &T) {
+    bring_lines(what, 0..size_of::<T>().div_ceil(LINE));
+}
+
+/// The same for some lines, by their numbers.
+#[inline(always)]
+pub(crate) fn bring_lines<T>(what: &T, lines: core::ops::Range<usize>) {
+    match keeps_a_burst() {
+        true => prefetch_lines(what, lines),
+        false => read_lines(what, lines),
+    }
+}
+
+/// Whether the second cache keeps as many misses as a burst has. Nothing tells; those that were seen to (Zen 4) and seen not to (Zen 3) differ in this.
+#[inline(always)]
+fn keeps_a_burst() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Reads a word of each line of something, and uses none.
 #[inline]
-pub fn bring<T>(what: &T) {
-    bring_lines(what, 0..usize::MAX);
+pub fn read<T>(what: &T) {
+    read_lines(what, 0..usize::MAX);
 }
 
 /// The same for some lines, by their numbers.
 ///
 /// Lines that `what` does not have are left out.
 #[inline(always)]
-pub(crate) fn bring_lines<T>(what: &T, lines: core::ops::Range<usize>) {
+fn read_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     type Word = core::mem::MaybeUninit<u64>;
     const { assert!(size_of::<T>() == 0 || align_of::<T>() >= align_of::<Word>()) };
     for line in lines.start..lines.end.min(size_of::<T>().div_ceil(LINE)) {
@@ -58,12 +83,12 @@ mod tests {
     struct Uneven([u64; 8], u8, u64);
 
     #[test]
-    fn what_is_brought_is_only_what_is_there() {
+    fn what_is_read_is_only_what_is_there() {
         let two = [Uneven([1; 8], 2, 3), Uneven([4; 8], 5, 6)];
         // Miri sees what is read.
-        bring(&two[1]);
-        bring_lines(&two[0], 1..7);
-        bring(&());
+        read(&two[1]);
+        read_lines(&two[0], 1..7);
+        read(&());
         assert_eq!(two.map(|one| (one.0, one.1, one.2)), [([1; 8], 2, 3), ([4; 8], 5, 6)]);
     }
 }
