@@ -72,12 +72,6 @@ impl PacketReceiver {
         !self.0.has_any()
     }
 
-    /// Asks for what says how many packets are there and where the next `packets` of them are, to be looked at soon.
-    #[inline]
-    pub fn ask_ahead(&self, packets: u32) {
-        self.0.ask_ahead(packets);
-    }
-
     /// The packets from the one that comes `after` others on, of those that [`len`](Self::len) has counted.
     #[inline(always)]
     pub fn packets(&self, after: u32) -> impl Iterator<Item = Arrived<'_>> {

@@ -222,18 +222,6 @@ impl<T, M: Memory<T>> Consumer<T, M> {
         self.limit != self.tail || self.memory.producer().load(Ordering::Relaxed) != self.tail
     }
 
-    /// Asks for the producer's word and for `count` slots from the next one on, which the other core's cache may have.
-    #[cfg(not(loom))]
-    #[inline]
-    pub(crate) fn ask_ahead(&self, count: u32) {
-        ask(self.memory.producer());
-        let slots = self.memory.slots();
-        let line = (64 / size_of::<T>().max(1)).max(1);
-        for after in (0..count).step_by(line) {
-            ask(&slots[(self.tail.wrapping_add(after) as usize) & (slots.len() - 1)]);
-        }
-    }
-
     /// Empties the next slot, without giving it back yet.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
@@ -294,20 +282,6 @@ impl<T, M: Memory<T>> Consumer<T, M> {
     pub(crate) fn memory(&self) -> &M {
         &self.memory
     }
-}
-
-/// Asks for the line of something, which another core's cache may have.
-#[cfg(not(loom))]
-#[inline(always)]
-fn ask<T>(what: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of every x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(what).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = what;
 }
 
 /// A ring on the heap, between two threads of this process.

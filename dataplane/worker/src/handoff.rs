@@ -361,9 +361,6 @@ impl Worker {
                     count += self.take_burst_of(from, known);
                 }
             }
-            if let Some(Some(crossing)) = self.crossings.get(from) {
-                crossing.arriving.ask_ahead(BURST as u32);
-            }
         }
         count
     }

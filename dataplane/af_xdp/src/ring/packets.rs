@@ -266,13 +266,6 @@ impl Receiver {
         self.slots.has_any()
     }
 
-    /// Asks for the sender's word and for `count` slots from the next one on, which its cache may have.
-    #[cfg(not(loom))]
-    #[inline]
-    pub(crate) fn ask_ahead(&self, count: u32) {
-        self.slots.ask_ahead(count);
-    }
-
     /// The packets from the one that comes `after` others on, of those that [`ready`](Self::ready) has found.
     #[inline(always)]
     pub(crate) fn packets(&self, after: u32) -> impl Iterator<Item = Arrived<'_>> {
