@@ -13,7 +13,7 @@ pub fn prefetch<T>(what: &T) {
     prefetch_lines(what, 0..size_of::<T>().div_ceil(LINE));
 }
 
-/// Asks for some lines of something, by their numbers.
+/// Asks for some lines of something, by their numbers: into the second cache, as the first one forgets even where that does not.
 #[inline(always)]
 pub(crate) fn prefetch_lines<T>(what: &T, lines: core::ops::Range<usize>) {
     #[cfg(target_arch = "x86_64")]
