@@ -3,6 +3,7 @@
 Everything made here is made under one prefix and taken down by `Lab.close`: namespaces by name, processes by pid.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -293,7 +294,8 @@ class Lab:
     """All hosts of one test."""
 
     def __init__(self, binary, prefix="cvi"):
-        self.binary, self.prefix = str(binary), prefix
+        self.binary = str(binary)
+        self.prefix, self.lock = claim(prefix)
         self.dir = Path(tempfile.mkdtemp(prefix="culvert-interop-"))
         self.hosts, self.processes = {}, []
 
@@ -352,8 +354,41 @@ class Lab:
             stop(process)
         for host in self.hosts.values():
             sh("ip", "netns", "del", host.ns, ok=False)
+        self.lock.close()
         if not keep:
             shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def claim(prefix):
+    """The first of `prefix`, `prefix`1 and so on that no other run has now, and the lock that says so.
+
+    A run that was killed leaves its namespaces behind, with what ran in them. Its lock went with it, so whoever has the lock
+    takes them down.
+    """
+    for number in ("", *range(1, 10)):
+        claimed = f"{prefix}{number}"
+        lock = open(f"/run/culvert-interop-{claimed}.lock", "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        for line in sh("ip", "netns", "list").stdout.splitlines():
+            name = line.split()[0]
+            # A host's name is one letter.
+            if name[:-1] == claimed and name[-1].isupper():
+                remove(name)
+        return claimed, lock
+    raise Failed(f"ten runs have the prefixes {prefix} to {prefix}9 already: give another by --prefix")
+
+
+def remove(namespace):
+    for pid in sh("ip", "netns", "pids", namespace, ok=False).stdout.split():
+        try:
+            os.kill(int(pid), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    sh("ip", "netns", "del", namespace, ok=False)
 
 
 def stop(process):

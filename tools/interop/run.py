@@ -679,6 +679,26 @@ def idle_takes_no_cpu(lab):
     check(max(shares) < 2, f"idle daemons take {shares} % of a core")
 
 
+@test
+def killed_run_is_taken_down(lab):
+    """What a killed run left behind does not stop the next one; a run beside it takes other names."""
+    prefix = f"{lab.prefix}k"
+    code = f"import lab, time; l = lab.Lab('', {prefix!r}); p = l.host('A').start('sleep', 600); print(l.prefix, p.pid, flush=True); time.sleep(600)"
+    lab.processes.append(subprocess.Popen([sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True))
+    killed, left = lab.processes[-1].stdout.readline().split()
+    beside = Lab("", prefix)
+    check(beside.prefix != killed, "two runs at once have one prefix")
+    beside.close()
+    lab.processes[-1].kill()
+    lab.processes[-1].wait()
+    check(f"{killed}A" in sh("ip", "netns", "list").stdout.split(), "nothing was left behind")
+    after = Lab("", prefix)
+    check(after.prefix == killed, f"the prefix {killed} is not free again, but {after.prefix}")
+    after.host("A")
+    after.close()
+    eventually("the end of what was left", lambda: not os.path.exists(f"/proc/{left}/exe"))
+
+
 # ------------------------------------------------------------------------------------------------------------------
 
 
@@ -741,6 +761,8 @@ def main():
     if options.list:
         print("\n".join(TESTS))
         return 0
+    # So that what a test made is taken down when the run is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if os.geteuid() != 0:
         print("interop: skipped: network namespaces and AF_XDP need root")
         return 1 if os.environ.get("CI") else 0
