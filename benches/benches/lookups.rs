@@ -2,7 +2,7 @@
 //! and go.
 //!
 //! ```text
-//! cargo bench -p benches --bench lookups                 the tables of docs/benchmarking.md
+//! cargo bench -p benches --bench lookups                 the tables of docs/lookups.md
 //! cargo bench -p benches --bench lookups -- --quick      a tenth of it
 //! cargo bench -p benches --bench lookups -- --million    SAs up to a million as well: 6 GB of memory
 //! cargo bench -p benches --bench lookups -- --churn --worst 60000    turns that took longer, one by one

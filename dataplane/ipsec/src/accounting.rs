@@ -157,6 +157,9 @@ impl Usage {
     /// What every packet looks at lies in front of this.
     pub(crate) const HOT_BYTES: usize = core::mem::offset_of!(Self, soft_said);
 
+    /// And what was carried is known by what lies in front of this.
+    pub(crate) const CARRIED_BYTES: usize = core::mem::offset_of!(Self, soft_packets);
+
     pub(crate) fn new(lifetime: &Lifetime) -> Self {
         let limit = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
         let Lifetime { soft, hard } = lifetime;

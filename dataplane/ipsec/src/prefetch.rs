@@ -3,7 +3,7 @@
 //! A burst of packets of many SAs needs lines that no cache has. Asked for one stage ahead they come side by side; met one by one,
 //! each costs a whole trip to memory.
 //!
-//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/benchmarking.md): an older one at some twenty,
+//! There are two ways to ask. A processor forgets a prefetch if as many misses are under way as it can keep (docs/many-sas.md): an older one at some twenty,
 //! so that only a few lines now and then are prefetched there, and what is looked at first of a whole burst is read: that waits for room, and as nothing depends
 //! on what was read, for no more than that. A newer one keeps all of a burst, and does not wait.
 

@@ -4,9 +4,10 @@ use crate::account::WorkerDrop;
 use crate::command::{
     Binding, Command, Delivery, Endpoints, Husk, NewInbound, NewOutbound, WorkerShared,
 };
+use crate::due::Due;
 use crate::forwarding::NextHop;
 use crate::handoff::Crossing;
-use crate::sa_usage::{Due, SaUsage};
+use crate::sa_usage::SaUsage;
 use crate::tunnels::ANY_SELECTOR;
 use crate::waiting::Key;
 use crate::worker::{BURST, Worker};
@@ -333,7 +334,7 @@ impl Worker {
     fn remove_pair(&mut self, pair: PairId) {
         let Some(PairPlaces { inbound, outbound }) = self.pairs.remove(&pair) else { return };
         if let Some(spi) = inbound {
-            self.publish_usage_of(Due::Inbound(spi));
+            self.publish_usage_of(Due::Inbound(spi.into()));
             self.sad.remove(spi);
             if let Some(side) = self.inbound.get_mut(spi.slot()) {
                 *side = None;

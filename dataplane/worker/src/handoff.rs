@@ -27,7 +27,7 @@ use wire::ip::Ip;
 
 /// Handed packets wait for room in this worker's own bursts while that takes so many turns at most, as many finding room in each as in
 /// this one. They are a reserve, so that bursts are full in turns that nothing new came in as well: where only part of a burst was let wait,
-/// four in ten were not (docs/benchmarking.md).
+/// four in ten were not (docs/handing-over.md).
 pub(crate) const TURNS: u64 = 8;
 
 /// Octets that a way has at least: room for a few jumbo frames.

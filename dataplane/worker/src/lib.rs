@@ -47,6 +47,7 @@ mod command;
 mod config;
 mod control;
 mod direct;
+mod due;
 mod epochs;
 mod event;
 mod flows;

@@ -1,12 +1,12 @@
 //! What an SA has carried, readable by the control thread while its worker goes on.
 
+use crate::due::Due;
 use crate::worker::Worker;
+use arrayvec::ArrayVec;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use core::time::Duration;
 use ipsec::accounting;
 use ipsec::prefetch::prefetch;
-use ipsec::sa::Spi;
-use ipsec::sad::Slot;
 
 /// Packets, bytes and last use of one SA, one writer.
 #[derive(Debug, Default)]
@@ -26,13 +26,6 @@ struct Words {
     mtu: AtomicU16,
 }
 
-/// An SA whose usage has changed since it was published.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Due {
-    Inbound(Spi),
-    Outbound(Slot),
-}
-
 /// So many SAs are all published whenever time moves on. Of more, one for so many packets: with a million a sixteenth of the memory that
 /// each packet's own would be, and every SA within seconds.
 pub(crate) const FEW: usize = 8;
@@ -41,46 +34,61 @@ const PACKETS_EACH: usize = 16;
 /// SAs published in a turn that has nothing else to do.
 const WHEN_IDLE: usize = 256;
 
-/// How many of the SAs that are due have been asked for, in steps, as each must be there before the next can be asked for. The first ones:
-/// those of which all was.
-#[derive(Clone, Copy, Debug, Default)]
+/// SAs asked for at once: as many as are due of the packets that come between two looks at the clock.
+const ASKED: usize = 32;
+
+/// Words of the set of those that are due that a busy worker looks through at once: 4,096 SAs.
+const WORDS: usize = 64;
+
+/// SAs that are being published, in steps, as each must be there before the next can be asked for.
+#[derive(Debug, Default)]
 pub(crate) struct AskedFor {
-    words: usize,
-    usage: usize,
+    /// Those of which all was asked for.
+    words: ArrayVec<Due, ASKED>,
+    usage: ArrayVec<Due, ASKED>,
+}
+
+impl AskedFor {
+    pub(crate) fn len(&self) -> usize {
+        self.words.len() + self.usage.len()
+    }
 }
 
 impl Worker {
-    /// Publishes what SAs have carried, those first that are due longest.
+    /// Publishes what SAs have carried, in turn.
     pub(crate) fn publish_usage(&mut self, is_idle: bool) {
         let packets = core::mem::take(&mut self.unpublished);
-        if is_idle || self.due.len() <= FEW {
-            self.asked_for = AskedFor::default();
-            let count = if is_idle { WHEN_IDLE } else { FEW };
+        if is_idle || self.due.len() + self.asked_for.len() <= FEW {
+            let AskedFor { words, usage } = core::mem::take(&mut self.asked_for);
+            words.into_iter().chain(usage).for_each(|due| self.publish_usage_of(due));
+            let (count, mut words) = if is_idle { (WHEN_IDLE, usize::MAX) } else { (FEW, WORDS) };
             for _ in 0..count {
-                let Some(due) = self.due.pop_front() else { break };
+                let Some(due) = self.due.take(&mut words) else { break };
                 self.publish_usage_of(due);
             }
             return;
         }
         self.unpublished = packets % PACKETS_EACH;
-        // A step a turn: there is time for the memory to come.
-        let AskedFor { words, usage } = self.asked_for;
-        for _ in 0..words {
-            let Some(due) = self.due.pop_front() else { break };
+        // A step at a time: there is time for the memory to come.
+        for due in core::mem::take(&mut self.asked_for.words) {
             self.publish_usage_of(due);
         }
-        self.due.iter().take(usage).for_each(|due| self.ask_for_words(*due));
-        let next = self.due.iter().skip(usage).take(packets / PACKETS_EACH);
-        let asked = next.map(|due| self.ask_for_usage(*due)).count();
-        self.asked_for = AskedFor { words: usage, usage: asked };
+        self.asked_for.words = core::mem::take(&mut self.asked_for.usage);
+        self.asked_for.words.iter().for_each(|due| self.ask_for_words(*due));
+        let mut words = WORDS;
+        for _ in 0..(packets / PACKETS_EACH).min(ASKED) {
+            let Some(due) = self.due.take(&mut words) else { break };
+            self.ask_for_usage(due);
+            self.asked_for.usage.push(due);
+        }
     }
 
     /// Asks for what an SA has carried, and for where that is published.
     fn ask_for_usage(&self, due: Due) {
         match due {
-            Due::Inbound(spi) => {
-                self.sad.prefetch_usage(spi);
-                self.inbound.get(spi.slot()).into_iter().for_each(prefetch);
+            Due::Inbound(slot) => {
+                self.sad.prefetch_usage(slot);
+                self.inbound.get(slot.0 as usize).into_iter().for_each(prefetch);
             }
             Due::Outbound(slot) => {
                 self.outbound_sad.prefetch_usage(slot);
@@ -92,8 +100,8 @@ impl Worker {
     /// Asks for what is published.
     fn ask_for_words(&self, due: Due) {
         let usage = match due {
-            Due::Inbound(spi) => {
-                self.inbound.get(spi.slot()).and_then(Option::as_ref).map(|s| &s.usage)
+            Due::Inbound(slot) => {
+                self.inbound.get(slot.0 as usize).and_then(Option::as_ref).map(|s| &s.usage)
             }
             Due::Outbound(slot) => {
                 self.outbound.get(slot.0 as usize).and_then(Option::as_ref).map(|s| &s.usage)
@@ -108,9 +116,9 @@ impl Worker {
     pub(crate) fn publish_usage_of(&mut self, due: Due) {
         let now = self.now.saturating_duration_since(self.epoch);
         match due {
-            Due::Inbound(spi) => {
-                if let Some(Some(side)) = self.inbound.get(spi.slot())
-                    && let Some(sa) = self.sad.get(spi)
+            Due::Inbound(slot) => {
+                if let Some(Some(side)) = self.inbound.get(slot.0 as usize)
+                    && let Some(sa) = self.sad.in_slot(slot)
                     && sa.usage().settle()
                 {
                     side.usage.publish(sa.usage(), now);

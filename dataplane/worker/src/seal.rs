@@ -1,10 +1,10 @@
 //! The outbound burst (RFC 4301 §5.1).
 
+use crate::due::Due;
 use crate::event::{Direction, Event, Limit};
 use crate::forward::ethernet_header;
 use crate::forwarding::NextHop;
 use crate::packet::Packet;
-use crate::sa_usage::Due;
 use crate::worker::Worker;
 use ipsec::accounting::{Events, Totals};
 use ipsec::drop_cause::DropCause;
@@ -146,7 +146,7 @@ impl Worker {
         match self.outbound.get(slot.0 as usize) {
             Some(Some(side)) => {
                 if self.outbound_sad.get(slot).is_some_and(|sa| sa.usage().fall_due()) {
-                    self.due.push_back(Due::Outbound(slot));
+                    self.due.add(Due::Outbound(slot));
                 }
                 side.hop
             }

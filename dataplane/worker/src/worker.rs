@@ -4,6 +4,7 @@ use crate::account::{Account, Drop};
 use crate::command::{Binding, SaRef, WorkerShared};
 use crate::config::{DataplaneConfig, Idle, Limits, PortId, Side, WorkerParts};
 use crate::control::{Closing, InboundSide, OutboundSide, PairPlaces};
+use crate::due::DueSas;
 use crate::epochs::BindingEpochs;
 use crate::event::Event;
 use crate::flows::{Decision, Plain};
@@ -15,7 +16,7 @@ use crate::host::HostPort;
 use crate::numbers::{LargeMap, NumberMap, NumberSet};
 use crate::packet::Packet;
 use crate::port_counters::PortReport;
-use crate::sa_usage::{AskedFor, Due};
+use crate::sa_usage::AskedFor;
 use crate::tunnels::TunnelDevice;
 use crate::waiting::Waiting;
 use crate::wake::Slept;
@@ -196,8 +197,8 @@ pub struct Worker {
     /// Whether something has happened since counters were published.
     is_dirty: bool,
 
-    /// SAs whose usage is to be published, each once, oldest first. Long as two tables at most.
-    pub(crate) due: VecDeque<Due>,
+    /// SAs whose usage is to be published.
+    pub(crate) due: DueSas,
     pub(crate) asked_for: AskedFor,
 
     // Bursts, empty between two sources.
@@ -296,7 +297,7 @@ impl Worker {
             turned_at: stats::cycles(),
             unpublished: 0,
             is_dirty: false,
-            due: ready(2 * limits.sas).into(),
+            due: DueSas::new(limits.sas),
             asked_for: AskedFor::default(),
             frames: Vec::with_capacity(2 * BURST),
             left: Vec::with_capacity(2 * BURST),
@@ -442,7 +443,7 @@ impl Worker {
         // All ports are asked even when one refuses: `wake` below is for all.
         let queues = self.ports.iter_mut().flat_map(|p| p.more.iter_mut().chain([&mut p.port]));
         let refused = queues.filter_map(|port| (!port.prepare_sleep()).then_some(())).count();
-        if refused == 0 && !self.waiting.has_released() && self.due.is_empty() {
+        if refused == 0 && !self.waiting.has_released() && self.due.len() == 0 {
             self.account.add(Row::Sleeps, 1);
             let shared = &self.shared[self.core.index()];
             let queues = self.ports.iter().flat_map(|p| p.more.iter().chain([&p.port]));
@@ -564,14 +565,6 @@ impl Worker {
         let there = self.outbound_sad.get(Slot(sa.slot))?;
         (sa.core == self.core && there.generation() == sa.generation).then_some(Slot(sa.slot))
     }
-}
-
-/// Room whose memory is there already.
-fn ready<T>(capacity: usize) -> Vec<T> {
-    let room = large_pages::with_capacity(capacity);
-    // Otherwise it comes as it is used.
-    let _ = Extent::of(&room).populate(0, capacity);
-    room
 }
 
 fn fragment_seed() -> u32 {

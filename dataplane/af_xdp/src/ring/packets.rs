@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 /// Octets that packets begin at a multiple of, and that are copied at a time: a line of the cache. An inner packet of 64 octets is one.
 pub(crate) const GRANULE: usize = 64;
 
-/// Octets that are used as long as they are enough (docs/benchmarking.md).
+/// Octets that are used as long as they are enough (docs/handing-over.md).
 const NEAR: usize = 1 << 20;
 
 /// Granules of a chunk at least: those of the longest frame.

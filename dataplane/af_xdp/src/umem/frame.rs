@@ -203,7 +203,7 @@ impl Frame {
     pub fn copy_from(&mut self, bytes: &[u8]) -> Option<()> {
         self.set_len(bytes.len())?;
         // Not in one: on Zen 4 glibc's way of copying 513 to 576 octets made whatever waited for memory afterwards twice as slow
-        // (docs/benchmarking.md).
+        // (docs/many-sas.md).
         let (to, to_rest) = self.data_mut().as_chunks_mut::<COPIED>();
         let (from, from_rest) = bytes.as_chunks::<COPIED>();
         for (to, from) in to.iter_mut().zip(from) {

@@ -280,7 +280,8 @@ impl InboundSa {
     /// Asks for what it has carried.
     pub(crate) fn prefetch_usage_in<T>(entry: &T) {
         const { assert!(size_of::<T>() == size_of::<Self>()) };
-        prefetch_lines(entry, Self::HOT);
+        let end = core::mem::offset_of!(Self, usage) + Usage::CARRIED_BYTES;
+        prefetch_lines(entry, Self::HOT.start..end.div_ceil(64));
     }
 
     /// Whether a packet that arrived is traffic of the SA (RFC 4301 §5.2 step 4).

@@ -368,7 +368,8 @@ impl OutboundSa {
 
     /// Asks for what it has carried.
     pub(crate) fn prefetch_usage_in(entry: &Option<Self>) {
-        prefetch_lines(entry, Self::HOT);
+        let end = core::mem::offset_of!(Self, usage) + Usage::CARRIED_BYTES;
+        prefetch_lines(entry, Self::HOT.start..end.div_ceil(64));
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! Inbound SAs by SPI.
 
-use super::{SadError, Spent, keys_of};
+use super::{SadError, Slot, Spent, keys_of};
 use crate::aead::{Keys, Lodging};
 use crate::esp::inbound::InboundSa;
 use crate::esp::suite::{Keyed, Settled};
@@ -146,11 +146,20 @@ impl InboundSad {
         }
     }
 
-    /// Asks for what the SA of `spi` has carried.
+    /// Asks for what the SA in `slot` has carried.
     #[inline]
-    pub fn prefetch_usage(&self, spi: Spi) {
-        if let Some(entry) = self.entries.get(self.place(spi)) {
+    pub fn prefetch_usage(&self, slot: Slot) {
+        if let Some(entry) = self.entries.get(self.at(slot)) {
             InboundSa::prefetch_usage_in(entry);
+        }
+    }
+
+    /// The SA in `slot`, whatever its SPI is.
+    #[inline]
+    pub fn in_slot(&self, slot: Slot) -> Option<&InboundSa> {
+        match self.entries.get(self.at(slot))? {
+            Entry::Live(sa) => Some(sa),
+            Entry::Free | Entry::Larval(_) => None,
         }
     }
 
@@ -218,7 +227,12 @@ impl InboundSad {
     /// The place of a slot's entry; of a slot before the first, one that is beyond all.
     #[inline]
     fn place(&self, spi: Spi) -> usize {
-        spi.slot().wrapping_sub(self.first)
+        self.at(spi.into())
+    }
+
+    #[inline]
+    fn at(&self, slot: Slot) -> usize {
+        (slot.0 as usize).wrapping_sub(self.first)
     }
 
     /// An entry, and where its key lies.

@@ -5,10 +5,19 @@ use crate::aead::{Keys, Lodging};
 use crate::esp::outbound::OutboundSa;
 use crate::esp::suite::{Keyed, Settled};
 use crate::large_pages::{self, Extent};
+use crate::sa::Spi;
 
-/// The place of an outbound SA in its worker's table, given out by the control thread.
+/// The place of an SA in its worker's table: of an outbound one given out by the control thread, of an inbound one in its SPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
+
+impl From<Spi> for Slot {
+    #[inline]
+    fn from(spi: Spi) -> Self {
+        // A slot has twenty bits.
+        Self(spi.slot() as u32)
+    }
+}
 
 /// The outbound SAs of one worker, by slot: nothing has to be read to know where one is. The table takes memory as far as slots are
 /// used, and never moves an SA that is in it. Which policy a packet matched and which of its SAs it takes is decided

@@ -2,8 +2,8 @@
 
 use super::{Note, Notes};
 use crate::config::{PortId, Side};
+use crate::due::Due;
 use crate::packet::{Origin, Packet};
-use crate::sa_usage::Due;
 use crate::worker::Worker;
 use af_xdp::Frame;
 use ipsec::classify::Protected;
@@ -68,7 +68,7 @@ impl Worker {
                     if run != Some(spi) {
                         run = Some(spi);
                         if sa.usage().fall_due() {
-                            self.due.push_back(Due::Inbound(spi));
+                            self.due.add(Due::Inbound(spi.into()));
                         }
                     }
                     // The frame holds both.
@@ -163,7 +163,7 @@ impl Worker {
     #[inline]
     pub(crate) fn note_use(&mut self, spi: Spi) {
         if self.sad.get(spi).is_some_and(|sa| sa.usage().fall_due()) {
-            self.due.push_back(Due::Inbound(spi));
+            self.due.add(Due::Inbound(spi.into()));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Kinds, Note, Notes, Wanted};
 use crate::config::{PortId, Side};
+use crate::due::Due;
 use crate::handoff::Choice;
-use crate::sa_usage::Due;
 use crate::worker::{BURST, Worker};
 use af_xdp::Frame;
 use arrayvec::ArrayVec;
@@ -86,7 +86,7 @@ impl Worker {
                 alone = !matches!(next, Some(Note::Seal(_, next)) if next.slot == slot.0);
                 sealer.prefetch_key(&plan, alone);
                 if plan.fall_due() {
-                    self.due.push_back(Due::Outbound(slot));
+                    self.due.add(Due::Outbound(slot));
                 }
             }
             *note = match sealer.take(&plan, bytes, alone) {

@@ -221,18 +221,22 @@ fn turns_count_their_cycles() {
     assert!(bed.a.sum(Row::BusyCycles) > busy);
 }
 
-/// Of many SAs whose usage is to be published, a busy worker publishes one for sixteen packets, those first that are due longest.
+/// Of many SAs whose usage is to be published, a busy worker publishes one for sixteen packets, in the order of their slots.
 #[test]
 fn a_busy_worker_publishes_usage_in_turn() {
-    use crate::sa_usage::{Due, FEW};
+    use crate::due::Due;
+    use crate::sa_usage::FEW;
     use ipsec::sad::Slot;
     const OTHERS: usize = 40;
     let mut bed = Bed::new(BedConfig::default());
     bed.policies(Action::Protect);
     bed.install(1, Outer::V4, 0, 0);
-    // Of SAs that are gone: they take their turns like others.
-    let gone = |n: usize| Due::Outbound(Slot(900 + n as u32));
-    bed.a.workers[0].due.extend((0..OTHERS).map(gone));
+    // Of SAs that are gone, whose turns come before: they take them like others.
+    let add_others = |bed: &mut Bed| {
+        let gone = |n: usize| Due::Inbound(Slot(20 + n as u32));
+        (0..OTHERS).for_each(|n| bed.a.workers[0].due.add(gone(n)));
+    };
+    add_others(&mut bed);
     let published = |bed: &Bed| bed.a.dataplane.usage(PairId(1)).unwrap().outbound.packets;
     let mut turns = 0;
     while published(&bed) == 0 && turns < 100 {
@@ -246,7 +250,7 @@ fn a_busy_worker_publishes_usage_in_turn() {
     assert_eq!(bed.a.workers[0].due.len(), 0);
     // With nothing to do, all at once.
     (0..16).for_each(|n| bed.send_a(false, n, 100));
-    bed.a.workers[0].due.extend((0..OTHERS).map(gone));
+    add_others(&mut bed);
     bed.steps(2);
     assert_eq!((bed.a.workers[0].due.len(), published(&bed)), (0, 16 * expected as u64 + 16));
 }
