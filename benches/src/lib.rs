@@ -43,7 +43,9 @@ pub use plan::{
 use ports::Ports;
 pub use ports::PortsError;
 use report::Round;
-pub use report::{Figure, Latency, Load, Machine, OverPorts, Path, Point, PortFacts, Report};
+pub use report::{
+    Figure, Latency, Load, Machine, OverPorts, Path, Point, PortFacts, Quiet, Report,
+};
 
 /// Why there is no figure.
 #[derive(Debug, thiserror::Error)]

@@ -60,6 +60,8 @@ pub struct Path {
     /// What one worker takes, less the device with the cipher: the same as `around`, with the cipher on frames of the device instead of on
     /// some that the nearest cache holds.
     pub rest: f64,
+    /// The same when the machine is let alone, of twenty repetitions and more.
+    pub quiet: Option<Quiet>,
     /// Million packets a second, the device included.
     pub mpps: f64,
     /// Gigabits a second of inner IP, the device included.
@@ -70,6 +72,42 @@ pub struct Path {
     pub turn_ns: Latency,
     /// Latency and loss under chosen loads.
     pub loads: Vec<Load>,
+}
+
+/// What a machine that others share takes in its quiet moments: lower deciles, a tenth of the repetitions being below, and what those differ by.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Quiet {
+    /// See [`Path::gateway`].
+    pub gateway: f64,
+    /// See [`Path::device`].
+    pub device: f64,
+    /// See [`Path::device_and_cipher`].
+    pub device_and_cipher: f64,
+    /// See [`Path::net`].
+    pub net: f64,
+    /// See [`Path::around`].
+    pub around: f64,
+    /// See [`Path::rest`].
+    pub rest: f64,
+}
+
+impl Quiet {
+    /// Repetitions of which it says something.
+    const ENOUGH: usize = 20;
+
+    fn of(rounds: &[Round], workers: usize) -> Option<Self> {
+        let low = |what: &dyn Fn(&Round) -> f64| {
+            let mut samples: Vec<f64> = rounds.iter().map(what).collect();
+            samples.sort_by(f64::total_cmp);
+            samples.get(samples.len() / 10).copied().filter(|_| samples.len() >= Self::ENOUGH)
+        };
+        let gateway = low(&|round| round.gateway)?;
+        let (device, engine) = (low(&|round| round.device)?, low(&|round| round.engine)?);
+        let device_and_cipher = low(&|round| round.device_and_cipher)?;
+        let one = gateway * workers as f64;
+        let (net, rest) = (one - device, one - device_and_cipher);
+        Some(Self { gateway, device, device_and_cipher, net, around: net - engine, rest })
+    }
 }
 
 /// Which ports, and how packets go.
@@ -157,6 +195,7 @@ impl Path {
             net: of(&|round| one(round) - round.device).median,
             around: of(&|round| one(round) - round.device - round.engine).median,
             rest: of(&|round| one(round) - round.device_and_cipher).median,
+            quiet: Quiet::of(rounds, workers),
             mpps: 1e3 / gateway.median,
             gbit: 8.0 * size.mean() / gateway.median,
             verified,
@@ -249,4 +288,27 @@ impl Machine {
 pub(crate) fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_is_the_lower_decile_of_twenty_samples() {
+        let round = |n: u32| Round {
+            gateway: f64::from(100 + n),
+            device: f64::from(39 - n),
+            device_and_cipher: f64::from(50 + 2 * n),
+            engine: 7.0,
+        };
+        let rounds: Vec<Round> = (0..20).map(round).collect();
+        let quiet = Quiet::of(&rounds, 1).unwrap();
+        let of = (quiet.gateway, quiet.device, quiet.device_and_cipher);
+        assert_eq!(of, (102.0, 22.0, 54.0));
+        assert_eq!((quiet.net, quiet.around, quiet.rest), (80.0, 73.0, 48.0));
+        let two = Quiet::of(&rounds, 2).unwrap();
+        assert_eq!((two.gateway, two.net), (102.0, 182.0), "what one worker takes");
+        assert!(Quiet::of(&rounds[..19], 1).is_none());
+    }
 }

@@ -312,6 +312,19 @@ fn path(out: &mut impl Write, points: &[Point], direction: Direction) -> io::Res
             path.mpps,
             path.gbit,
         )?;
+        if let Some(quiet) = path.quiet {
+            writeln!(
+                out,
+                "{:19}{:9.1} {:>10}{:8.1}{:7.1}{:7.1}{:6.1}",
+                "", quiet.gateway, "if quiet", quiet.device, quiet.net, quiet.around, quiet.rest,
+            )?;
+        }
+    }
+    if points.iter().any(|point| point.path.as_ref().is_some_and(|path| path.quiet.is_some())) {
+        writeln!(
+            out,
+            "if quiet: the lower decile of the samples of each, and what those differ by"
+        )?;
     }
     writeln!(
         out,

@@ -51,6 +51,15 @@ fn many_sas_and_policies_two_workers_esn_and_every_suite_verify() {
 }
 
 #[test]
+fn many_samples_show_what_a_quiet_machine_takes() {
+    let output = bench("--seconds 0.2 --repetitions 20 --sizes 64 --direction out --frames 256");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.lines().any(|line| line.contains("if quiet") && line.len() <= 80), "{table}");
+    assert!(!table.contains("NaN"), "{table}");
+}
+
+#[test]
 fn a_burst_beyond_the_workers_has_no_path() {
     let points = points(&format!("{QUICK} --sizes 64 --bursts 256"));
     assert!(points.iter().all(|p| p["path"].is_null() && p["aead"]["culvert"].is_object()));
